@@ -1,0 +1,51 @@
+"""The two engines and the choice between them.
+
+An engine executes a Program and answers the questions a Program is planned from; it decides nothing.
+``native`` is the C core, one call a batch and without the GIL; ``pure`` the same acts by fcntl, socket and
+struct. Results, errors and the calls they name are the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import cache
+
+from vhostnet.engines._protocol import CALLS, ActResult, Engine, Failure, NicResult, Result
+from vhostnet.errors import EngineUnavailable
+
+__all__ = ["CALLS", "ENGINES", "ActResult", "Engine", "Failure", "NicResult", "Result", "select"]
+
+ENGINES = ("native", "pure")
+_log = logging.getLogger("vhostnet")
+
+
+def select(name: str = "auto") -> Engine:
+    """The engine called *name*; ``auto`` is native where it was built, and ``VHOSTNET_ENGINE`` decides before that.
+
+    Raises EngineUnavailable when the one asked for by name is not there, ValueError for a name that is none.
+    """
+    if name == "auto":
+        name = os.environ.get("VHOSTNET_ENGINE") or "auto"
+    if name not in ("auto", *ENGINES):
+        raise ValueError(f"engine {name!r}: expected auto, native or pure")
+    return _load(name)
+
+
+@cache
+def _load(name: str) -> Engine:
+    if name == "pure":
+        from vhostnet.engines import _pure
+
+        return _pure.PureEngine()
+    try:
+        from vhostnet.engines import _native
+    except ImportError as error:
+        if error.name not in ("vhostnet._vhostnet", "_cffi_backend"):
+            raise
+        why = f"the native engine is not there ({error}); build it with a C compiler: VHOSTNET_BUILD=native pip install"
+        if name == "native":
+            raise EngineUnavailable(why, name=error.name) from None
+        _log.warning("%s; the pure engine goes on", why)
+        return _load("pure")
+    return _native.NativeEngine()

@@ -1,0 +1,67 @@
+"""The kernel's numbers and struct layouts, for the engine that has no compiler to ask; a test compares them with it."""
+
+from __future__ import annotations
+
+import platform
+import struct
+from typing import Final
+
+
+def _ioc(direction: int, kind: str, number: int, size: int) -> int:
+    """linux/ioctl.h; alpha, mips, parisc, powerpc and sparc count directions in three bits of their own."""
+    if platform.machine().startswith(("alpha", "mips", "ppc", "sparc")):
+        return {0: 1, 1: 4, 2: 2}[direction] << 29 | size << 16 | ord(kind) << 8 | number
+    return direction << 30 | size << 16 | ord(kind) << 8 | number
+
+
+_NONE, _WRITE, _READ = 0, 1, 2
+TUNSETIFF: Final = _ioc(_WRITE, "T", 202, 4)
+TUNGETFEATURES: Final = _ioc(_READ, "T", 207, 4)
+TUNGETIFF: Final = _ioc(_READ, "T", 210, 4)
+TUNSETQUEUE: Final = _ioc(_WRITE, "T", 217, 4)
+SIOCGIFINDEX: Final = 0x8933
+VHOST_GET_FEATURES: Final = _ioc(_READ, "\xaf", 0x00, 8)
+VHOST_SET_FEATURES: Final = _ioc(_WRITE, "\xaf", 0x00, 8)
+VHOST_SET_OWNER: Final = _ioc(_NONE, "\xaf", 0x01, 0)
+VHOST_SET_MEM_TABLE: Final = _ioc(_WRITE, "\xaf", 0x03, 8)
+VHOST_SET_VRING_NUM: Final = _ioc(_WRITE, "\xaf", 0x10, 8)
+VHOST_SET_VRING_ADDR: Final = _ioc(_WRITE, "\xaf", 0x11, 40)
+VHOST_SET_VRING_BASE: Final = _ioc(_WRITE, "\xaf", 0x12, 8)
+VHOST_NET_SET_BACKEND: Final = _ioc(_WRITE, "\xaf", 0x30, 8)
+VIRTIO_NET_F_MRG_RXBUF: Final = 15
+VIRTIO_F_VERSION_1: Final = 32
+IFF_ATTACH_QUEUE: Final = 0x0200
+IFF_UP: Final = 1
+NETLINK_ROUTE: Final = 0
+NLM_F_REQUEST: Final = 0x001
+NLM_F_ACK: Final = 0x004
+NLM_F_REPLACE: Final = 0x100
+NLM_F_CREATE: Final = 0x400
+NLMSG_ERROR: Final = 2
+RTM_NEWLINK: Final = 16
+RTM_GETLINK: Final = 18
+RTM_NEWQDISC: Final = 36
+TC_H_ROOT: Final = 0xFFFFFFFF
+TCA_KIND: Final = 1
+IFLA_ADDRESS: Final = 1
+IFLA_IFNAME: Final = 3
+IFLA_MTU: Final = 4
+IFLA_MASTER: Final = 10
+IFLA_LINKINFO: Final = 18
+IFLA_INFO_KIND: Final = 1
+IFLA_AF_SPEC: Final = 26
+IFLA_EXT_MASK: Final = 29
+IFLA_INET6_ADDR_GEN_MODE: Final = 8
+IN6_ADDR_GEN_MODE_NONE: Final = 1
+RTEXT_FILTER_SKIP_STATS: Final = 8
+
+# struct ifreq: the name, then a union whose widest member is struct ifmap.
+IFREQ_FLAGS: Final = struct.Struct(f"16sH{struct.calcsize('LLHBBB0L') - 2}x")
+IFREQ_INDEX: Final = struct.Struct(f"16si{struct.calcsize('LLHBBB0L') - 4}x")
+NLMSGHDR: Final = struct.Struct("=IHHII")
+IFINFOMSG: Final = struct.Struct("=BxHiII")
+TCMSG: Final = struct.Struct("=BxxxiIII")
+VRING_STATE: Final = struct.Struct("=II")
+VRING_FILE: Final = struct.Struct("=Ii")
+VRING_ADDR: Final = struct.Struct("=IIQQQQ")
+RTATTR: Final = struct.Struct("=HH")

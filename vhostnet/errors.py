@@ -1,0 +1,217 @@
+"""The exception tree, and the one table that turns an errno into what it means here.
+
+VhostnetError
++-- SpecError (ValueError)        what was asked cannot be meant
++-- NicClosed (ValueError)        a Nic that no longer owns its fds was used
++-- EngineUnavailable (ImportError)
++-- HostError (OSError)           what the host refused: errno, act, call, ifname, queue, remedy
+    +-- NotPermitted (PermissionError)
+    +-- NameBusy        +-- FlagMismatch   +-- QueueLimit   +-- DeviceGone
+    +-- NoSuchBridge    +-- NotABridge     +-- BridgeFull
+    +-- VhostUnavailable                   +-- ResourceExhausted
+    +-- Unsupported
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+
+
+class VhostnetError(Exception):
+    """Root of everything this package raises on purpose; never raised itself."""
+
+
+class VhostnetWarning(UserWarning):
+    """What was asked is legal, but libvirt, the kernel or QEMU will not give all of it."""
+
+
+class NicClosed(VhostnetError, ValueError):
+    """The Nic was closed or its fds were given away; it has nothing left to act on."""
+
+
+class EngineUnavailable(VhostnetError, ImportError):
+    """The engine that was asked for by name cannot be loaded here."""
+
+
+class SpecError(VhostnetError, ValueError):
+    """What was asked for cannot be meant, or is not supported yet.
+
+    ``problem`` goes on from the place: "<mtu size='9'>" "is not allowed"; ``expected`` says what would be right.
+    ``element`` and ``line`` are None when the value did not come from XML; ``attribute`` is then
+    the name of the Python argument.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        element: str | None = None,
+        attribute: str | None = None,
+        line: int | None = None,
+        value: object = None,
+        expected: str = "",
+    ) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.element = element
+        self.attribute = attribute
+        self.line = line
+        self.value = value
+        self.expected = expected
+
+    def __str__(self) -> str:
+        place = _place(self.element, self.attribute, self.value)
+        line = f"line {self.line}: " if self.line else ""
+        expected = f"; expected {self.expected}" if self.expected else ""
+        return f"{line}{place}{' ' if place else ''}{self.problem}{expected}"
+
+
+def _place(element: str | None, attribute: str | None, value: object) -> str:
+    """``<driver queues='0'>`` or ``queues=0``; values go through repr(), so none can forge a log line."""
+    shown = "" if value is None else repr(value)
+    if element and attribute:
+        return f"<{element} {attribute}={shown}>"
+    if element:
+        return f"<{element}>{shown}"
+    return f"{attribute}={shown}" if attribute and shown else attribute or ""
+
+
+class HostError(VhostnetError, OSError):
+    """The kernel or this host refused. Nothing of what the failed call made is left behind.
+
+    ``errno`` is the kernel's; ``act`` the step of the Program (``"TAP_OPEN"``), ``call`` the kernel
+    call inside it (``"TUNSETIFF"``), ``ifname`` the NIC, ``queue`` its queue (None where the act is
+    not about one queue), ``remedy`` what to do about it.
+    """
+
+    def __init__(
+        self,
+        errno: int,
+        problem: str = "",
+        *,
+        act: str | None = None,
+        call: str | None = None,
+        ifname: str | None = None,
+        queue: int | None = None,
+        remedy: str = "",
+    ) -> None:
+        super().__init__(errno, problem or os.strerror(errno))
+        self.act = act
+        self.call = call
+        self.ifname = ifname
+        self.queue = queue
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        where = " ".join(part for part in (self.act, self.call and f"({self.call})") if part)
+        nic = f" of {self.ifname}" if self.ifname else ""
+        queue = f", queue {self.queue}" if self.queue is not None else ""
+        what = f"{where}{nic}{queue}".strip()
+        name = _errno.errorcode.get(self.errno or 0, str(self.errno))
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return f"{what}{': ' if what else ''}{self.strerror} ({name}){remedy}"
+
+
+class NotPermitted(HostError, PermissionError):
+    """A capability or the access to a device node is missing."""
+
+
+class NameBusy(HostError):
+    """The interface name is taken, by a link or by the alternative name of one."""
+
+
+class FlagMismatch(HostError):
+    """A device of that name exists with other TUN flags."""
+
+
+class NoSuchBridge(HostError):
+    """No link of the name the spec gives as its bridge."""
+
+
+class NotABridge(HostError):
+    """The link the spec names as its bridge is of another kind."""
+
+
+class BridgeFull(HostError):
+    """The bridge has its 1023 ports (the kernel's BR_MAX_PORTS)."""
+
+
+class QueueLimit(HostError):
+    """More than the kernel's 256 queues."""
+
+
+class ResourceExhausted(HostError):
+    """File descriptors or memory ran out."""
+
+
+class DeviceGone(HostError):
+    """The TAP was deleted, or its network namespace destroyed, under us."""
+
+
+class VhostUnavailable(HostError):
+    """vhost-net was required and is not to be had."""
+
+
+class Unsupported(HostError):
+    """This kernel or host cannot do it at all."""
+
+
+_CAP = "needs CAP_NET_ADMIN in the user namespace that owns the network namespace (run as root, or grant it)"
+_FDS = "raise the limit on open files (ulimit -n, LimitNOFILE=); a NIC takes one fd a queue, two with vhost-net"
+
+# (act or None for any, errno) -> (class, remedy); the more particular row is looked up first.
+_MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
+    (None, _errno.EPERM): (NotPermitted, _CAP),
+    (None, _errno.EACCES): (NotPermitted, "give this user read and write access to the device node"),
+    (None, _errno.EMFILE): (ResourceExhausted, _FDS),
+    (None, _errno.ENFILE): (ResourceExhausted, "the whole system is out of files: raise fs.file-max"),
+    (None, _errno.ENOMEM): (ResourceExhausted, "the kernel is out of memory for this NIC"),
+    (None, _errno.ENOBUFS): (ResourceExhausted, "the kernel is out of socket buffers"),
+    (None, _errno.EBADFD): (DeviceGone, "the TAP was deleted or its namespace destroyed: open the NIC anew"),
+    ("TAP_OPEN", _errno.EBUSY): (
+        NameBusy,
+        "the name is in use: choose another <target dev=>, or leave it out and one is generated",
+    ),
+    ("TAP_OPEN", _errno.EINVAL): (
+        FlagMismatch,
+        "a link of that name exists that is no TAP, or one made with other flags: choose another name",
+    ),
+    ("TAP_OPEN", _errno.E2BIG): (QueueLimit, "the kernel gives a TAP at most 256 queues"),
+    ("TAP_OPEN", _errno.ENOENT): (Unsupported, "no such device node: load the driver (modprobe tun)"),
+    ("TAP_OPEN", _errno.ENODEV): (Unsupported, "the driver is not there: load it (modprobe tun)"),
+    ("TAP_OPEN", _errno.ENXIO): (Unsupported, "the driver is not there: load it (modprobe tun)"),
+    ("TAP_OPEN", _errno.ENOTTY): (Unsupported, "<backend tap=> is no TUN/TAP device; the usual one is /dev/net/tun"),
+    ("QDISC", _errno.ENOENT): (Unsupported, "this kernel has no noqueue qdisc to give: pass qdisc='default'"),
+    ("LINK", _errno.EXFULL): (BridgeFull, "a Linux bridge takes at most 1023 ports: use another bridge"),
+    ("LINK", _errno.EOPNOTSUPP): (NotABridge, "the master refused the port: it must be a Linux bridge"),
+    ("LINK", _errno.ENODEV): (NoSuchBridge, "the bridge went away between the look-up and the join"),
+    ("LINK", _errno.EADDRNOTAVAIL): (HostError, "the kernel refuses this MAC as a TAP's address"),
+    ("ATTACH", _errno.EINVAL): (DeviceGone, "these fds are not the queues of one multi-queue TAP any more"),
+}
+
+_VHOST_REMEDY = "load the driver (modprobe vhost_net), or do without: <driver name='qemu'/>, or vhost='auto'"
+
+
+def host_error(
+    errno: int, *, act: str, call: str | None, ifname: str | None, queue: int | None, path: str = ""
+) -> HostError:
+    """The exception for a refused act: its class and remedy by act and errno."""
+    kind, remedy = _MEANINGS.get((act, errno)) or _MEANINGS.get((None, errno), (HostError, ""))
+    problem = os.strerror(errno)
+    if act in ("VHOST_OPEN", "SELFTEST"):
+        problem = vhost_problem(errno, call, path)
+        if kind not in (NotPermitted, ResourceExhausted):
+            kind, remedy = VhostUnavailable, _VHOST_REMEDY
+    elif call == "open":
+        problem = f"{path}: {problem}"
+    return kind(errno, problem, act=act, call=call, ifname=ifname, queue=queue, remedy=remedy)
+
+
+def vhost_problem(errno: int, call: str | None, path: str) -> str:
+    """Why a vhost path would not do, in words: it did not open, or it is something else."""
+    if call == "VHOST_GET_FEATURES" and errno == _errno.EPROTONOSUPPORT:
+        return f"{path} lacks the features MRG_RXBUF and VERSION_1"
+    if call == "VHOST_GET_FEATURES":
+        return f"{path} is not a vhost-net device ({os.strerror(errno)})"
+    return f"{path}: {os.strerror(errno)}"

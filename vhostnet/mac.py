@@ -1,0 +1,44 @@
+"""MAC addresses: read, made at random, and turned into the one the TAP gets.
+
+A MAC is six octets, written lower-case with colons; it must be unicast and not zero.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+_OCTETS = re.compile(r"[0-9A-Fa-f]{1,2}(:[0-9A-Fa-f]{1,2}){5}", re.ASCII)
+
+EXPECTED = "six hexadecimal octets with colons, unicast and not zero, such as 52:54:00:12:34:56"
+
+
+def normalize(text: object) -> str | None:
+    """*text* lower-case with two digits an octet; None when it is no unicast, non-zero MAC.
+
+    One-digit octets are taken as libvirt's parser takes them. Multicast addresses (lowest bit of the
+    first octet) and zero are refused by the kernel for the TAP; QEMU takes them for the guest, to
+    nobody's use.
+    """
+    if not isinstance(text, str) or not _OCTETS.fullmatch(text):
+        return None
+    octets = [int(part, 16) for part in text.split(":")]
+    if octets[0] & 1 or not any(octets):
+        return None
+    return ":".join(f"{octet:02x}" for octet in octets)
+
+
+def random_mac() -> str:
+    """A fresh MAC in QEMU's and libvirt's own prefix, 52:54:00."""
+    return "52:54:00:" + os.urandom(3).hex(":")
+
+
+def tap_mac(guest: str) -> bytes:
+    """The six octets the TAP gets when the guest's NIC has *guest* (a normalized MAC).
+
+    libvirt's rule: the guest's address with a first octet of 0xFE, or 0xFA where the guest's own is
+    0xFE already. Never the guest's own (the kernel would log "received packet with own address"), and
+    so high that a bridge, which takes the lowest MAC of its ports, does not take this one.
+    """
+    octets = bytes.fromhex(guest.replace(":", ""))
+    return bytes([0xFA if octets[0] == 0xFE else 0xFE]) + octets[1:]

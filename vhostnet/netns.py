@@ -1,0 +1,92 @@
+"""Network namespaces: run a function inside another one, and make fresh ones.
+
+A thread's namespace is the thread's own, so work in another namespace is done by a thread that is made for
+it and ends with it: no caller's thread is ever left in the wrong one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from vhostnet.errors import HostError, NotPermitted
+
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+
+NetNs = str | os.PathLike[str] | int
+_T = TypeVar("_T")
+
+
+def call_inside(netns: NetNs | None, function: Callable[[], _T]) -> _T:
+    """What *function* returns or raises, run inside *netns* (a path such as /run/netns/blue, or an fd of one).
+
+    None runs it here. Raises HostError with act ``NETNS`` when the namespace cannot be entered.
+    """
+    if netns is None:
+        return function()
+    outcome: list[_T] = []
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            _enter(netns)
+            outcome.append(function())
+        except BaseException as error:  # carried over to the caller's thread
+            failure.append(error)
+
+    thread = threading.Thread(target=work, name="vhostnet-netns")
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return outcome[0]
+
+
+def _enter(netns: NetNs) -> None:
+    if isinstance(netns, int):
+        _libc("setns", netns, CLONE_NEWNET, what=f"fd {netns}")
+        return
+    try:
+        fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _refused(error.errno or 0, os.fspath(netns), "open") from None
+    try:
+        _libc("setns", fd, CLONE_NEWNET, what=os.fspath(netns))
+    finally:
+        os.close(fd)
+
+
+def unshare_net() -> None:
+    """Move this thread into a network namespace of its own, new and empty."""
+    _libc("unshare", CLONE_NEWNET, what="a new network namespace")
+
+
+def become_root_of_own() -> None:
+    """Move this process into a user and a network namespace of its own, and be root there.
+
+    What an unprivileged user may do where the host allows user namespaces. The process must have one
+    thread.
+    """
+    uid, gid = os.getuid(), os.getgid()
+    _libc("unshare", CLONE_NEWUSER | CLONE_NEWNET, what="a user namespace")
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+
+
+def _libc(call: str, *arguments: int, what: str) -> None:
+    """os.setns and os.unshare, which Python has from 3.12 on only."""
+    if getattr(ctypes.CDLL(None, use_errno=True), call)(*arguments) != 0:
+        raise _refused(ctypes.get_errno(), what, call)
+
+
+def _refused(errno: int, what: str, call: str) -> HostError:
+    problem = f"{what}: {os.strerror(errno)}"
+    if isinstance(OSError(errno, ""), PermissionError):
+        return NotPermitted(errno, problem, act="NETNS", call=call, remedy="entering one needs CAP_SYS_ADMIN")
+    return HostError(errno, problem, act="NETNS", call=call, remedy="name a network namespace: /run/netns/NAME, or an fd")

@@ -1,10 +1,10 @@
 """libvirt <interface> XML in; a multi-queue TAP on its bridge, vhost-net fds and QEMU arguments out.
 
-    spec = vhostnet.parse_interface(xml)              what is asked, as a value
-    print(vhostnet.plan_nics([spec]))                 every kernel act, in order, before anything is touched
-    with vhostnet.open_nic(spec) as nic:              all of them, or none
-        subprocess.Popen(["qemu-system-x86_64", *nic.qemu_argv()], pass_fds=nic.fds)
-    # ... and the NIC is gone
+spec = vhostnet.parse_interface(xml)              what is asked, as a value
+print(vhostnet.plan_nics([spec]))                 every kernel act, in order, before anything is touched
+with vhostnet.open_nic(spec) as nic:              all of them, or none
+    subprocess.Popen(["qemu-system-x86_64", *nic.qemu_argv()], pass_fds=nic.fds)
+# ... and the NIC is gone
 """
 
 from vhostnet.engines import select as select_engine
@@ -30,7 +30,7 @@ from vhostnet.errors import (
 from vhostnet.host import Fds, Nic, Timing, Vhost, open_nic, open_nics, plan_nics
 from vhostnet.parse import parse_any, parse_domain, parse_interface
 from vhostnet.plan import Act, NicRow, Op, Program
-from vhostnet.qemu import caveats, qemu_argv, qemu_properties
+from vhostnet.qemu import assign_aliases, caveats, qemu_argv, qemu_properties
 from vhostnet.spec import CcwAddress, InterfaceSpec, MmioAddress, PciAddress
 
 __version__ = "0.1.0"
@@ -65,6 +65,7 @@ __all__ = [
     "VhostUnavailable",
     "VhostnetError",
     "VhostnetWarning",
+    "assign_aliases",
     "caveats",
     "open_nic",
     "open_nics",

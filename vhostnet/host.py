@@ -7,6 +7,7 @@ long as its last fd does, so closing is all there is to cleaning up.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import sys
@@ -16,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, cast
 
@@ -123,9 +125,7 @@ class Nic:
     ) -> list[str]:
         """QEMU's arguments for this NIC, with the numbers its fds have here. As ``qemu.qemu_argv``."""
         tap, vhost = self._fds()
-        return qemu.qemu_argv(
-            self.spec, tap_fds=tap, vhost_fds=vhost, alias=alias, bus=bus, addr=addr, dialect=dialect
-        )
+        return qemu.qemu_argv(self.spec, tap_fds=tap, vhost_fds=vhost, alias=alias, bus=bus, addr=addr, dialect=dialect)
 
     def reset_queues(self) -> None:
         """Attach every queue again, for the next QEMU on the same fds.
@@ -194,7 +194,7 @@ def _after_fork_in_child() -> None:
 def _in_popen() -> bool:
     """subprocess runs the fork handlers in the child of a Popen that has a preexec_fn."""
     popen = sys.modules.get("subprocess")
-    code = popen.Popen._execute_child.__code__ if popen else None  # type: ignore[attr-defined]
+    code = popen.Popen._execute_child.__code__ if popen else None
     frame = sys._getframe()
     while frame.f_back and frame.f_code is not code:
         frame = frame.f_back
@@ -285,9 +285,7 @@ def _open(
             raise error
     _selftested = _selftested or (selftest and any(act.op == Op.SELFTEST for act in program.acts))
     details = [_Details(program, result, row, vhost_policy(spec, vhost)) for row, spec in enumerate(specs)]
-    return [
-        Nic(spec, program, row, result.nics[row], engine, details[row]) for row, spec in enumerate(specs)
-    ]
+    return [Nic(spec, program, row, result.nics[row], engine, details[row]) for row, spec in enumerate(specs)]
 
 
 _selftested = False  # vhost-net was seen to take a TAP in this process
@@ -328,23 +326,25 @@ def _bridge_of(spec: InterfaceSpec) -> str:
 def _bridge(name: str, links: Mapping[str, Link]) -> Link:
     link = links.get(name)
     if link is None:
-        raise NoSuchBridge(19, f"no link {name!r} here", act="LINK", remedy=f"make it: ip link add {name} up type bridge")
+        raise NoSuchBridge(
+            errno.ENODEV, f"no link {name!r} here", act="LINK", remedy=f"make it: ip link add {name} up type bridge"
+        )
     if link.kind != "bridge":
         what = f"{name!r} is a link of kind {link.kind or 'device'!r}, not a Linux bridge"
-        raise NotABridge(95, what, act="LINK", remedy="name a Linux bridge in <source bridge=>")
+        raise NotABridge(errno.EOPNOTSUPP, what, act="LINK", remedy="name a Linux bridge in <source bridge=>")
     return link
 
 
 @lru_cache(maxsize=8)
-def _asked(engine: Engine, tap_path: str) -> Features:
+def _asked(engine: str, tap_path: str) -> Features:
     # The kernel keeps this file only where it has IPv6; without IPv6 it refuses to be told about it.
-    return Features(engine.features(tap_path), os.path.exists("/proc/net/if_inet6"))  # noqa: PTH110
+    return Features(engines.select(engine).features(tap_path), Path("/proc/net/if_inet6").exists())
 
 
 def _features(engine: Engine, tap_path: str) -> Features:
     """Asked once a process. Where the device does not open, all is assumed: TAP_OPEN will say what is wrong."""
     try:
-        return _asked(engine, tap_path)
+        return _asked(engine.name, tap_path)
     except OSError:
         return Features(0xFFFF, True)
 
@@ -384,9 +384,7 @@ def _refusal(program: Program, failure: Failure) -> Exception:
     nic = program.nics[act.nic]
     result = failure.result
     path = nic.tap_path if act.op == Op.TAP_OPEN else nic.vhost_path
-    return host_error(
-        result.errno, act=act.op.name, call=result.call, ifname=nic.ifname, queue=result.queue, path=path
-    )
+    return host_error(result.errno, act=act.op.name, call=result.call, ifname=nic.ifname, queue=result.queue, path=path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,4 +89,6 @@ def _refused(errno: int, what: str, call: str) -> HostError:
     problem = f"{what}: {os.strerror(errno)}"
     if isinstance(OSError(errno, ""), PermissionError):
         return NotPermitted(errno, problem, act="NETNS", call=call, remedy="entering one needs CAP_SYS_ADMIN")
-    return HostError(errno, problem, act="NETNS", call=call, remedy="name a network namespace: /run/netns/NAME, or an fd")
+    return HostError(
+        errno, problem, act="NETNS", call=call, remedy="name a network namespace: /run/netns/NAME, or an fd"
+    )

@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from vhostnet.errors import SpecError, VhostnetWarning
 from vhostnet.spec import VIRTIO_MODELS, VIRTIO_ONLY, CcwAddress, InterfaceSpec, MmioAddress, PciAddress
@@ -191,7 +191,7 @@ class _Place:
 def _at(element: _Element, attribute: str | None = None, text: str | None = None) -> _Place:
     if attribute and text is None:
         text = element.get(attribute)
-    return _Place(str(element.tag), attribute, int(element.sourceline or 0), text)
+    return _Place(str(element.tag), attribute, cast(int, element.sourceline or 0), text)
 
 
 @dataclass
@@ -371,7 +371,8 @@ def _root(text: str | bytes, limit: int) -> _Element:
     except etree.XMLSyntaxError as error:
         raise SpecError(f"not well-formed XML: {error.msg!r}", line=error.lineno) from None
     # Internal entities expand in attribute values whatever the parser is told: no DOCTYPE at all.
-    if root.getroottree().docinfo.doctype:
+    docinfo: Any = root.getroottree().docinfo
+    if docinfo.doctype:
         raise SpecError("a DOCTYPE is not allowed", line=1, expected="plain XML without a DTD")
     return root
 

@@ -128,16 +128,15 @@ class Program:
 
 
 def _describe(act: Act, nic: NicRow) -> str:
-    parts = {
-        Op.TAP_OPEN: lambda: (_count(nic.queues), " ".join(_flag_names(nic.tun_flags)), "excl"),
-        Op.VHOST_OPEN: lambda: (f"{nic.queues} x {nic.vhost_path}", "optional" if act.optional else "required"),
-        Op.SELFTEST: lambda: (f"a private {nic.vhost_path} on queue 0",),
-        Op.QDISC: lambda: ("noqueue",),
-        Op.LINK: lambda: tuple(_link_parts(nic)),
-        Op.UP: lambda: (),
-        Op.ATTACH: lambda: (f"queues 1..{nic.queues - 1}",),
+    parts: dict[Op, tuple[str, ...]] = {
+        Op.TAP_OPEN: (_count(nic.queues), " ".join(_flag_names(nic.tun_flags)), "excl"),
+        Op.VHOST_OPEN: (f"{nic.queues} x {nic.vhost_path}", "optional" if act.optional else "required"),
+        Op.SELFTEST: (f"a private {nic.vhost_path} on queue 0",),
+        Op.QDISC: ("noqueue",),
+        Op.LINK: tuple(_link_parts(nic)),
+        Op.ATTACH: (f"queues 1..{nic.queues - 1}",),
     }
-    return "  ".join(parts[act.op]())
+    return "  ".join(parts.get(act.op, ()))
 
 
 def _count(queues: int) -> str:

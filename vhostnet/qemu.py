@@ -8,6 +8,7 @@ knows how a dialect writes them: no value can become an option.
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +47,7 @@ class _Row(NamedTuple):
 
 
 def _field(name: str) -> Callable[[_Device], Value | None]:
-    return lambda device: getattr(device.spec, name)  # type: ignore[no-any-return]
+    return lambda device: getattr(device.spec, name)
 
 
 def _fds(fds: Sequence[int], plural: bool) -> Value | None:
@@ -196,6 +197,13 @@ def qemu_argv(
         warnings.warn(caveat, VhostnetWarning, stacklevel=2)
     write = _json if dialect == "json" else _keyval
     return ["-netdev", write(netdev), "-device", write(device)]
+
+
+def assign_aliases(specs: Sequence[InterfaceSpec]) -> list[str]:
+    """The ids of one VM's NICs: each spec's own alias, else the next ``netN`` that is free, as libvirt counts."""
+    taken = {spec.alias for spec in specs if spec.alias}
+    free = (alias for number in itertools.count() if (alias := f"net{number}") not in taken)
+    return [spec.alias or next(free) for spec in specs]
 
 
 def caveats(spec: InterfaceSpec, alias: str = "net0") -> tuple[str, ...]:

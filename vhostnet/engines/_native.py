@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from vhostnet._vhostnet import ffi, lib
-
 from vhostnet.engines._protocol import CALLS, ActResult, Failure, NicResult, Result
 from vhostnet.plan import Act, Link, NicRow, Program
 

@@ -1,0 +1,73 @@
+"""Bridges off the hot path, by pyroute2: make one, list them, count their ports.
+
+pyroute2 takes 130 ms to import, so it is imported where it is used, and opening a NIC never comes here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from vhostnet.errors import host_error
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
+
+MAX_PORTS: Final = 1023  # the kernel's BR_MAX_PORTS is 1024, and port number 0 is never given
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """A Linux bridge as it stands: ``mtu`` in bytes, ``ports`` of at most MAX_PORTS in use."""
+
+    name: str
+    ifindex: int
+    mtu: int
+    mac: str
+    up: bool
+    ports: int
+
+
+def _iproute() -> IPRoute:
+    from pyroute2 import IPRoute
+
+    return IPRoute()
+
+
+def list_bridges() -> tuple[Bridge, ...]:
+    """Every Linux bridge of this thread's network namespace."""
+    with _iproute() as ip:
+        links = list(ip.get_links())
+    ports = Counter(link.get("master") for link in links)
+    return tuple(_bridge(link, ports[link["index"]]) for link in links if _kind(link) == "bridge")
+
+
+def make_bridge(name: str, *, mtu: int | None = None) -> int:
+    """Make the bridge *name*, bring it up, and return its ifindex. Raises HostError."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        with _iproute() as ip:
+            ip.link("add", ifname=name, kind="bridge")
+            index = int(ip.link_lookup(ifname=name)[0])
+            ip.link("set", index=index, state="up", **({} if mtu is None else {"mtu": mtu}))
+            return index
+    except NetlinkError as error:
+        raise host_error(error.code, act="BRIDGE", call="RTM_NEWLINK", ifname=name, queue=None) from None
+
+
+def _kind(link: Any) -> str | None:
+    info = link.get("linkinfo")
+    return str(info.get("kind")) if info else None
+
+
+def _bridge(link: Any, ports: int) -> Bridge:
+    return Bridge(
+        name=str(link.get("ifname")),
+        ifindex=int(link["index"]),
+        mtu=int(link.get("mtu")),
+        mac=str(link.get("address")),
+        up=bool(link["flags"] & 1),
+        ports=ports,
+    )

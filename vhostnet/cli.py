@@ -1,0 +1,295 @@
+"""The command line: argparse, and each command a few lines over the library."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shlex
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import vhostnet
+from vhostnet import (
+    EngineUnavailable,
+    InterfaceSpec,
+    NameBusy,
+    NotPermitted,
+    SpecError,
+    Unsupported,
+    VhostnetError,
+    VhostUnavailable,
+)
+
+OK, REFUSED, USAGE, BAD_SPEC, NOT_PERMITTED, BUSY, CANNOT = range(7)
+
+EXIT_CODES = """exit codes: 0 done, 1 the kernel refused, 2 usage, 3 bad XML or spec, 4 not permitted, 5 name busy,
+6 this host cannot (no tun, no vhost-net)"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command: list[str] = []
+    if "exec" in arguments[:1] and "--" in arguments:  # what follows belongs to the command that is run
+        split = arguments.index("--")
+        arguments, command = arguments[:split], arguments[split + 1 :]
+    options = parser().parse_args(arguments)
+    options.command_line = command
+    with _warnings_shown():
+        try:
+            return int(options.run(options))
+        except (VhostnetError, FileError) as error:
+            _show(error, options.json)
+            return exit_code(error)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read us has enough
+            return OK
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+
+
+def exit_code(error: BaseException) -> int:
+    """What the shell gets for *error*."""
+    for kind, code in (
+        (FileError, USAGE),
+        (SpecError, BAD_SPEC),
+        (NotPermitted, NOT_PERMITTED),
+        (NameBusy, BUSY),
+        ((Unsupported, VhostUnavailable, EngineUnavailable), CANNOT),
+    ):
+        if isinstance(error, kind):
+            return code
+    return REFUSED
+
+
+class FileError(Exception):
+    """A file named on the command line cannot be read."""
+
+
+# --- the commands ----------------------------------------------------------------------------------------
+
+
+def _argv(options: argparse.Namespace) -> int:
+    specs = _specs([options.file], options)
+    if len(specs) != 1:
+        raise SpecError(f"the file has {len(specs)} interfaces", expected="one: 'argv' takes the fds of one NIC")
+    argv = vhostnet.qemu_argv(
+        specs[0],
+        tap_fds=options.tap_fds,
+        vhost_fds=options.vhost_fds,
+        alias=options.alias,
+        bus=options.bus,
+        addr=options.addr,
+        dialect=options.dialect,
+    )
+    print(json.dumps(argv) if options.json else shlex.join(argv))
+    return OK
+
+
+def _plan(options: argparse.Namespace) -> int:
+    program = vhostnet.plan_nics(_specs(options.files, options), **_opening(options))
+    print(json.dumps(_program_json(program)) if options.json else program)
+    return OK
+
+
+def _exec(options: argparse.Namespace) -> int:
+    specs = _specs(options.files, options)
+    if not options.command_line:
+        raise FileError("no command to run: vhostnet exec FILE... -- COMMAND [ARGUMENT...]")
+    with contextlib.ExitStack() as stack:
+        nics = [stack.enter_context(nic) for nic in vhostnet.open_nics(specs, **_opening(options))]
+        command = list(options.command_line)
+        for nic, alias in zip(nics, vhostnet.assign_aliases(specs), strict=True):
+            command += nic.qemu_argv(alias=alias, dialect=options.dialect)
+            for fd in nic.fds:
+                os.set_inheritable(fd, True)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec would hand that on
+        try:
+            os.execvp(command[0], command)
+        except OSError as error:
+            raise FileError(f"cannot run {command[0]!r}: {error.strerror}") from None
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from vhostnet import doctor
+
+    checks = []
+    for check in _examine(options, doctor):
+        checks.append(check)
+        if not options.json:
+            remedy = f"  -> {check.remedy}" if check.remedy else ""
+            print(f"{check.state:<4}  {check.name:<10}  {check.detail}{remedy}", flush=True)
+    if options.json:
+        shown = ("name", "state", "detail", "remedy")
+        print(json.dumps([{key: getattr(check, key) for key in shown} for check in checks]))
+    failed = [check for check in checks if check.state == "fail"]
+    return exit_code(failed[0].error or VhostnetError()) if failed else OK
+
+
+def _examine(options: argparse.Namespace, doctor: Any) -> Iterator[Any]:
+    yield from doctor.examine()
+    if options.file:
+        try:
+            specs = _specs([options.file], options)
+        except SpecError as error:
+            yield doctor.Check("file", "fail", str(error), "", error)
+        else:
+            yield from doctor.examine_specs(specs)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from vhostnet import demo
+
+    return demo.main(nics=options.nics)
+
+
+# --- reading, showing ------------------------------------------------------------------------------------
+
+
+def _specs(files: Sequence[str], options: argparse.Namespace) -> list[InterfaceSpec]:
+    networks = dict(options.network) if options.network else None
+    found: list[InterfaceSpec] = []
+    for file in files:
+        try:
+            data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        except OSError as error:
+            raise FileError(f"{file}: {error.strerror}") from None
+        found += vhostnet.parse_any(data, networks=networks, strict=options.strict)
+    return found
+
+
+def _opening(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("engine", "vhost", "netns", "qdisc")}
+
+
+def _program_json(program: vhostnet.Program) -> dict[str, Any]:
+    rows = [{**nic._asdict(), "mac": nic.mac.hex(":")} for nic in program.nics]
+    acts = [{**act._asdict(), "op": act.op.name} for act in program.acts]
+    return {"nics": rows, "acts": acts}
+
+
+def _show(error: BaseException, as_json: bool) -> None:
+    if not as_json:
+        print(f"vhostnet: {error}", file=sys.stderr)
+        return
+    details = {name: value for name in _DETAILS if (value := getattr(error, name, None)) not in (None, "")}
+    print(json.dumps({"error": type(error).__name__, "message": str(error), **details}, default=str), file=sys.stderr)
+
+
+_DETAILS = (
+    *("errno", "act", "call", "ifname", "queue", "remedy"),
+    *("element", "attribute", "line", "value", "expected"),
+)
+
+
+@contextlib.contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Warnings go to stderr, a line each, whatever Python was told about them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", vhostnet.VhostnetWarning)
+
+        def show(message: Warning | str, *_: object, **__: object) -> None:
+            print(f"vhostnet: warning: {message}", file=sys.stderr)
+
+        warnings.showwarning = show
+        yield
+
+
+# --- the parser ------------------------------------------------------------------------------------------
+
+
+def _fd_list(text: str) -> list[int]:
+    """``80:81:82``."""
+    parts = text.split(":") if text else []
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected fd numbers with colons, such as 80:81")
+    return [int(part) for part in parts]
+
+
+def _network(text: str) -> tuple[str, str]:
+    name, equals, bridge = text.partition("=")
+    if not (name and equals and bridge):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NETWORK=BRIDGE, such as default=virbr0")
+    return name, bridge
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; the man page and the shell completions are made from it."""
+    top = argparse.ArgumentParser(
+        prog="vhostnet",
+        description="libvirt <interface> XML in; an open multi-queue NIC and QEMU's arguments for it out.",
+        epilog=EXIT_CODES,
+    )
+    top.add_argument("--version", action="version", version=f"vhostnet {vhostnet.__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    reading, opening, dialect = _reading(), _opening_options(), _dialect()
+
+    argv = commands.add_parser("argv", parents=[reading, dialect], help="print QEMU's arguments for fds you have")
+    argv.add_argument("file", metavar="FILE", help="an <interface>; - reads standard input")
+    argv.add_argument("--tap-fds", type=_fd_list, required=True, metavar="N:N", help="one TAP fd a queue pair")
+    argv.add_argument("--vhost-fds", type=_fd_list, default=[], metavar="N:N", help="one vhost-net fd a queue pair")
+    argv.add_argument("--alias", metavar="ID", help="the device's id (default: the XML's, or net0)")
+    argv.add_argument("--bus", help="the PCI bus, such as pci.0")
+    argv.add_argument("--addr", help="the PCI slot, such as 0x7")
+    argv.set_defaults(run=_argv)
+
+    plan = commands.add_parser(
+        "plan", parents=[reading, opening], help="print every kernel act, in order; touch nothing"
+    )
+    plan.add_argument("files", metavar="FILE", nargs="+", help="an <interface> or a <domain>; - reads standard input")
+    plan.set_defaults(run=_plan)
+
+    run = commands.add_parser(
+        "exec",
+        parents=[reading, opening, dialect],
+        help="open the NICs, append their arguments to a command and become it",
+        usage="vhostnet exec [options] FILE... -- COMMAND [ARGUMENT...]",
+    )
+    run.add_argument("files", metavar="FILE", nargs="+", help="an <interface> or a <domain>; - reads standard input")
+    run.set_defaults(run=_exec)
+
+    doctor = commands.add_parser(
+        "doctor", parents=[reading], help="say what this host can do, and why a file would fail"
+    )
+    doctor.add_argument("file", metavar="FILE", nargs="?", help="an <interface> or a <domain>")
+    doctor.set_defaults(run=_doctor)
+
+    demo = commands.add_parser("demo", help="the whole job, in a network namespace of its own")
+    demo.add_argument("--nics", type=int, default=64, metavar="N", help="how many to time (default: 64)")
+    demo.set_defaults(run=_demo, json=False)
+    return top
+
+
+def _reading() -> argparse.ArgumentParser:
+    group = argparse.ArgumentParser(add_help=False)
+    group.add_argument("-j", "--json", action="store_true", help="JSON out, errors on stderr too")
+    group.add_argument("--strict", action="store_true", help="refuse what libvirt does not know, instead of warning")
+    group.add_argument(
+        "--network",
+        action="append",
+        type=_network,
+        metavar="NETWORK=BRIDGE",
+        help="the bridge a <source network=> stands for (may be repeated)",
+    )
+    return group
+
+
+def _opening_options() -> argparse.ArgumentParser:
+    group = argparse.ArgumentParser(add_help=False)
+    group.add_argument("--engine", choices=("auto", "native", "pure"), default="auto", help="default: auto")
+    group.add_argument("--vhost", choices=("auto", "require", "off"), help="instead of <driver name=>")
+    group.add_argument("-n", "--netns", metavar="PATH", help="make the NICs in this network namespace")
+    group.add_argument("--qdisc", choices=("noqueue", "default"), default="noqueue", help="default: noqueue")
+    return group
+
+
+def _dialect() -> argparse.ArgumentParser:
+    group = argparse.ArgumentParser(add_help=False)
+    group.add_argument("--dialect", choices=("classic", "keyval", "json"), default="classic", help="default: classic")
+    return group

@@ -1,0 +1,148 @@
+"""What this host can do, and why a given file would fail here: found out by doing, with nothing left behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import re
+import resource
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vhostnet import bridge, engines, host
+from vhostnet.errors import EngineUnavailable, HostError, SpecError, VhostnetError, host_error, vhost_problem
+from vhostnet.plan import Act, NicRow, Op, Program, TunFlag, vhost_policy
+from vhostnet.qemu import caveats
+from vhostnet.spec import DEFAULT_TAP, DEFAULT_VHOST, InterfaceSpec
+
+State = Literal["ok", "note", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding. ``fail``: NICs cannot be opened, or not this one; ``note``: they can, but look."""
+
+    name: str
+    state: State
+    detail: str
+    remedy: str = ""
+    error: VhostnetError | None = None
+
+
+def examine() -> Iterator[Check]:
+    """What this host can do, one check after the other."""
+    yield Check("kernel", "ok", f"{platform.system()} {platform.release()} {platform.machine()}")
+    yield _engine()
+    yield _tun(DEFAULT_TAP)
+    yield _vhost(DEFAULT_VHOST, needed=False)
+    yield _capability()
+    yield _files(0)
+    yield _bridges()
+    yield _qemu()
+
+
+def examine_specs(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
+    """Why opening *specs*, all together, would fail here: every reason, not only the first."""
+    for path in dict.fromkeys(spec.tap_path for spec in specs if spec.tap_path != DEFAULT_TAP):
+        yield _tun(path)
+    need = {spec.vhost_path: spec.vhost == "require" for spec in specs if vhost_policy(spec, None) != "off"}
+    for path, needed in need.items():
+        yield _vhost(path, needed=needed)
+    yield _files(sum(spec.queues * (1 + (vhost_policy(spec, None) != "off")) for spec in specs))
+    yield _planned(specs)
+    for spec in specs:
+        yield from (Check(spec.ifname or "NIC", "note", caveat) for caveat in caveats(spec))
+
+
+def _engine() -> Check:
+    try:
+        return Check("engine", "ok", engines.select("native").name)
+    except EngineUnavailable as error:
+        return Check("engine", "note", f"pure: {error}")
+
+
+def _failed(name: str, error: VhostnetError, state: State = "fail") -> Check:
+    remedy = error.remedy if isinstance(error, HostError) else getattr(error, "expected", "")
+    detail = f"{error.ifname or ''} {error.strerror}".strip() if isinstance(error, HostError) else str(error)
+    return Check(name, state, detail, remedy, error)
+
+
+def _tun(path: str) -> Check:
+    try:
+        word = engines.select().features(path)
+    except OSError as error:
+        call = str(error.filename)
+        refusal = host_error(error.errno or 0, act="TAP_OPEN", call=call, ifname=None, queue=None, path=path)
+        return _failed("tun", refusal)
+    flags = [flag.name.lower() for flag in (TunFlag.VNET_HDR, TunFlag.MULTI_QUEUE) if word & flag and flag.name]
+    missing = not word & TunFlag.MULTI_QUEUE
+    return Check(
+        "tun", "fail" if missing else "ok", f"{path}: {' '.join(flags)}", "a kernel from 3.8 on" if missing else ""
+    )
+
+
+def _vhost(path: str, *, needed: bool) -> Check:
+    row = NicRow("doctor", 1, 0, DEFAULT_TAP, path)
+    result = engines.select().run(Program((row,), (Act(Op.VHOST_OPEN, 0),)))
+    if result.failure is None:
+        for fd in result.nics[0].vhost_fds:
+            os.close(fd)
+        return Check("vhost-net", "ok", f"{path} opens and has MRG_RXBUF and VERSION_1")
+    why = result.failure.result
+    error = host_error(why.errno, act="VHOST_OPEN", call=why.call, ifname=None, queue=None, path=path)
+    found = _failed("vhost-net", error, "fail" if needed else "note")
+    return found if needed else Check(found.name, found.state, vhost_problem(why.errno, why.call, path), found.remedy)
+
+
+def _capability() -> Check:
+    status = Path("/proc/self/status").read_text()
+    effective = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
+    if effective and int(effective[1], 16) >> 12 & 1:
+        return Check("capability", "ok", "CAP_NET_ADMIN")
+    error = host_error(errno.EPERM, act="TAP_OPEN", call="TUNSETIFF", ifname=None, queue=None)
+    return Check("capability", "fail", "no CAP_NET_ADMIN", error.remedy, error)
+
+
+def _files(needed: int) -> Check:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = soft - len(list(Path("/proc/self/fd").iterdir()))
+    detail = f"{free} of {soft} left (hard limit {hard})" + (f", {needed} needed" if needed else "")
+    if free < needed:
+        error = host_error(errno.EMFILE, act="TAP_OPEN", call="open", ifname=None, queue=None, path=DEFAULT_TAP)
+        return Check("open files", "fail", detail, error.remedy, error)
+    return Check("open files", "ok", detail)
+
+
+def _bridges() -> Check:
+    found = bridge.list_bridges()
+    if not found:
+        return Check("bridges", "note", "none here", "ip link add br0 up type bridge")
+    shown = (f"{b.name} (mtu {b.mtu}, {b.ports} of {bridge.MAX_PORTS} ports)" for b in found)
+    return Check("bridges", "ok", ", ".join(shown))
+
+
+def _qemu() -> Check:
+    name = f"qemu-system-{platform.machine()}"
+    path = shutil.which(name)
+    if path is None:
+        return Check("qemu", "note", f"no {name} in PATH", "vhostnet makes NICs without it; running a VM needs it")
+    version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+    return Check("qemu", "ok", f"{path}: {version.partition(chr(10))[0]}")
+
+
+def _planned(specs: Sequence[InterfaceSpec]) -> Check:
+    try:
+        program = host.plan_nics(specs)
+    except (SpecError, HostError) as error:
+        return _failed("plan", error)
+    asked = [spec.ifname for spec in specs if spec.ifname and "%d" not in spec.ifname]
+    taken = engines.select().describe(asked)
+    if taken:
+        names = " ".join(taken)
+        return _failed("plan", host_error(errno.EBUSY, act="TAP_OPEN", call="TUNSETIFF", ifname=names, queue=None))
+    return Check("plan", "ok", f"{len(program.acts)} acts for {len(specs)} NICs")

@@ -20,14 +20,16 @@ A batch runs all acts of one kind before the next kind, so netlink messages go o
 from __future__ import annotations
 
 import enum
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, cast
 
 from vhostnet.errors import SpecError
 from vhostnet.mac import tap_mac
-from vhostnet.spec import VNET_HDR_MODELS, InterfaceSpec, VhostPolicy
+from vhostnet.spec import MAX_QUEUES, VNET_HDR_MODELS, InterfaceSpec, VhostPolicy
 
+IFNAMSIZ: Final = 16  # bytes of an interface name, its NUL with them
 DEFAULT_MTU: Final = 1500  # what the kernel gives a new TAP
 MIN_IPV6_MTU: Final = 1280  # below it the kernel keeps no IPv6 state on a link to set anything in
 
@@ -111,10 +113,21 @@ class Act(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Rows and acts. ``print(program)`` shows what would run, one act a line."""
+    """Rows and acts. ``print(program)`` shows what would run, one act a line.
+
+    Raises ValueError for what no kernel could be asked: an engine never sees a malformed Program.
+    """
 
     nics: tuple[NicRow, ...]
     acts: tuple[Act, ...]
+
+    def __post_init__(self) -> None:
+        for nic in self.nics:
+            if not (1 <= nic.queues <= MAX_QUEUES and 0 < len(os.fsencode(nic.ifname)) < IFNAMSIZ):
+                raise ValueError(f"a malformed row: {nic}")
+        for act in self.acts:
+            if not 0 <= act.nic < len(self.nics):
+                raise ValueError(f"no row for {act}")
 
     def __str__(self) -> str:
         width = max((len(nic.ifname) for nic in self.nics), default=0)

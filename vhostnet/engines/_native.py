@@ -17,6 +17,8 @@ class NativeEngine:
     name = "native"
 
     def run(self, program: Program) -> Result:
+        if not program.acts:
+            return Result((), (), None)
         keep: dict[str, Any] = {}  # the C strings, which must outlive the call
         nics = _nics(program.nics, keep)
         acts = _acts(program.acts)

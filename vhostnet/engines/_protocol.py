@@ -56,7 +56,7 @@ class Engine(Protocol):
     name: str
 
     def run(self, program: Program) -> Result:
-        """Every act in order, all or none. Raises ValueError for a Program that is malformed."""
+        """Every act in order, all or none. What the host refuses is in the Result; it does not raise."""
 
     def describe(self, names: Sequence[str]) -> dict[str, Link]:
         """Those of the links *names* that exist in this thread's network namespace. Raises OSError."""

@@ -303,8 +303,8 @@ class PureEngine:
     name = "pure"
 
     def run(self, program: Program) -> Result:
-        if not program.nics or not program.acts:
-            raise ValueError("the Program is empty")
+        if not program.acts:
+            return Result((), (), None)
         run = _Run(program)
         done = run.execute()
         results = tuple(

@@ -1,0 +1,148 @@
+"""Fixtures: an engine, a network namespace, a bridge, and the proof that nothing leaks.
+
+A test skips only when a probe that does the thing failed, and says why. ``VHOSTNET_REQUIRE=native,tap,...``
+turns such a skip into a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import vhostnet
+from vhostnet import bridge as bridges
+from vhostnet import engines, netns
+
+ROOT = Path(__file__).resolve().parent.parent
+SEED = (ROOT / "examples" / "seed.xml").read_text()
+BRIDGE = "vbr2525476"
+REQUIRED = set(filter(None, os.environ.get("VHOSTNET_REQUIRE", "").split(",")))
+
+
+# --- what this host can do: None, or why not -------------------------------------------------------------
+
+
+@cache
+def lacks(what: str) -> str | None:
+    return {"native": _lacks_native, "tap": _lacks_tap, "qemu": _lacks_qemu, "vhost": _lacks_vhost, "e2e": _lacks_e2e}[
+        what
+    ]()
+
+
+def _lacks_native() -> str | None:
+    try:
+        engines.select("native")
+    except vhostnet.EngineUnavailable as error:
+        return str(error)
+    return None
+
+
+def _lacks_tap() -> str | None:
+    """Root, or a user namespace of our own; and then a TAP that really opens."""
+    try:
+        try:
+            netns.call_inside(None, lambda: netns.call_inside("/proc/self/ns/net", lambda: None))
+        except vhostnet.NotPermitted:
+            netns.become_root_of_own()
+        netns.unshare_net()
+        vhostnet.open_nic(vhostnet.InterfaceSpec(type="ethernet", vhost="off"), engine="pure").close()
+    except vhostnet.HostError as error:
+        return f"{error} (run as root, or allow user namespaces and make /dev/net/tun readable: chmod 666)"
+    return None
+
+
+def _lacks_qemu() -> str | None:
+    return None if shutil.which("qemu-system-x86_64") else "no qemu-system-x86_64 in PATH"
+
+
+def _lacks_vhost() -> str | None:
+    try:
+        os.close(os.open("/dev/vhost-net", os.O_RDWR))
+    except OSError as error:
+        return f"/dev/vhost-net: {error.strerror}"
+    return None
+
+
+def _lacks_e2e() -> str | None:
+    return _lacks_qemu() or (None if shutil.which("busybox") else "no busybox in PATH")
+
+
+def need(what: str) -> None:
+    why = lacks(what)
+    if why:
+        (pytest.fail if what in REQUIRED else pytest.skip)(f"{what}: {why}")
+
+
+def pytest_sessionstart() -> None:
+    lacks("tap")  # a user namespace can be entered only while there is one thread
+
+
+@pytest.fixture(autouse=True)
+def _needs(request: pytest.FixtureRequest) -> None:
+    for marker in ("tap", "qemu", "vhost", "e2e"):
+        if request.node.get_closest_marker(marker):
+            need(marker)
+
+
+@pytest.fixture(params=["native", "pure"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each test that takes it runs on both engines."""
+    if request.param == "native":
+        need("native")
+    return str(request.param)
+
+
+# --- a network of one's own ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def net() -> Iterator[None]:
+    """A fresh, empty network namespace."""
+    netns.unshare_net()
+    yield
+    netns.unshare_net()  # leave it, so that it can go
+
+
+@pytest.fixture
+def bridge(net: None) -> str:
+    """The seed's bridge, in a fresh namespace."""
+    bridges.make_bridge(BRIDGE)
+    return BRIDGE
+
+
+@pytest.fixture
+def no_leaks() -> Iterator[None]:
+    """The fds (numbers and what they are) and links of before are those of after."""
+    before = state()
+    yield
+    assert state() == before
+
+
+def state() -> tuple[dict[int, str], list[str]]:
+    return open_fds(), link_names()
+
+
+def open_fds() -> dict[int, str]:
+    found = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found[int(entry.name)] = str(entry.readlink())
+        except FileNotFoundError:
+            continue  # the one that lists the directory
+    return found
+
+
+def link_names() -> list[str]:
+    shown = subprocess.run(["ip", "-br", "link"], capture_output=True, text=True, check=True).stdout
+    return sorted(line.split()[0].partition("@")[0] for line in shown.splitlines())
+
+
+@pytest.fixture
+def seed() -> vhostnet.InterfaceSpec:
+    return vhostnet.parse_interface(SEED)

@@ -1,0 +1,331 @@
+"""<interface> text -> InterfaceSpec: what is taken, what is refused, and where the error points."""
+
+import dataclasses
+
+import pytest
+from conftest import SEED
+
+import vhostnet
+from vhostnet import CcwAddress, InterfaceSpec, MmioAddress, PciAddress, SpecError, VhostnetWarning
+from vhostnet.demo import SEED as DEMO_SEED
+
+BARE = InterfaceSpec(bridge="br0", mac="52:54:00:00:00:01")
+
+
+def interface(inside="", attributes="type='bridge'", source="<source bridge='br0'/>"):
+    return f"<interface {attributes}><mac address='52:54:00:00:00:01'/>{source}{inside}</interface>"
+
+
+def test_the_seed(seed):
+    assert seed == InterfaceSpec(
+        bridge="vbr2525476",
+        mac="20:90:6f:28:84:f2",
+        vhost="require",
+        queues=8,
+        event_idx=True,
+        rx_queue_size=1024,
+        tx_queue_size=1024,
+        ifname="veni_vFsp6g8y",
+    )
+    assert vhostnet.parse_interface(DEMO_SEED) == seed
+
+
+TAKEN = [
+    ("<model type='virtio-non-transitional'/>", {"model": "virtio-non-transitional"}),
+    ("<model type='e1000e'/>", {"model": "e1000e"}),
+    ("<model type='igb'/>", {"model": "igb"}),
+    ("<target dev='tap7'/>", {"ifname": "tap7"}),
+    ("<target dev='tap%d' managed='yes'/>", {"ifname": "tap%d"}),
+    ("<target dev='vnet3'/>", {"ifname": None}),
+    ("<target dev='macvtap0'/>", {"ifname": None}),
+    ("<target dev='vnet%d'/>", {"ifname": None}),
+    ("<driver name='qemu'/>", {"vhost": "off"}),
+    ("<driver name='vhost'/>", {"vhost": "require"}),
+    ("<driver txmode='timer' ioeventfd='off'/>", {"txmode": "timer", "ioeventfd": False}),
+    ("<driver iommu='on' ats='on' packed='on' page_per_vq='on'/>", dict.fromkeys(("iommu", "ats", "packed", "page_per_vq"), True)),
+    ("<driver rss='on' rss_hash_report='off'/>", {"rss": True, "rss_hash_report": False}),
+    (
+        "<driver><host csum='off' gso='off' tso4='off' tso6='off' ecn='off' ufo='off' mrg_rxbuf='off'/></driver>",
+        {f"host_{n}": False for n in ("csum", "gso", "tso4", "tso6", "ecn", "ufo", "mrg_rxbuf")},
+    ),
+    (
+        "<driver><guest csum='on' tso4='on' tso6='on' ecn='on' ufo='on'/></driver>",
+        {f"guest_{n}": True for n in ("csum", "tso4", "tso6", "ecn", "ufo")},
+    ),
+    ("<backend tap='/dev/tun2' vhost='/dev/vhost2'/>", {"tap_path": "/dev/tun2", "vhost_path": "/dev/vhost2"}),
+    ("<tune><sndbuf>1600</sndbuf></tune>", {"sndbuf": 1600}),
+    ("<tune>\n  <sndbuf> 0 </sndbuf>\n</tune>", {"sndbuf": 0}),
+    ("<mtu size='9000'/>", {"mtu": 9000}),
+    ("<link state='down'/>", {"link_state": "down"}),
+    ("<alias name='ua-lan'/>", {"alias": "ua-lan"}),
+    ("<alias name='net3'/>", {"alias": "net3"}),
+    ("<address type='pci'/>", {}),
+    ("<address type='pci' domain='0x0000' bus='0x00' slot='0x00' function='0x0'/>", {}),
+    (
+        "<address type='pci' domain='0x0000' bus='0x02' slot='0x1f' function='0x1' multifunction='on'/>",
+        {"address": PciAddress(2, 31, 1, True)},
+    ),
+    ("<address type='ccw' cssid='0xfe' ssid='0x0' devno='0x0001'/>", {"address": CcwAddress(devno=1)}),
+    ("<address type='virtio-mmio'/>", {"address": MmioAddress()}),
+    ("<boot order='2'/>", {"boot_order": 2}),
+    ("<rom bar='off' file='/etc/fake/rom,1'/>", {"rom_bar": False, "rom_file": "/etc/fake/rom,1"}),
+    ("<rom enabled='no'/>", {"rom_file": ""}),
+    ("<rom enabled='yes'/>", {}),
+    ("<acpi index='1729'/>", {"acpi_index": 1729}),
+    ("<!-- a comment --><?pi x?>", {}),
+]
+
+
+@pytest.mark.parametrize(("inside", "fields"), TAKEN, ids=lambda value: str(value)[:40])
+def test_taken(inside, fields):
+    assert vhostnet.parse_interface(interface(inside), strict=True) == dataclasses.replace(BARE, **fields)
+
+
+def test_bytes_with_a_declaration_and_text_with_one():
+    text = '<?xml version="1.0" encoding="UTF-8"?>\n' + interface()
+    assert vhostnet.parse_interface(text) == vhostnet.parse_interface(text.encode()) == BARE
+    assert vhostnet.parse_interface(text.replace("UTF-8", "UTF-16").encode("utf-16")) == BARE
+
+
+def test_ethernet():
+    spec = vhostnet.parse_interface("<interface type='ethernet'/>")
+    assert (spec.type, spec.bridge) == ("ethernet", None)
+
+
+REFUSED = [
+    # what, element, attribute, value
+    ("<driver queues='0'/>", "driver", "queues", "0"),
+    ("<driver queues='-5'/>", "driver", "queues", "-5"),
+    ("<driver queues='257'/>", "driver", "queues", "257"),
+    ("<driver queues=' 4'/>", "driver", "queues", " 4"),
+    ("<driver queues='+4'/>", "driver", "queues", "+4"),
+    ("<driver queues='1_0'/>", "driver", "queues", "1_0"),
+    ("<driver queues='\uff14'/>", "driver", "queues", "\uff14"),
+    ("<driver queues=''/>", "driver", "queues", ""),
+    (f"<driver queues='{'9' * 5000}'/>", "driver", "queues", "9" * 5000),
+    ("<driver rx_queue_size='128'/>", "driver", "rx_queue_size", "128"),
+    ("<driver name='vhost-net'/>", "driver", "name", "vhost-net"),
+    ("<driver event_idx='yes'/>", "driver", "event_idx", "yes"),
+    ("<driver><host csum='1'/></driver>", "host", "csum", "1"),
+    ("<mtu size='67'/>", "mtu", "size", "67"),
+    ("<target dev='a/b'/>", "target", "dev", "a/b"),
+    ("<target dev='a23456789012345x'/>", "target", "dev", "a23456789012345x"),
+    ("<target dev='a&#10;b'/>", "target", "dev", "a\nb"),
+    ("<model type='ne2k_pci'/>", "model", "type", "ne2k_pci"),
+    ("<backend tap='tun'/>", "backend", "tap", "tun"),
+    ("<tune><sndbuf>many</sndbuf></tune>", "sndbuf", None, "many"),
+    ("<link state='sideways'/>", "link", "state", "sideways"),
+    ("<alias name='mine'/>", "alias", "name", "mine"),
+    ("<alias name='ua-,x'/>", "alias", "name", "ua-,x"),
+    ("<address type='pci' domain='1'/>", "address", "domain", "1"),
+    ("<address type='pci' slot='0x20'/>", "address", "slot", "0x20"),
+    ("<address type='pci' slot='010'/>", "address", "slot", "010"),
+    ("<address type='usb' bus='0'/>", "address", "type", "usb"),
+    ("<address type='moon'/>", "address", "type", "moon"),
+    ("<boot order='0'/>", "boot", "order", "0"),
+    ("<rom enabled='no' bar='on'/>", "rom", "enabled", "no"),
+    ("<acpi index='0'/>", "acpi", "index", "0"),
+    ("<mac address='52:54:00:00:00:02'/>", "mac", None, None),
+    ("<driver queues='2'/><driver queues='2'/>", "driver", None, None),
+]
+
+
+@pytest.mark.parametrize(("inside", "element", "attribute", "value"), REFUSED, ids=lambda value: str(value)[:40])
+def test_refused_with_element_attribute_line_and_value(inside, element, attribute, value):
+    with pytest.raises(SpecError) as caught:
+        vhostnet.parse_interface(interface("\n\n" + inside))
+    error = caught.value
+    assert (error.element, error.attribute, error.value, error.line) == (element, attribute, value, 3)
+    assert f"line 3: <{element}" in str(error)
+    assert error.expected or "twice" in str(error) or "leaves no ROM" in str(error)
+
+
+LATER = [
+    "<vlan><tag id='42'/></vlan>",
+    "<bandwidth/>",
+    "<filterref filter='clean-traffic'/>",
+    "<virtualport type='openvswitch'/>",
+    "<coalesce/>",
+    "<port isolated='yes'/>",
+    "<ip address='10.0.0.1'/>",
+    "<route/>",
+    "<script path='/x'/>",
+    "<downscript path='/x'/>",
+    "<guest dev='x'/>",
+    "<backenddomain name='x'/>",
+    "<teaming type='persistent'/>",
+    "<portForward/>",
+]
+
+
+@pytest.mark.parametrize("inside", LATER)
+@pytest.mark.parametrize("strict", [True, False])
+def test_what_libvirt_knows_and_we_do_not_yet_is_refused_by_name(inside, strict):
+    name = inside[1:].split(" ")[0].rstrip("/>").split(">")[0]
+    with pytest.raises(SpecError, match=f"<{name}> is not supported yet"):
+        vhostnet.parse_interface(interface(inside), strict=strict)
+
+
+@pytest.mark.parametrize(
+    ("inside", "message"),
+    [
+        ("<target dev='x' managed='no'/>", "<target managed='no'> is not supported yet"),
+        ("<boot order='1' loadparm='2'/>", "<boot loadparm='2'> is not supported yet"),
+        ("<backend type='passt'/>", "<backend type='passt'> is not supported yet"),
+        ("<address type='pci' slot='1'><zpci uid='1'/></address>", "<zpci> is not supported yet"),
+    ],
+)
+def test_attributes_we_do_not_do_yet(inside, message):
+    with pytest.raises(SpecError, match=message):
+        vhostnet.parse_interface(interface(inside))
+
+
+@pytest.mark.parametrize(
+    "kind", "user vhostuser server client mcast internal direct hostdev udp vdpa null vds".split()
+)
+def test_types_we_do_not_do_yet(kind):
+    with pytest.raises(SpecError, match=f"<interface type='{kind}'> is not supported yet"):
+        vhostnet.parse_interface(f"<interface type='{kind}'/>")
+
+
+def test_no_type_is_libvirts_user():
+    with pytest.raises(SpecError, match="'user'"):
+        vhostnet.parse_interface("<interface/>")
+
+
+@pytest.mark.parametrize(
+    "inside",
+    ["<frobnicate/>", "<mac frob='1'/>", "<mtu size='1500'><x/></mtu>", "<mtu size='1500'>text</mtu>", "<x:y xmlns:x='u'/>"],
+)
+def test_what_libvirt_does_not_know(inside):
+    text = interface(inside.replace("<mac", "<link state='up'")) if "<mac" in inside else interface(inside)
+    with pytest.warns(VhostnetWarning, match="line 1"):
+        vhostnet.parse_interface(text)
+    with pytest.raises(SpecError):
+        vhostnet.parse_interface(text, strict=True)
+
+
+def test_driver_options_of_a_model_that_has_none_are_named():
+    text = interface("<model type='e1000'/><driver name='vhost' queues='4'/>")
+    with pytest.warns(VhostnetWarning, match="has no effect on model e1000") as caught:
+        spec = vhostnet.parse_interface(text)
+    assert len(caught) == 2
+    assert (spec.queues, spec.vhost) == (1, "auto")
+    with pytest.raises(SpecError, match="has no effect"):
+        vhostnet.parse_interface(text, strict=True)
+
+
+def test_a_reserved_prefix_that_a_user_chose_is_said():
+    with pytest.warns(VhostnetWarning, match="vnet-web"):
+        assert vhostnet.parse_interface(interface("<target dev='vnet-web'/>")).ifname is None
+
+
+# --- networks --------------------------------------------------------------------------------------------
+
+NETWORK = "<interface type='network'><source network='default'/></interface>"
+
+
+def test_a_network_is_what_the_caller_says():
+    spec = vhostnet.parse_interface(NETWORK, networks={"default": "virbr0"})
+    assert (spec.network, spec.bridge) == ("default", "virbr0")
+
+
+def test_an_unknown_network_is_refused_with_those_that_are_known():
+    with pytest.raises(SpecError, match="blue, red") as caught:
+        vhostnet.parse_interface(NETWORK, networks={"red": "br0", "blue": "br1"})
+    assert (caught.value.element, caught.value.attribute, caught.value.value) == ("source", "network", "default")
+
+
+def test_a_running_domains_xml_says_the_bridge_itself():
+    live = "<interface type='network'><source network='default' portid='1-2' bridge='virbr0'/></interface>"
+    assert vhostnet.parse_interface(live, strict=True).bridge == "virbr0"
+
+
+def test_without_a_mapping_it_parses_and_cannot_be_planned():
+    spec = vhostnet.parse_interface(NETWORK)
+    assert spec.bridge is None
+    with pytest.raises(SpecError, match="--network"):
+        vhostnet.plan_nics([spec])
+
+
+# --- domains ---------------------------------------------------------------------------------------------
+
+DOMAIN = """\
+<domain type='kvm'>
+  <name>x</name>
+  <os><type arch='x86_64' machine='{machine}'>hvm</type>{boot}</os>
+  <devices>
+    <disk type='file'/>
+    <interface type='bridge'><source bridge='br0'/><address type='pci' slot='0x3'/></interface>
+    <interface type='bridge'><source bridge='br1'/></interface>
+  </devices>
+</domain>
+"""
+
+
+def test_a_domain_gives_its_interfaces_in_order():
+    specs = vhostnet.parse_domain(DOMAIN.format(machine="pc-i440fx-7.2", boot=""), strict=True)
+    assert [spec.bridge for spec in specs] == ["br0", "br1"]
+    assert specs[0].address.bus_name == "pci.0"
+
+
+def test_q35_calls_its_bus_otherwise():
+    specs = vhostnet.parse_domain(DOMAIN.format(machine="pc-q35-7.2", boot=""))
+    assert specs[0].address.bus_name == "pcie.0"
+
+
+def test_os_boot_gives_the_first_nic_its_order():
+    boot = "<boot dev='hd'/><boot dev='network'/>"
+    specs = vhostnet.parse_domain(DOMAIN.format(machine="pc", boot=boot))
+    assert [spec.boot_order for spec in specs] == [2, None]
+
+
+def test_the_two_ways_to_boot_exclude_each_other():
+    text = DOMAIN.format(machine="pc", boot="<boot dev='network'/>")
+    with pytest.raises(SpecError, match="excludes"):
+        vhostnet.parse_domain(text.replace("<source bridge='br1'/>", "<source bridge='br1'/><boot order='1'/>"))
+
+
+def test_devices_alone_will_do_and_none_is_none():
+    assert vhostnet.parse_domain("<devices/>") == vhostnet.parse_domain("<domain/>") == ()
+    assert len(vhostnet.parse_domain(f"<devices>{interface()}{interface()}</devices>")) == 2
+
+
+def test_an_error_in_a_domain_has_the_domains_line():
+    text = DOMAIN.format(machine="pc", boot="").replace("slot='0x3'", "slot='x'")
+    with pytest.raises(SpecError) as caught:
+        vhostnet.parse_domain(text)
+    assert caught.value.line == 6
+
+
+def test_parse_any_takes_whichever_it_is():
+    assert vhostnet.parse_any(SEED) == (vhostnet.parse_interface(SEED),)
+    assert len(vhostnet.parse_any(DOMAIN.format(machine="pc", boot=""))) == 2
+
+
+# --- documents that are none -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not well-formed"),
+        ("<interface", "not well-formed"),
+        ("<interface type='a' type='b'/>", "not well-formed"),
+        ("<network/>", "<network> is not an interface"),
+        ("<!DOCTYPE interface><interface/>", "DOCTYPE"),
+        ("<!DOCTYPE i [<!ENTITY b 'br0'>]><interface type='bridge'><source bridge='&b;'/></interface>", "DOCTYPE"),
+        ("<interface>" + " " * 70000 + "</interface>", "65536"),
+        ("<interface>\0</interface>", "not well-formed"),
+        ("\ud800<interface/>", "not well-formed"),
+        (b"\xff\xfe\x00", "not well-formed"),
+    ],
+)
+def test_documents_that_are_refused(text, message):
+    with pytest.raises(SpecError, match=message):
+        vhostnet.parse_interface(text)
+
+
+def test_neither_text_nor_bytes():
+    with pytest.raises(TypeError):
+        vhostnet.parse_interface(None)

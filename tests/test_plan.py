@@ -1,0 +1,132 @@
+"""The Program: order, flags and policy, as data."""
+
+import dataclasses
+
+import pytest
+from conftest import BRIDGE
+
+from vhostnet import InterfaceSpec, SpecError
+from vhostnet.plan import Act, Features, Link, Op, TunFlag, plan, plan_attach, tun_flags, vhost_policy
+
+ALL = Features(tun=0x7173, ipv6=True)
+BRIDGES = {BRIDGE: Link(BRIDGE, 7, "bridge", 1500, b""), "br9": Link("br9", 9, "bridge", 9000, b"")}
+
+
+def ops(program):
+    return [act.op.name for act in program.acts]
+
+
+def test_the_seeds_plan_to_the_letter(seed):
+    program = plan([seed], ["veni_vFsp6g8y"], BRIDGES, ALL)
+    assert str(program) == (
+        "0  TAP_OPEN    veni_vFsp6g8y  8 queues  tap no_pi vnet_hdr multi_queue  excl\n"
+        "1  VHOST_OPEN  veni_vFsp6g8y  8 x /dev/vhost-net  required\n"
+        "2  QDISC       veni_vFsp6g8y  noqueue\n"
+        "3  LINK        veni_vFsp6g8y  mac fe:90:6f:28:84:f2  mtu 1500  master vbr2525476 (7)\n"
+        "4  UP          veni_vFsp6g8y"
+    )
+
+
+def test_a_batch_runs_all_of_one_kind_before_the_next(seed):
+    program = plan([seed, seed], ["a", "b"], BRIDGES, ALL, vhost="auto")
+    assert [(act.op.name, act.nic) for act in program.acts] == [
+        (op, nic) for op in ("TAP_OPEN", "VHOST_OPEN", "QDISC", "LINK", "UP") for nic in (0, 1)
+    ]
+
+
+def test_up_waits_for_every_answer_and_nothing_else_does(seed):
+    program = plan([seed, seed], ["a", "b"], BRIDGES, ALL)
+    assert [act for act in program.acts if act.barrier] == [Act(Op.UP, 0, barrier=True)]
+
+
+@pytest.mark.parametrize(
+    ("model", "queues", "flags"),
+    [
+        ("virtio", 1, "TAP NO_PI VNET_HDR"),
+        ("virtio", 2, "TAP NO_PI VNET_HDR MULTI_QUEUE"),
+        ("virtio-transitional", 1, "TAP NO_PI VNET_HDR"),
+        ("e1000e", 1, "TAP NO_PI VNET_HDR"),
+        ("vmxnet3", 1, "TAP NO_PI VNET_HDR"),
+        ("igb", 1, "TAP NO_PI VNET_HDR"),
+        ("e1000", 1, "TAP NO_PI"),
+        ("rtl8139", 1, "TAP NO_PI"),
+    ],
+)
+def test_flags_by_model_and_queues(model, queues, flags):
+    wanted = 0
+    for name in flags.split():
+        wanted |= TunFlag[name]
+    assert tun_flags(InterfaceSpec(bridge="b", model=model, queues=queues), ALL) == wanted
+
+
+def test_vnet_hdr_only_where_the_kernel_has_it():
+    assert not tun_flags(InterfaceSpec(bridge="b"), Features(0, True)) & TunFlag.VNET_HDR
+
+
+@pytest.mark.parametrize(
+    ("fields", "override", "policy"),
+    [
+        ({}, None, "auto"),
+        ({"vhost": "require"}, None, "require"),
+        ({"vhost": "require"}, "auto", "auto"),
+        ({"vhost": "off"}, "require", "require"),
+        ({"model": "e1000"}, None, "off"),
+        ({"model": "e1000"}, "require", "off"),
+    ],
+)
+def test_vhost_policy(fields, override, policy):
+    assert vhost_policy(InterfaceSpec(bridge="b", **fields), override) == policy
+
+
+def test_vhost_open_is_optional_under_auto_and_absent_under_off(seed):
+    auto = plan([seed], ["a"], BRIDGES, ALL, vhost="auto")
+    assert [act.optional for act in auto.acts if act.op == Op.VHOST_OPEN] == [True]
+    assert "VHOST_OPEN" not in ops(plan([seed], ["a"], BRIDGES, ALL, vhost="off"))
+
+
+def test_the_default_qdisc_is_left_alone(seed):
+    assert "QDISC" not in ops(plan([seed], ["a"], BRIDGES, ALL, qdisc="default"))
+
+
+def test_the_selftest_is_made_once_and_before_anything_is_visible(seed):
+    program = plan([seed, seed], ["a", "b"], BRIDGES, ALL, selftest=True)
+    assert ops(program).count("SELFTEST") == 1
+    assert ops(program).index("SELFTEST") < ops(program).index("QDISC")
+    assert "private /dev/vhost-net" in str(program)
+
+
+@pytest.mark.parametrize(
+    ("fields", "mtu", "master", "no_ipv6"),
+    [
+        ({"bridge": BRIDGE}, 1500, 7, True),
+        ({"bridge": "br9"}, 9000, 9, True),
+        ({"bridge": "br9", "mtu": 1400}, 1400, 9, True),
+        ({"bridge": "br9", "mtu": 1279}, 1279, 9, False),
+        ({"type": "ethernet"}, 1500, 0, True),
+        ({"type": "network", "network": "n", "bridge": "br9"}, 9000, 9, True),
+    ],
+)
+def test_mtu_master_and_ipv6(fields, mtu, master, no_ipv6):
+    (row,) = plan([InterfaceSpec(**fields)], ["a"], BRIDGES, ALL).nics
+    assert (row.mtu, row.master, row.no_ipv6) == (mtu, master, no_ipv6)
+
+
+def test_without_ipv6_the_kernel_is_told_nothing_about_it(seed):
+    (row,) = plan([seed], ["a"], BRIDGES, Features(0x7173, False)).nics
+    assert not row.no_ipv6
+
+
+def test_two_nics_of_one_name_are_refused(seed):
+    with pytest.raises(SpecError, match="twice"):
+        plan([seed, seed], ["a", "a"], BRIDGES, ALL)
+
+
+def test_attach():
+    program = plan_attach("a", (3, 4, 5))
+    assert str(program) == "0  ATTACH      a  queues 1..2"
+
+
+def test_programs_are_values(seed):
+    assert plan([seed], ["a"], BRIDGES, ALL) == plan([seed], ["a"], BRIDGES, ALL)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan([seed], ["a"], BRIDGES, ALL).acts = ()

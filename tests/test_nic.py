@@ -4,6 +4,7 @@ import fcntl
 import gc
 import multiprocessing
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from conftest import BRIDGE, link_names, open_fds
 from kernel import addrgenmode, ip, link
 
 import vhostnet
-from vhostnet import InterfaceSpec, NicClosed, bridge as bridges
+from vhostnet import InterfaceSpec, NicClosed
+from vhostnet import bridge as bridges
 from vhostnet.engines import _uapi
 
 pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
@@ -255,33 +257,34 @@ def test_dropped_open_it_closes_and_warns(engine, bridge, no_leaks):
 
 
 def test_a_fork_without_exec_does_not_keep_it(nic):
-    reader, writer = os.pipe()
+    ours, its = socket.socketpair()
     child = os.fork()
     if child == 0:
-        os.close(writer)
-        os.read(reader, 1)  # lives until the parent is done
+        ours.close()
+        its.send(b"x")  # forked, and the handlers have run
+        its.recv(1)  # lives until the parent is done
         os._exit(0)
-    try:
-        nic.close()
-        assert nic.ifname not in link_names()
-    finally:
-        os.close(writer)
-        os.close(reader)
-        os.waitpid(child, 0)
+    its.close()
+    ours.recv(1)
+    nic.close()
+    left = link_names()
+    ours.close()
+    os.waitpid(child, 0)
+    assert nic.ifname not in left
 
 
 def test_multiprocessing_does_not_keep_it(nic):
     context = multiprocessing.get_context("fork")
-    stop = context.Event()
-    worker = context.Process(target=stop.wait, args=(60,))
+    started, stop = context.Event(), context.Event()
+    worker = context.Process(target=lambda: (started.set(), stop.wait(60)))
     worker.start()
-    try:
-        nic.close()
-        assert nic.ifname not in link_names()
-    finally:
-        stop.set()
-        worker.join()
-        worker.close()
+    started.wait(30)
+    nic.close()
+    left = link_names()
+    stop.set()
+    worker.join()
+    worker.close()
+    assert nic.ifname not in left
 
 
 LOOK = "import os, sys; print(*(fd for fd in sys.argv[1:] if os.path.exists(f'/proc/self/fd/{fd}')))"

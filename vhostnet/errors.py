@@ -185,7 +185,7 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
     ("QDISC", _errno.ENOENT): (Unsupported, "this kernel has no noqueue qdisc to give: pass qdisc='default'"),
     ("LINK", _errno.EXFULL): (BridgeFull, "a Linux bridge takes at most 1023 ports: use another bridge"),
     ("LINK", _errno.EOPNOTSUPP): (NotABridge, "the master refused the port: it must be a Linux bridge"),
-    ("LINK", _errno.ENODEV): (NoSuchBridge, "the bridge went away between the look-up and the join"),
+    ("LINK", _errno.EINVAL): (NoSuchBridge, "the bridge went away between the look-up and the join: make it again"),
     ("LINK", _errno.EADDRNOTAVAIL): (HostError, "the kernel refuses this MAC as a TAP's address"),
     ("ATTACH", _errno.EINVAL): (DeviceGone, "these fds are not the queues of one multi-queue TAP any more"),
 }

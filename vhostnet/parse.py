@@ -1,18 +1,30 @@
 """Text -> InterfaceSpec. The only user of lxml.
 
-The map below says which attribute of which element fills which field. What libvirt knows and we do not
-do yet is refused by name; what libvirt does not know is refused (``strict``) or warned about; nothing is
-dropped in silence. Values are validated by ``spec.py``; here they are only read.
+``elements.py`` has the map. What libvirt knows and we do not do yet is refused by name; what libvirt does not
+know is refused (``strict``) or warned about; nothing is dropped in silence. Values are validated by
+``spec.py``; here they are only read, and an error gets its place.
 """
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from vhostnet.elements import (
+    ADDRESSES,
+    KNOWN,
+    LATER_ADDRESSES,
+    LATER_ATTRIBUTES,
+    LATER_ELEMENTS,
+    LATER_TYPES,
+    NEEDED,
+    NEUTRAL,
+    WITHOUT_EFFECT,
+    Reader,
+    whole,
+)
 from vhostnet.errors import SpecError, VhostnetWarning
 from vhostnet.spec import VIRTIO_MODELS, VIRTIO_ONLY, CcwAddress, InterfaceSpec, MmioAddress, PciAddress
 
@@ -23,146 +35,6 @@ MAX_INTERFACE: Final = 64 * 1024
 MAX_DOMAIN: Final = 4 * 1024 * 1024
 
 Networks = Mapping[str, str]
-Reader = Callable[[str], Any]  # raises ValueError with what would have been right
-
-
-# --- reading one value -----------------------------------------------------------------------------------
-
-_DIGITS = re.compile(r"[0-9]{1,20}", re.ASCII)
-_NUMBER = re.compile(r"0[xX][0-9A-Fa-f]{1,8}|0|[1-9][0-9]{0,9}", re.ASCII)
-
-
-def _str(text: str) -> str:
-    return text
-
-
-def _uint(text: str) -> int:
-    if not _DIGITS.fullmatch(text):  # int() would take other scripts' digits, "1_000", " 4 " and "+4" as well
-        raise ValueError("a whole number in decimal digits")
-    return int(text)
-
-
-def _number(text: str) -> int:
-    if not _NUMBER.fullmatch(text):
-        raise ValueError("a whole number, decimal or 0x and hexadecimal")
-    return int(text, 0)
-
-
-def _word(**words: Any) -> Reader:
-    def read(text: str) -> Any:
-        if text not in words:
-            raise ValueError(" or ".join(words))
-        return words[text]
-
-    return read
-
-
-_onoff = _word(on=True, off=False)
-_yesno = _word(yes=True, no=False)
-_GENERATED = re.compile(r"(vnet|macvtap|macvlan)[0-9]+", re.ASCII)
-
-
-def _ifname(text: str) -> str | None:
-    """libvirt's own prefixes mark a generated name: it is generated anew."""
-    if not text.startswith(("vnet", "macvtap", "macvlan")):
-        return text
-    if not _GENERATED.fullmatch(text) and text != "vnet%d":
-        warnings.warn(
-            f"<target dev={text!r}>: libvirt keeps this prefix for names it generates; another name will be generated",
-            VhostnetWarning,
-            stacklevel=2,
-        )
-    return None
-
-
-def _alias(text: str) -> str:
-    """A user's alias (``ua-``), or the one a running libvirt domain shows (``net0``)."""
-    if not text.startswith("ua-") and not re.fullmatch(r"net[0-9]+", text, re.ASCII):
-        raise ValueError("a user alias, which starts with ua-, or netN")
-    return text
-
-
-# --- the map ---------------------------------------------------------------------------------------------
-
-# element -> attribute -> (field, reader). Names that start with "_" are not fields: _finish() uses them.
-_KNOWN: Final[dict[str, dict[str, tuple[str, Reader]]]] = {
-    "interface": {"type": ("type", _str)},
-    "mac": {"address": ("mac", _str)},
-    "model": {"type": ("model", _str)},
-    "source": {"bridge": ("bridge", _str), "network": ("network", _str)},
-    "target": {"dev": ("ifname", _ifname)},
-    "driver": {
-        "name": ("vhost", _word(vhost="require", qemu="off")),
-        "queues": ("queues", _uint),
-        "rx_queue_size": ("rx_queue_size", _uint),
-        "tx_queue_size": ("tx_queue_size", _uint),
-        "txmode": ("txmode", _word(iothread="iothread", timer="timer")),
-        "ioeventfd": ("ioeventfd", _onoff),
-        "event_idx": ("event_idx", _onoff),
-        "iommu": ("iommu", _onoff),
-        "ats": ("ats", _onoff),
-        "packed": ("packed", _onoff),
-        "page_per_vq": ("page_per_vq", _onoff),
-        "rss": ("rss", _onoff),
-        "rss_hash_report": ("rss_hash_report", _onoff),
-    },
-    "driver/host": {
-        name: (f"host_{name}", _onoff) for name in ("csum", "gso", "tso4", "tso6", "ecn", "ufo", "mrg_rxbuf")
-    },
-    "driver/guest": {name: (f"guest_{name}", _onoff) for name in ("csum", "tso4", "tso6", "ecn", "ufo")},
-    "backend": {"tap": ("tap_path", _str), "vhost": ("vhost_path", _str)},
-    "tune": {},
-    "tune/sndbuf": {},
-    "mtu": {"size": ("mtu", _uint)},
-    "link": {"state": ("link_state", _word(up="up", down="down"))},
-    "alias": {"name": ("alias", _alias)},
-    "boot": {"order": ("boot_order", _uint)},
-    "rom": {"enabled": ("_rom_enabled", _yesno), "bar": ("rom_bar", _onoff), "file": ("rom_file", _str)},
-    "acpi": {"index": ("acpi_index", _uint)},
-}
-
-# Attributes with one value that asks for nothing: (value, what the other values would need).
-_NEUTRAL: Final[dict[tuple[str, str], str]] = {
-    ("interface", "trustGuestRxFilters"): "no",
-    ("target", "managed"): "yes",
-    ("source", "macTableManager"): "kernel",
-}
-# Read by libvirt's QEMU driver and of no effect there, or written by it about a running domain.
-_WITHOUT_EFFECT: Final = frozenset(
-    (("mac", "type"), ("mac", "check"), ("mac", "currentAddress"), ("source", "portid"), ("address", "uuid"))
-)
-_LATER_TYPES: Final = frozenset(
-    ("user", "vhostuser", "server", "client", "mcast", "internal", "direct", "hostdev", "udp", "vdpa", "null", "vds")
-)
-_LATER_ELEMENTS: Final = frozenset(
-    ("actual", "backenddomain", "bandwidth", "coalesce", "downscript", "filterref", "guest", "ip", "port")
-    + ("portForward", "route", "script", "source/address", "source/ip", "source/local", "source/reconnect")
-    + ("source/route", "source/slirp", "teaming", "virtualport", "vlan", "address/zpci")
-)
-_LATER_ATTRIBUTES: Final = frozenset(
-    (("acpi", "nodeset"), ("backend", "fqdn"), ("backend", "hostname"), ("backend", "logFile"), ("backend", "type"))
-    + (("boot", "loadparm"), ("interface", "trustGuestRxFilters"), ("source", "dev"), ("source", "macTableManager"))
-    + (("source", "mode"), ("source", "portgroup"), ("source", "path"), ("source", "type"), ("target", "managed"))
-)
-_LATER_ADDRESSES: Final = (
-    "ccid",
-    "dimm",
-    "drive",
-    "isa",
-    "spapr-vio",
-    "unassigned",
-    "usb",
-    "virtio-s390",
-    "virtio-serial",
-)
-_ADDRESSES: Final[dict[str, tuple[type[Any], dict[str, Reader]]]] = {
-    "pci": (
-        PciAddress,
-        {"domain": _number, "bus": _number, "slot": _number, "function": _number, "multifunction": _onoff},
-    ),
-    "ccw": (CcwAddress, {"cssid": _number, "ssid": _number, "devno": _number}),
-    "virtio-mmio": (MmioAddress, {}),
-}
 
 
 # --- one <interface> -------------------------------------------------------------------------------------
@@ -217,15 +89,20 @@ def _walk(element: _Element, path: str, reading: _Reading) -> None:
     """Take every attribute and child of *element*, whose place in the map is *path*."""
     for name, text in element.attrib.items():
         _take(path, _at(element, str(name), str(text)), reading)
+    needed = NEEDED.get(path)
+    if needed and needed not in element.attrib:
+        raise _at(element, needed).error("is missing", f"<{element.tag} {needed}=...>")
     text = (element.text or "").strip()
     if path == "tune/sndbuf":
-        place = _at(element, None, text)
-        reading.put("sndbuf", _read(place, _uint), place)
+        place = _at(element, None, element.text)
+        reading.put("sndbuf", _read(place, whole), place)
     elif text:
         reading.unknown("holds text that libvirt does not know", _at(element, None, text))
     seen: set[str] = set()
     for child in element:
         tag = str(child.tag)
+        if child.tail and child.tail.strip():
+            reading.unknown("holds text that libvirt does not know", _at(element, None, child.tail.strip()))
         if tag in seen:
             raise _at(child).error("is given twice")
         seen.add(tag)
@@ -235,9 +112,9 @@ def _walk(element: _Element, path: str, reading: _Reading) -> None:
 def _child(element: _Element, path: str, reading: _Reading) -> None:
     if path == "address":
         reading.put("address", _address(element, reading), _at(element))
-    elif path in _KNOWN:
+    elif path in KNOWN:
         _walk(element, path, reading)
-    elif path in _LATER_ELEMENTS:
+    elif path in LATER_ELEMENTS:
         raise _at(element).error("is not supported yet")
     else:
         reading.unknown("is no element that libvirt knows here", _at(element))
@@ -245,13 +122,17 @@ def _child(element: _Element, path: str, reading: _Reading) -> None:
 
 def _take(path: str, place: _Place, reading: _Reading) -> None:
     name, text = str(place.attribute), place.text
-    known = _KNOWN[path].get(name)
+    known = KNOWN[path].get(name)
     if known:
         field_name, reader = known
         reading.put(field_name, _read(place, reader), place)
-    elif (path, name) in _WITHOUT_EFFECT or _NEUTRAL.get((path, name)) == text:
+    elif NEUTRAL.get((path, name)) == text:
         pass
-    elif (path, name) in _LATER_ATTRIBUTES:
+    elif (path, name) in WITHOUT_EFFECT:
+        words = WITHOUT_EFFECT[path, name]
+        if words and text not in words:
+            raise place.error("is not allowed", " or ".join(words))
+    elif (path, name) in LATER_ATTRIBUTES:
         raise place.error("is not supported yet")
     else:
         reading.unknown("is no attribute that libvirt knows here", place)
@@ -266,23 +147,25 @@ def _read(place: _Place, reader: Reader) -> Any:
 
 def _address(element: _Element, reading: _Reading) -> PciAddress | CcwAddress | MmioAddress | None:
     kind = element.get("type", "")
-    if kind not in _ADDRESSES:
-        problem = "is not supported yet" if kind in _LATER_ADDRESSES else "is no address type"
+    if kind not in ADDRESSES:
+        problem = "is not supported yet" if kind in LATER_ADDRESSES else "is no address type"
         raise _at(element, "type").error(problem, "pci, ccw or virtio-mmio")
-    make, readers = _ADDRESSES[kind]
+    make, readers = ADDRESSES[kind]
     parts: dict[str, Any] = {}
     for name, text in element.attrib.items():
         place = _at(element, str(name), str(text))
         if name in readers:
             parts[str(name)] = _read(place, readers[str(name)])
-        elif name != "type" and ("address", name) not in _WITHOUT_EFFECT:
+        elif name != "type":
             reading.unknown("is no attribute that libvirt knows here", place)
     for child in element:
         _child(child, f"address/{child.tag}", reading)
     if parts.pop("domain", 0):
         raise _at(element, "domain").error("is no PCI domain of QEMU's", "0")
-    if make is PciAddress and not any(parts.values()):
-        return None  # as libvirt: an address of nothing but zeros is still to be assigned
+    if make is PciAddress and not (parts.get("bus") or parts.get("slot")):
+        return None  # as libvirt: bus 0, slot 0 is still to be assigned, whatever else stands there
+    if make is CcwAddress and parts and len(parts) < len(readers):
+        raise _at(element).error("is a partial address", "cssid, ssid and devno, or none of them")
     try:
         address: PciAddress | CcwAddress | MmioAddress = make(**parts)
     except SpecError as error:
@@ -324,12 +207,17 @@ def _resolve(reading: _Reading, networks: Networks | None) -> None:
         )
 
 
+_REFUSED_OFF_VIRTIO: Final = ("iommu", "ats", "packed", "page_per_vq")  # libvirt drops the others
+
+
 def _drop_driver(reading: _Reading) -> None:
     """libvirt's parser drops the driver's options for a model that is none of virtio's; we say so."""
     model = reading.values.get("model", "virtio")
     if model in VIRTIO_MODELS:
         return
     for name in (*VIRTIO_ONLY, "queues", "vhost"):
+        if name in _REFUSED_OFF_VIRTIO and name in reading.values:
+            raise reading.places[name].error(f"is only for virtio models, and this is {model}")
         if name in reading.values:
             reading.unknown(f"has no effect on model {model}", reading.places[name])
             del reading.values[name]
@@ -337,11 +225,16 @@ def _drop_driver(reading: _Reading) -> None:
 
 def _interface(element: _Element, networks: Networks | None, strict: bool, root_bus: str = "pci.0") -> InterfaceSpec:
     kind = element.get("type", "user")  # libvirt's default
-    if kind in _LATER_TYPES:
+    if kind in LATER_TYPES:
         place = _Place("interface", "type", _at(element).line, kind)
         raise place.error("is not supported yet", "bridge, ethernet or network")
     reading = _Reading(strict)
     _walk(element, "interface", reading)
+    if "model" not in reading.values:
+        problem = "is missing: virtio is taken, where libvirt on x86 would take rtl8139"
+        warnings.warn(
+            str(_Place("model", "type", _at(element).line, None).error(problem)), VhostnetWarning, stacklevel=2
+        )
     return _finish(element, reading, networks, root_bus)
 
 
@@ -406,14 +299,27 @@ def parse_domain(
     devices = root if root.tag == "devices" else root.find("devices")
     elements = [] if devices is None else devices.findall("interface")
     specs = [_interface(element, networks, strict, _root_bus(root)) for element in elements]
+    _check_unique(elements, specs)
     boot = root.findall("os/boot")
+    if boot and any(spec.boot_order for spec in specs):
+        raise _at(boot[0], "dev").error("excludes <boot order=> of a NIC, and one has it", "one of the two ways")
     order = [device.get("dev") for device in boot]
     if specs and "network" in order:
-        if any(spec.boot_order for spec in specs):
-            place = _at(boot[order.index("network")], "dev")
-            raise place.error("excludes <boot order=> of a NIC, and one has it", "one of the two ways")
         specs[0] = replace(specs[0], boot_order=order.index("network") + 1)
     return tuple(specs)
+
+
+def _check_unique(elements: list[_Element], specs: list[InterfaceSpec]) -> None:
+    """What only one device of a domain can have: QEMU would refuse the second."""
+    for name, tag in (("alias", "alias"), ("boot_order", "boot"), ("address", "address")):
+        seen: set[object] = set()
+        for element, spec in zip(elements, specs, strict=True):
+            value = getattr(spec, name)
+            if value in seen and value not in (MmioAddress(), CcwAddress()):
+                found = element.find(tag)
+                raise _at(element if found is None else found).error("is another NIC's already")
+            if value is not None:
+                seen.add(value)
 
 
 def parse_any(xml: str | bytes, *, networks: Networks | None = None, strict: bool = False) -> tuple[InterfaceSpec, ...]:

@@ -18,7 +18,7 @@ MAX_QUEUES: Final = 256  # the kernel's MAX_TAP_QUEUES; one more is E2BIG
 DEFAULT_TAP: Final = "/dev/net/tun"
 DEFAULT_VHOST: Final = "/dev/vhost-net"
 VIRTIO_MODELS: Final = ("virtio", "virtio-transitional", "virtio-non-transitional")
-OTHER_MODELS: Final = ("e1000e", "vmxnet3", "igb", "e1000", "rtl8139")
+MODELS: Final = (*VIRTIO_MODELS, "e1000e", "vmxnet3", "igb", "e1000", "rtl8139")
 # Models whose QEMU device can use the virtio-net header on the TAP, as libvirt has it (igb since 9.3).
 VNET_HDR_MODELS: Final = (*VIRTIO_MODELS, "e1000e", "vmxnet3", "igb")
 
@@ -52,18 +52,20 @@ class PciAddress:
 
 @dataclass(frozen=True, slots=True)
 class CcwAddress:
-    """s390's channel address: subchannel set image, subchannel set, device number."""
+    """s390's channel address: subchannel set image, subchannel set, device number (None: QEMU's choice)."""
 
     cssid: int = 0xFE
     ssid: int = 0
-    devno: int = 0
+    devno: int | None = None
 
     def __post_init__(self) -> None:
-        _check_parts(self, cssid=0xFE, ssid=3, devno=0xFFFF)
+        _check_parts(self, cssid=0xFE, ssid=3)
+        if self.devno is not None:
+            _check_parts(self, devno=0xFFFF)
 
     @property
-    def text(self) -> str:
-        return f"{self.cssid:x}.{self.ssid:x}.{self.devno:04x}"
+    def text(self) -> str | None:
+        return None if self.devno is None else f"{self.cssid:x}.{self.ssid:x}.{self.devno:04x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +229,6 @@ _BOOLS = (
     *("host_csum", "host_gso", "host_tso4", "host_tso6", "host_ecn", "host_ufo", "host_mrg_rxbuf"),
     *("guest_csum", "guest_tso4", "guest_tso6", "guest_ecn", "guest_ufo", "rom_bar"),
 )
-_MODELS = (*VIRTIO_MODELS, *OTHER_MODELS)
 _PATH_WANTED = "an absolute path without control characters"
 
 _RULES: Final[tuple[tuple[str, Check, str], ...]] = (
@@ -235,7 +236,7 @@ _RULES: Final[tuple[tuple[str, Check, str], ...]] = (
     ("bridge", _bridge_name, "the name of a Linux bridge, 1 to 15 bytes"),
     ("network", lambda value: _text(value) and value != "", "the name of a network"),
     ("mac", lambda value: _mac.normalize(value) is not None, _mac.EXPECTED),
-    ("model", _one_of(*_MODELS), "one of " + ", ".join(_MODELS)),
+    ("model", _one_of(*MODELS), "one of " + ", ".join(MODELS)),
     (
         "ifname",
         _ifname,

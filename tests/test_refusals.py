@@ -1,0 +1,299 @@
+"""What the host refuses: the error says what, where and what to do, on both engines alike, and nothing is left."""
+
+import errno
+import os
+import resource
+import socket
+import subprocess
+import sys
+
+import pytest
+from conftest import BRIDGE, state
+from kernel import ip, link
+
+import vhostnet
+from vhostnet import InterfaceSpec
+from vhostnet import bridge as bridges
+from vhostnet.engines import _uapi
+
+pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
+
+
+def refused(kind, *specs, **how):
+    """Open *specs*, see it refused with *kind* and nothing left, and return the error."""
+    before = state()
+    with pytest.raises(kind) as caught:
+        vhostnet.open_nics(specs, **how)
+    assert state() == before
+    return caught.value
+
+
+def spec(**fields):
+    return InterfaceSpec(**{"bridge": BRIDGE, "queues": 2, "vhost": "off", **fields})
+
+
+def test_no_such_bridge(engine):
+    error = refused(vhostnet.NoSuchBridge, spec(bridge="nowhere"), engine=engine)
+    assert (error.errno, error.act) == (errno.ENODEV, "LINK")
+    assert "'nowhere'" in str(error)
+    assert "ip link add nowhere up type bridge" in error.remedy
+
+
+def test_not_a_bridge(engine):
+    error = refused(vhostnet.NotABridge, spec(bridge="lo"), engine=engine)
+    assert error.errno == errno.EOPNOTSUPP
+    assert "'lo'" in str(error)
+
+
+def test_a_name_that_is_taken(engine, bridge):
+    with vhostnet.open_nic(spec(ifname="mine"), engine=engine):
+        error = refused(vhostnet.NameBusy, spec(ifname="mine"), engine=engine)
+    assert (error.errno, error.act, error.call, error.ifname, error.queue) == (
+        errno.EBUSY,
+        "TAP_OPEN",
+        "TUNSETIFF",
+        "mine",
+        0,
+    )
+
+
+def test_a_name_that_is_somebodys_altname(engine, bridge):
+    ip(f"link property add dev {BRIDGE} altname mine")
+    assert refused(vhostnet.NameBusy, spec(ifname="mine"), engine=engine).ifname == "mine"
+
+
+def test_a_tap_of_other_flags(engine, bridge):
+    ip("tuntap add mine mode tap")
+    error = refused((vhostnet.FlagMismatch, vhostnet.NameBusy), spec(ifname="mine"), engine=engine)
+    assert error.call == "TUNSETIFF"
+
+
+def test_a_name_of_something_else(engine, bridge):
+    error = refused((vhostnet.FlagMismatch, vhostnet.NameBusy), spec(ifname="lo"), engine=engine)
+    assert error.ifname == "lo"
+
+
+def test_one_bad_nic_leaves_none_of_the_batch(engine, bridge):
+    ip("link add mine type bridge")
+    error = refused(vhostnet.NameBusy, spec(), spec(queues=1), spec(ifname="mine"), spec(), engine=engine)
+    assert error.ifname == "mine"
+    assert ip(f"link show master {BRIDGE}") == ""
+
+
+def seen_links(listener):
+    """(ifindex, flags) of every link message since the listener was bound."""
+    seen = []
+    while True:
+        try:
+            data = listener.recv(65536, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return seen
+        _, _, index, flags, _ = _uapi.IFINFOMSG.unpack_from(data, _uapi.NLMSGHDR.size)
+        seen.append((index, flags))
+
+
+def test_a_failed_nic_was_never_up(engine, bridge):
+    """The bridge goes between the look-up and the join: MAC, MTU and qdisc are set by then, and UP never is."""
+    program = vhostnet.plan_nics([spec(ifname="doomed")], engine=engine)
+    ip(f"link del {BRIDGE}")
+    before = state()
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as listener:
+        listener.bind((0, 1))  # RTMGRP_LINK
+        result = vhostnet.select_engine(engine).run(program)
+        seen = seen_links(listener)
+    assert (result.failure.act, result.failure.result.errno) == (2, errno.EINVAL)
+    assert result.failure.result.call == "RTM_NEWLINK"
+    assert seen
+    assert not [index for index, flags in seen if flags & 1]
+    assert state() == before
+
+
+# --- resources -------------------------------------------------------------------------------------------
+
+
+def limited(allowed, function):
+    """Call *function* while exactly *allowed* more fds can be opened, whatever numbers are free."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fillers = [os.dup(0)]
+    while fillers[-1] < 64:  # the limit is on the number: leave no holes below it
+        fillers.append(os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1] + 1 + allowed, hard))
+    try:
+        return function()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in fillers:
+            os.close(fd)
+
+
+@pytest.mark.parametrize("allowed", range(6))
+def test_out_of_fds_at_every_open(engine, bridge, allowed):
+    """The socket comes first, then two queues of two NICs; the sixth fd is enough."""
+    program = vhostnet.plan_nics([spec(ifname="a"), spec(ifname="b")], engine=engine)
+    chosen = vhostnet.select_engine(engine)
+    before = state()
+    result = limited(allowed, lambda: chosen.run(program))
+    if allowed == 5:
+        assert result.failure is None
+        for nic in result.nics:
+            for fd in nic.tap_fds:
+                os.close(fd)
+    else:
+        act, outcome = result.failure
+        wanted = [(0, "socket", None), (0, "open", 0), (0, "open", 1), (1, "open", 0), (1, "open", 1)][allowed]
+        assert (outcome.errno, act, outcome.call, outcome.queue) == (errno.EMFILE, *wanted)
+        assert result.nics == ()
+    assert state() == before
+
+
+def test_out_of_fds_names_the_limit(engine, bridge):
+    vhostnet.plan_nics([spec()], engine=engine)  # the features are asked for
+    before = state()
+
+    def work():
+        with pytest.raises(vhostnet.ResourceExhausted) as caught:
+            vhostnet.open_nic(spec(queues=8), engine=engine)
+        return caught.value
+
+    error = limited(4, work)
+    assert (error.errno, error.act, error.queue) == (errno.EMFILE, "TAP_OPEN", 3)
+    assert "ulimit -n" in error.remedy
+    assert state() == before
+
+
+def test_out_of_fds_at_the_look_up(engine, bridge):
+    before = state()
+
+    def work():
+        with pytest.raises(vhostnet.ResourceExhausted) as caught:
+            vhostnet.open_nic(spec(), engine=engine)
+        return caught.value
+
+    assert limited(0, work).act == "DESCRIBE"
+    assert state() == before
+
+
+# --- devices ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "code"),
+    [
+        ("/nowhere/tun", vhostnet.Unsupported, errno.ENOENT),
+        ("/dev/null", vhostnet.Unsupported, errno.ENOTTY),
+        ("/dev", vhostnet.HostError, errno.EISDIR),
+    ],
+)
+def test_a_tap_path_that_is_none(engine, bridge, path, kind, code):
+    error = refused(kind, spec(tap_path=path), engine=engine)
+    assert (error.errno, error.act, error.queue) == (code, "TAP_OPEN", 0)
+
+
+@pytest.fixture
+def duds(tmp_path):
+    """Paths that are no vhost-net, each in its own way."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").write_text("")
+    controller, terminal = os.openpty()
+    yield {
+        "absent": (str(tmp_path / "absent"), errno.ENOENT),
+        "null": ("/dev/null", errno.ENOTTY),
+        "fifo": (str(tmp_path / "fifo"), errno.ENOTTY),
+        "file": (str(tmp_path / "file"), errno.ENOTTY),
+        "directory": (str(tmp_path), errno.EISDIR),
+        "tty": (os.ttyname(terminal), errno.ENOTTY),
+        "tun": ("/dev/net/tun", errno.EBADFD),
+    }
+    os.close(controller)
+    os.close(terminal)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("which", ["absent", "null", "fifo", "file", "directory", "tty", "tun"])
+def test_a_vhost_path_that_is_none_is_refused_without_blocking(engine, bridge, duds, which):
+    path, code = duds[which]
+    error = refused(vhostnet.VhostUnavailable, spec(vhost="require", vhost_path=path), engine=engine)
+    assert (error.errno, error.act, error.queue) == (code, "VHOST_OPEN", 0)
+    assert path in str(error)
+    assert "modprobe vhost_net" in error.remedy
+
+
+@pytest.mark.parametrize("which", ["absent", "null", "fifo", "tty"])
+def test_under_auto_the_nic_comes_without_and_says_why(engine, bridge, duds, which):
+    path, _ = duds[which]
+    before = state()
+    with vhostnet.open_nic(spec(vhost="auto", vhost_path=path), engine=engine) as nic:
+        assert not nic.vhost
+        assert path in nic.vhost.why
+        assert nic.vhost_fds == ()
+        assert link(nic.ifname)["up"]
+    assert state() == before
+
+
+def test_in_a_batch_each_nic_has_its_own_reason(engine, bridge, duds):
+    specs = [
+        spec(vhost="auto", vhost_path=duds["null"][0]),
+        spec(vhost="off"),
+        spec(vhost="auto", vhost_path=duds["fifo"][0]),
+    ]
+    nics = vhostnet.open_nics(specs, engine=engine)
+    reasons = [nic.vhost.why for nic in nics]
+    for nic in nics:
+        nic.close()
+    assert "/dev/null is not a vhost-net device" in reasons[0]
+    assert "asked for without" in reasons[1]
+    assert "fifo is not a vhost-net device" in reasons[2]
+
+
+def test_the_callers_word_comes_before_the_xmls(engine, bridge, duds, seed):
+    path, _ = duds["absent"]
+    fields = {"queues": 2, "vhost_path": path, "vhost": "require"}
+    with vhostnet.open_nic(spec(**fields), engine=engine, vhost="off") as nic:
+        assert not nic.vhost
+    refused(vhostnet.VhostUnavailable, spec(**{**fields, "vhost": "off"}), engine=engine, vhost="require")
+
+
+# --- privileges ------------------------------------------------------------------------------------------
+
+UNPRIVILEGED = """
+import sys, vhostnet
+spec = vhostnet.InterfaceSpec(type="ethernet", vhost="off")
+try:
+    vhostnet.open_nic(spec, engine=sys.argv[1])
+except PermissionError as error:
+    print(type(error).__name__, error.act, error.call, "CAP_NET_ADMIN" in str(error))
+"""
+
+
+def test_without_the_capability_it_is_named(engine):
+    """Root without CAP_NET_ADMIN: the device opens, TUNSETIFF is refused."""
+    command = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-all", sys.executable, "-c", UNPRIVILEGED, engine]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["NotPermitted", "TAP_OPEN", "TUNSETIFF", "True"], done.stderr
+
+
+# --- arguments -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [{"vhost": "maybe"}, {"qdisc": "fq"}])
+def test_arguments_that_are_none(how):
+    error = refused(vhostnet.SpecError, spec(), **how)
+    assert error.attribute in how
+
+
+def test_an_engine_that_is_none():
+    with pytest.raises(ValueError, match="rust"):
+        vhostnet.open_nics([], engine="rust")
+
+
+# --- the room off the hot path ---------------------------------------------------------------------------
+
+
+def test_bridges_are_made_listed_and_refused(engine):
+    index = bridges.make_bridge("br7", mtu=4000)
+    with vhostnet.open_nic(spec(bridge="br7"), engine=engine):
+        (found,) = bridges.list_bridges()
+    assert (found.name, found.ifindex, found.mtu, found.ports, found.up) == ("br7", index, 4000, 1, True)
+    with pytest.raises(vhostnet.HostError) as caught:
+        bridges.make_bridge("br7")
+    assert (caught.value.errno, caught.value.ifname) == (errno.EEXIST, "br7")

@@ -1,0 +1,108 @@
+"""Real vhost-net: the fds are proven, whole and never owned by us. Runs in a guest where the host's kernel has none."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import BRIDGE, need, state
+from test_refusals import spec
+
+import vhostnet
+from vhostnet import host
+from vhostnet.engines import _uapi
+
+pytestmark = [pytest.mark.tap, pytest.mark.vhost, pytest.mark.usefixtures("net")]
+
+OWN = f"""
+import fcntl, sys
+for fd in map(int, sys.argv[1:]):
+    fcntl.ioctl(fd, {_uapi.VHOST_SET_OWNER})
+print("owned", len(sys.argv) - 1)
+"""
+
+
+def own_from_elsewhere(fds):
+    """Another process, such as QEMU, makes itself the owner of each."""
+    command = [sys.executable, "-c", OWN, *map(str, fds)]
+    return subprocess.run(command, pass_fds=fds, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_the_seed_as_it_stands(engine, bridge, seed):
+    before = state()
+    with vhostnet.open_nic(seed, engine=engine) as nic:
+        assert nic.vhost
+        assert len(set(nic.vhost_fds)) == 8
+        assert not set(nic.vhost_fds) & set(nic.tap_fds)
+        assert {os.readlink(f"/proc/self/fd/{fd}") for fd in nic.vhost_fds} == {"/dev/vhost-net"}
+        assert not any(os.get_inheritable(fd) for fd in nic.vhost_fds)
+        assert own_from_elsewhere(nic.vhost_fds) == ["owned", "8"]
+        argv = nic.qemu_argv(alias="net2")
+        assert f"vhost=on,vhostfds={':'.join(map(str, nic.vhost_fds))}" in argv[1]
+    assert state() == before
+
+
+def test_opening_leaves_no_worker_behind(engine, bridge):
+    threads = len(os.listdir("/proc/self/task"))
+    with vhostnet.open_nic(spec(queues=4, vhost="require"), engine=engine):
+        assert len(os.listdir("/proc/self/task")) == threads
+
+
+def test_the_selftest_proves_and_leaves_the_fds_without_an_owner(engine, bridge, monkeypatch):
+    monkeypatch.setattr(host, "_selftested", False)
+    before = state()
+    with vhostnet.open_nic(spec(vhost="require"), engine=engine, selftest=True) as nic:
+        assert "SELFTEST" in [timing.act for timing in nic.timings]
+        assert own_from_elsewhere(nic.vhost_fds) == ["owned", "2"]
+    with vhostnet.open_nic(spec(vhost="require"), engine=engine, selftest=True) as nic:
+        assert "SELFTEST" not in [timing.act for timing in nic.timings]
+    assert state() == before
+
+
+def test_a_selftest_that_fails_is_said(engine, bridge):
+    """The TAP's fd is replaced by one that is no TAP before the ring is bound: ENOTSOCK, and nothing left."""
+    from vhostnet.plan import Act, NicRow, Op, Program
+
+    before = state()
+    row = NicRow("none", 1, 0x1002, "/dev/net/tun", "/dev/net/tun")
+    result = vhostnet.select_engine(engine).run(Program((row,), (Act(Op.TAP_OPEN, 0), Act(Op.SELFTEST, 0))))
+    assert (result.failure.act, result.failure.result.call) == (1, "VHOST_GET_FEATURES")
+    assert state() == before
+
+
+@pytest.mark.parametrize("policy", ["auto", "require"])
+def test_policies_that_have_it(engine, bridge, policy):
+    with vhostnet.open_nic(spec(vhost=policy), engine=engine) as nic:
+        assert (nic.vhost, nic.vhost.why) == ((True, ""), "")
+
+
+def test_a_model_without_vhost_has_none(engine, bridge):
+    with vhostnet.open_nic(vhostnet.InterfaceSpec(bridge=BRIDGE, model="e1000e"), engine=engine) as nic:
+        assert nic.vhost_fds == ()
+
+
+def test_a_partial_list_is_no_list(engine, bridge):
+    """Fds run out at the third of four vhost opens: none is kept, under auto as under require."""
+    from test_refusals import limited
+
+    program = vhostnet.plan_nics([spec(queues=4, vhost="auto", ifname="part")], engine=engine)
+    chosen = vhostnet.select_engine(engine)
+    before = state()
+    result = limited(1 + 4 + 2, lambda: chosen.run(program))  # the socket, four queues, two of the four
+    assert result.failure is None
+    assert (result.nics[0].vhost_fds, len(result.nics[0].tap_fds)) == ((), 4)
+    assert (result.acts[1].errno, result.acts[1].queue) == (24, 2)
+    for fd in result.nics[0].tap_fds:
+        os.close(fd)
+    assert state() == before
+
+
+def test_qemu_takes_them(engine, bridge, seed):
+    need("qemu")
+    from vhostnet.demo import ask_qemu
+
+    with vhostnet.open_nic(seed, engine=engine) as nic, pytest.warns(vhostnet.VhostnetWarning):
+        command = ["qemu-system-x86_64", "-S", "-M", "pc", "-accel", "tcg", "-m", "64", "-nodefaults"]
+        command += ["-display", "none", "-qmp", "stdio", *nic.qemu_argv(alias="net2")]
+        (network,) = ask_qemu(command, nic.fds, [("human-monitor-command", {"command-line": "info network"})])
+    assert network.count("hostnet2: index=") == 8

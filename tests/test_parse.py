@@ -8,6 +8,7 @@ from conftest import SEED
 import vhostnet
 from vhostnet import CcwAddress, InterfaceSpec, MmioAddress, PciAddress, SpecError, VhostnetWarning
 from vhostnet.demo import SEED as DEMO_SEED
+from vhostnet.elements import LATER_TYPES
 
 BARE = InterfaceSpec(bridge="br0", mac="52:54:00:00:00:01")
 

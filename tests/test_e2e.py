@@ -1,0 +1,50 @@
+"""A guest boots on our fds and pings the bridge: with vhost-net where the kernel has it, else without."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import BRIDGE, SEED, lacks, state
+from kernel import ip
+
+import vhostnet
+
+pytestmark = [pytest.mark.tap, pytest.mark.qemu, pytest.mark.e2e, pytest.mark.timeout(600)]
+
+GUEST = Path(__file__).parent / "guest"
+SUITE = os.environ.get("VHOSTNET_GUEST_SUITE", "bookworm")
+QEMU = [
+    *("qemu-system-x86_64", "-accel", "tcg", "-M", "pc", "-m", "128", "-nodefaults", "-no-user-config"),
+    *("-display", "none", "-serial", "stdio", "-no-reboot"),
+]
+
+
+@pytest.fixture(scope="module")
+def guest(tmp_path_factory):
+    """The arguments that boot a kernel and an initramfs that pings."""
+    image = tmp_path_factory.mktemp("guest") / "initramfs"
+    subprocess.run([GUEST / "initramfs", SUITE, image], check=True)
+    kernel = subprocess.run([GUEST / "fetch", SUITE], check=True, capture_output=True, text=True).stdout.strip()
+    append = "console=ttyS0 quiet panic=-1 mitigations=off vhostnet.ip=10.9.0.2/24 vhostnet.ping=10.9.0.1"
+    return ["-kernel", kernel, "-initrd", str(image), "-append", append]
+
+
+def test_the_seeds_nic_pings(bridge, guest):
+    """Without vhost-net this is the seed with vhost='auto'; with it, the seed as it stands."""
+    ip(f"address add 10.9.0.1/24 dev {BRIDGE}")
+    before = state()
+    spec = vhostnet.parse_interface(SEED)
+    here = lacks("vhost") is None
+    with vhostnet.open_nic(spec, vhost=None if here else "auto") as nic:
+        assert bool(nic.vhost) == here
+        with pytest.warns(vhostnet.VhostnetWarning):
+            argv = nic.qemu_argv(alias="net2", bus="pci.0", addr="0x7")
+        command = [*QEMU, *guest, *argv]
+        done = subprocess.run(command, pass_fds=nic.fds, capture_output=True, text=True, timeout=500, check=False)
+        verdict = re.search(r"VHOSTNET-E2E .*", done.stdout)
+        assert verdict, done.stdout + done.stderr
+        assert verdict[0].strip() == "VHOSTNET-E2E ok queues=8 mac=20:90:6f:28:84:f2"
+        assert ("vhost=on" in argv[1]) == here
+    assert state() == before

@@ -39,9 +39,9 @@ _Static_assert(VN_IFNAMSIZ == IFNAMSIZ, "the kernel's interface names have anoth
 
 enum {
 	EINTR_TRIES = 16,
-	NL_BATCH = 64,      /* messages of one send: what it holds RTNL for stays short */
-	NL_LOOKUPS = 16,    /* each answer to RTM_GETLINK takes kilobytes of the receive buffer */
-	NL_MESSAGE = 256,   /* more than any message below */
+	NL_BATCH = 64,	  /* messages of one send: what it holds RTNL for stays short */
+	NL_LOOKUPS = 16,  /* each answer to RTM_GETLINK takes kilobytes of the receive buffer */
+	NL_MESSAGE = 256, /* more than any message below */
 	NL_ANSWER = 16384,
 	RING_ENTRIES = 256,
 	RING_BYTES = 16384, /* descriptors 4096, available 518, used 2054 */
@@ -143,8 +143,8 @@ static int nl_open(struct netlink *nl)
 	return 0;
 }
 
-static struct nlmsghdr *nl_begin(struct netlink *nl, uint16_t type, uint16_t flags, uint32_t seq,
-				 const void *body, size_t size)
+static struct nlmsghdr *nl_begin(struct netlink *nl, uint16_t type, uint16_t flags, uint32_t seq, const void *body,
+				 size_t size)
 {
 	struct nlmsghdr *message = (struct nlmsghdr *)(nl->out + nl->length);
 
@@ -530,7 +530,7 @@ static const struct {
 } ACTS[VN_ACTS] = {
 	[VN_TAP_OPEN] = { tap_open, false }, [VN_VHOST_OPEN] = { vhost_open, false },
 	[VN_SELFTEST] = { selftest, false }, [VN_QDISC] = { put_qdisc, true },
-	[VN_LINK] = { put_link, true },      [VN_UP] = { put_up, true },
+	[VN_LINK] = { put_link, true },	     [VN_UP] = { put_up, true },
 	[VN_ATTACH] = { attach, false },
 };
 

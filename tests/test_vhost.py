@@ -37,7 +37,8 @@ def test_the_seed_as_it_stands(engine, bridge, seed):
         assert {os.readlink(f"/proc/self/fd/{fd}") for fd in nic.vhost_fds} == {"/dev/vhost-net"}
         assert not any(os.get_inheritable(fd) for fd in nic.vhost_fds)
         assert own_from_elsewhere(nic.vhost_fds) == ["owned", "8"]
-        argv = nic.qemu_argv(alias="net2")
+        with pytest.warns(vhostnet.VhostnetWarning, match="256"):
+            argv = nic.qemu_argv(alias="net2")
         assert f"vhost=on,vhostfds={':'.join(map(str, nic.vhost_fds))}" in argv[1]
     assert state() == before
 

@@ -109,7 +109,8 @@ def _exec(options: argparse.Namespace) -> int:
             command += nic.qemu_argv(alias=alias, dialect=options.dialect)
             for fd in nic.fds:
                 os.set_inheritable(fd, True)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec would hand that on
+        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and exec would hand that on
+            signal.signal(ignored, signal.SIG_DFL)
         try:
             os.execvp(command[0], command)
         except OSError as error:

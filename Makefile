@@ -1,0 +1,60 @@
+# make help says what there is. Everything sets up what it needs: Debian's packages (as root), a .venv, the kernels
+# of the guests.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+# A kernel is tested on each of these; a skip of what this machine should be able to do is a failure.
+SUITES := bookworm trixie
+export VHOSTNET_REQUIRE ?= native,tap,qemu,vhost,e2e
+
+.PHONY: help
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1\t\2/p' Makefile | expand -t 16
+
+.PHONY: setup
+setup: $(VENV)/made  ## Debian's packages, the .venv, the C core
+
+$(VENV)/made: tools/setup pyproject.toml setup.py src/_vhostnet.c src/_vhostnet.h src/build_core.py
+	tools/setup $(VENV)
+	@touch $@
+
+.PHONY: kernels
+kernels:  ## the kernels of the guests, into the cache
+	@for suite in $(SUITES); do tests/guest/fetch $$suite >/dev/null || exit; done
+
+.PHONY: demo
+demo: setup  ## the whole job on the XML this project was created for
+	$(VENV)/bin/vhostnet demo
+
+.PHONY: test
+test: setup kernels  ## every test, on this kernel and in guests on two others
+	$(PYTHON) -m pytest -m "not vhost"
+	tests/guest/all $(SUITES)
+
+.PHONY: check
+check: setup  ## the tests that need neither root nor a device: seconds
+	$(PYTHON) -m pytest -m "not tap and not qemu and not vhost and not e2e and not slow"
+
+.PHONY: lint
+lint: setup  ## ruff, mypy --strict, clang-format, and the C core with every warning an error
+	ruff check .
+	ruff format --check .
+	mypy
+	clang-format --dry-run --Werror src/_vhostnet.c bench/floor.c
+	$(CC) -std=gnu11 -O2 -Wall -Wextra -Wconversion -Werror -fsyntax-only -include stdint.h src/_vhostnet.c
+	$(CC) -std=gnu11 -O2 -Wall -Wextra -Wconversion -Werror -fsyntax-only bench/floor.c
+
+.PHONY: bench
+bench: setup  ## how long it takes, against the bare syscalls (bench/README.md)
+	$(PYTHON) -m bench.run
+
+.PHONY: dist
+dist: setup  ## the sdist and the wheel, the wheel with its C core or not at all
+	rm -rf dist
+	VHOSTNET_BUILD=native $(PYTHON) -m build --outdir dist .
+
+.PHONY: clean
+clean:  ## what was built here; not the cache of kernels
+	rm -rf $(VENV) build dist *.egg-info vhostnet/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

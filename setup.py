@@ -49,8 +49,10 @@ class BuildDocs(Command):
             ("vhostnet", "shtab", "--shell", "bash", "vhostnet.cli.parser"),
             ("_vhostnet", "shtab", "--shell", "zsh", "vhostnet.cli.parser"),
         ):
-            made = subprocess.run([sys.executable, "-m", *command], env=env, check=True, stdout=subprocess.PIPE)
-            (MADE / name).write_bytes(made.stdout)
+            made = subprocess.run([sys.executable, "-m", *command], env=env, check=True, stdout=subprocess.PIPE).stdout
+            if not made.strip():
+                raise SystemExit(f"{command[0]} made nothing for {name}")
+            (MADE / name).write_bytes(made)
 
 
 class BuildAll(build):

@@ -1,0 +1,57 @@
+"""README's code runs, and what it says is printed is printed."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_there_is_something_to_run():
+    assert len(PYTHON) == 2
+    assert "make demo" in README
+    assert "make test" in README
+
+
+@pytest.mark.tap
+@pytest.mark.qemu
+@pytest.mark.parametrize("code", PYTHON, ids=["library", "spec"])
+def test_the_code_runs(bridge, code):
+    code = code.replace('"-nodefaults"', '"-S", "-nodefaults", "-qmp", "stdio"')  # stopped, and told to quit
+    talk = '{"execute": "qmp_capabilities"}\n{"execute": "quit"}\n'
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=talk, capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    if "subprocess.run" in code:
+        assert '"return"' in done.stdout
+
+
+@pytest.mark.tap
+def test_the_plan_is_the_plan(bridge):
+    (shown,) = re.findall(r"```text\n(0  TAP_OPEN.*?)```", README, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-m", "vhostnet", "plan", "examples/seed.xml"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert re.sub(r"\(\d+\)", "(7)", done.stdout) == shown
+
+
+@pytest.mark.parametrize("command", re.findall(r"^vhostnet (\w+)", README, re.MULTILINE))
+def test_the_commands_are_there(command):
+    done = subprocess.run(
+        [sys.executable, "-m", "vhostnet", command, "--help"], capture_output=True, text=True, check=True
+    )
+    assert command in done.stdout
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
+def test_the_links_lead_somewhere(link):
+    assert (ROOT / link).exists()

@@ -14,6 +14,15 @@ MADE = Path("build/share")
 BUILD = os.environ.get("VHOSTNET_BUILD", "auto")
 if BUILD not in ("auto", "native", "pure"):
     raise SystemExit(f"VHOSTNET_BUILD={BUILD!r}: expected auto, native or pure")
+MAKERS = {
+    "vhostnet.1": [
+        *("-c", "from argparse_manpage.cli import main; main()", "--module", "vhostnet.cli", "--function", "parser"),
+        *("--prog", "vhostnet", "--project-name", "vhostnet", "--manual-title", "vhostnet"),
+        *("--description", "libvirt interface XML in, an open NIC and QEMU arguments out"),
+    ],
+    "vhostnet": ["-m", "shtab", "--shell", "bash", "vhostnet.cli.parser"],
+    "_vhostnet": ["-m", "shtab", "--shell", "zsh", "vhostnet.cli.parser"],
+}
 
 
 class BuildDocs(Command):
@@ -28,30 +37,11 @@ class BuildDocs(Command):
 
     def run(self) -> None:
         MADE.mkdir(parents=True, exist_ok=True)
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *sys.path])}
-        for name, *command in (
-            (
-                "vhostnet.1",
-                "argparse_manpage.cli",
-                "--module",
-                "vhostnet.cli",
-                "--function",
-                "parser",
-                "--prog",
-                "vhostnet",
-            )
-            + (
-                "--project-name",
-                "vhostnet",
-                "--description",
-                "libvirt interface XML in, an open NIC and QEMU arguments out",
-            ),
-            ("vhostnet", "shtab", "--shell", "bash", "vhostnet.cli.parser"),
-            ("_vhostnet", "shtab", "--shell", "zsh", "vhostnet.cli.parser"),
-        ):
-            made = subprocess.run([sys.executable, "-m", *command], env=env, check=True, stdout=subprocess.PIPE).stdout
+        for name, command in MAKERS.items():
+            env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *sys.path])}
+            made = subprocess.run([sys.executable, *command], env=env, check=True, stdout=subprocess.PIPE).stdout
             if not made.strip():
-                raise SystemExit(f"{command[0]} made nothing for {name}")
+                raise SystemExit(f"nothing was made for {name}: {command}")
             (MADE / name).write_bytes(made)
 
 

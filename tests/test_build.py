@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 
@@ -31,16 +32,15 @@ def installed(wheel, where):
     """The wheel alone in a directory of its own; what it needs is this interpreter's."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", where, wheel]
     subprocess.run(command, check=True)
-    return {**os.environ, "PYTHONPATH": str(where)}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(where), sysconfig.get_path("purelib")])}
 
 
 ENGINE = "import vhostnet; print(vhostnet.__file__); print(vhostnet.select_engine().name)"
 
 
 def engine_of(env, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", ENGINE], env=env, cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-S", "-c", ENGINE]  # -S: an editable installation's finder would step in
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
     file, name = done.stdout.split()
     assert file.startswith(str(tmp_path))
     return name

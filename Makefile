@@ -37,6 +37,10 @@ test: setup kernels  ## every test, on this kernel and in guests on two others
 check: setup  ## the tests that need neither root nor a device: seconds
 	$(PYTHON) -m pytest -m "not tap and not qemu and not vhost and not e2e and not slow"
 
+.PHONY: pythons
+pythons: setup  ## one wheel under every Python this machine has, and the tests there
+	tools/pythons
+
 .PHONY: lint
 lint: setup  ## ruff, mypy --strict, clang-format, and the C core with every warning an error
 	ruff check .

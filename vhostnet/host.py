@@ -17,7 +17,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, cast
 
@@ -338,7 +337,7 @@ def _bridge(name: str, links: Mapping[str, Link]) -> Link:
 @lru_cache(maxsize=8)
 def _asked(engine: str, tap_path: str) -> Features:
     # The kernel keeps this file only where it has IPv6; without IPv6 it refuses to be told about it.
-    return Features(engines.select(engine).features(tap_path), Path("/proc/net/if_inet6").exists())
+    return Features(engines.select(engine).features(tap_path), os.path.exists("/proc/net/if_inet6"))
 
 
 def _features(engine: Engine, tap_path: str) -> Features:

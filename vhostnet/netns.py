@@ -6,11 +6,9 @@ it and ends with it: no caller's thread is ever left in the wrong one.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 from vhostnet.errors import HostError, NotPermitted
@@ -74,13 +72,15 @@ def become_root_of_own() -> None:
     """
     uid, gid = os.getuid(), os.getgid()
     _libc("unshare", CLONE_NEWUSER | CLONE_NEWNET, what="a user namespace")
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
-    Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+    for file, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        with open(f"/proc/self/{file}", "w") as control:
+            control.write(text)
 
 
 def _libc(call: str, *arguments: int, what: str) -> None:
     """os.setns and os.unshare, which Python has from 3.12 on only."""
+    import ctypes
+
     if getattr(ctypes.CDLL(None, use_errno=True), call)(*arguments) != 0:
         raise _refused(ctypes.get_errno(), what, call)
 

@@ -7,7 +7,6 @@ struct. Results, errors and the calls they name are the same.
 
 from __future__ import annotations
 
-import logging
 import os
 from functools import cache
 
@@ -17,7 +16,6 @@ from vhostnet.errors import EngineUnavailable
 __all__ = ["CALLS", "ENGINES", "ActResult", "Engine", "Failure", "NicResult", "Result", "select"]
 
 ENGINES = ("native", "pure")
-_log = logging.getLogger("vhostnet")
 
 
 def select(name: str = "auto") -> Engine:
@@ -46,6 +44,8 @@ def _load(name: str) -> Engine:
         why = f"the native engine is not there ({error}); build it with a C compiler: VHOSTNET_BUILD=native pip install"
         if name == "native":
             raise EngineUnavailable(why, name=error.name) from None
-        _log.warning("%s; the pure engine goes on", why)
+        import logging  # takes longer to import than this package
+
+        logging.getLogger("vhostnet").warning("%s; the pure engine goes on", why)
         return _load("pure")
     return _native.NativeEngine()

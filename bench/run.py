@@ -15,11 +15,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench import report
-from bench.cases import BRIDGE, CASES, Case, Contestant, Floor, Opened, library
+from bench.cases import BRIDGE, CASES, Case, Contestant, Floor, Library, Opened
 from vhostnet import bridge
 from vhostnet.demo import enter_own_namespace
 
@@ -32,7 +32,7 @@ def main() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     floor = Floor(bridge.make_bridge(BRIDGE))
-    contestants: dict[str, Contestant] = {"floor": floor.open, "native": library("native"), "pure": library("pure")}
+    contestants: dict[str, Contestant] = {"floor": floor, "native": Library("native"), "pure": Library("pure")}
     measured = {}
     for case in CASES:
         print(f"{case.name} ...", file=sys.stderr, flush=True)
@@ -58,7 +58,7 @@ def _measure(case: Case, contestants: dict[str, Contestant], floor: Floor, round
     """Nanoseconds a NIC, of each contestant and round."""
     taken: dict[str, list[int]] = {name: [] for name in contestants}
     rounds = max(1, case.rounds * rounds_percent // 100)
-    with _busy_thread() if case.busy else contextlib.nullcontext():
+    with BESIDE[case.beside]():
         for number in range(rounds + 1):  # the first warms up
             for name, ns in _round(case, contestants, floor):
                 if number:
@@ -72,10 +72,12 @@ def _round(case: Case, contestants: dict[str, Contestant], floor: Floor) -> list
     taken: list[tuple[str, int]] = []
     made: list[Opened] = []
     for name in order:
+        contestant = contestants[name]
+        asked = contestant.prepare(case.batch, case.queues)
         started = time.perf_counter_ns()
-        opened = contestants[name](case.batch, case.queues)
+        opened = contestant.open(asked)
         taken.append((name, time.perf_counter_ns() - started))
-        made.append(opened)
+        made.append(contestant.give(opened))
     _check(made, case)
     floor.delete([index for opened in made for index in opened.indexes])
     for opened in made:
@@ -113,6 +115,24 @@ def _busy_thread() -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+
+
+@contextlib.contextmanager
+def _busy_process() -> Iterator[None]:
+    """One process that never rests."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: sum(range(1000))"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+BESIDE: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
+    "": contextlib.nullcontext,
+    "process": _busy_process,
+    "thread": _busy_thread,
+}
 
 
 if __name__ == "__main__":

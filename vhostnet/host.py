@@ -294,11 +294,12 @@ def _plan(
     engine: Engine, specs: Sequence[InterfaceSpec], vhost: VhostPolicy | None, qdisc: Qdisc, selftest: bool
 ) -> Program:
     names = [_generated(spec.ifname) if _is_template(spec.ifname) else cast(str, spec.ifname) for spec in specs]
-    unsure = [name for name, spec in zip(names, specs, strict=True) if _is_template(spec.ifname)]
+    unsure = [number for number, spec in enumerate(specs) if _is_template(spec.ifname)]
     wanted = list(dict.fromkeys(_bridge_of(spec) for spec in specs if spec.type != "ethernet"))
-    links = _describe(engine, [*wanted, *unsure])
+    links = _describe(engine, [*wanted, *(names[number] for number in unsure)])
     bridges = {name: _bridge(name, links) for name in wanted}
-    names = [_free(name, spec, links, engine) for name, spec in zip(names, specs, strict=True)]
+    for number in unsure:  # a name that was asked for is left to the kernel to judge
+        names[number] = _free(names[number], specs[number], links, engine)
     features = _features(engine, specs[0].tap_path if specs else DEFAULT_TAP)
     return plan(specs, names, bridges, features, vhost=vhost, qdisc=qdisc, selftest=selftest)
 
@@ -368,8 +369,8 @@ def _generated(template: str | None) -> str:
 
 
 def _free(name: str, spec: InterfaceSpec, links: Mapping[str, Link], engine: Engine) -> str:
-    """A generated name nobody has; a name that was asked for is left to the kernel to judge."""
-    while _is_template(spec.ifname) and name in links:
+    """*name*, or the next of its template that nobody has."""
+    while name in links:
         name = _generated(spec.ifname)
         links = _describe(engine, [name])
     return name

@@ -62,6 +62,11 @@ def _word(kept: bool) -> str:
     return "kept  " if kept else "MISSED"
 
 
+def _read(path: str) -> str:
+    file = Path(path)
+    return file.read_text().strip() if file.exists() else "not to be seen from this network namespace"
+
+
 def host_facts() -> dict[str, Any]:
     """Without these no number means anything."""
     cpus = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
@@ -73,7 +78,7 @@ def host_facts() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         "switch_interval_s": sys.getswitchinterval(),
-        "default_qdisc": Path("/proc/sys/net/core/default_qdisc").read_text().strip(),
+        "default_qdisc": _read("/proc/sys/net/core/default_qdisc"),
         "load": os.getloadavg(),
         "vhostnet": vhostnet.__version__,
         "git": revision.stdout.strip(),

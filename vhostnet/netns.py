@@ -73,8 +73,11 @@ def become_root_of_own() -> None:
     uid, gid = os.getuid(), os.getgid()
     _libc("unshare", CLONE_NEWUSER | CLONE_NEWNET, what="a user namespace")
     for file, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
-        with open(f"/proc/self/{file}", "w") as control:
-            control.write(text)
+        try:
+            with open(f"/proc/self/{file}", "w") as control:
+                control.write(text)
+        except OSError as error:
+            raise _refused(error.errno or 0, "a user namespace", file) from None
 
 
 def _libc(call: str, *arguments: int, what: str) -> None:

@@ -1,13 +1,17 @@
 """The command line: what it prints, its exit codes, and its errors as text and as JSON."""
 
+import io
 import json
 import os
 import shlex
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 from conftest import BRIDGE, ROOT, SEED, link_names
+
+from vhostnet import cli
 
 SEED_FILE = str(ROOT / "examples" / "seed.xml")
 FDS = ["--tap-fds", "80:81:82:83:84:85:86:87", "--vhost-fds", "88:89:90:91:92:93:94:95"]
@@ -16,9 +20,22 @@ PLAIN = "<interface type='bridge'><model type='virtio'/><source bridge='vbr25254
 REQUIRED = PLAIN.replace("name='qemu'", "name='vhost'").replace("<driver", "<backend vhost='/nowhere'/><driver")
 
 
-def vhostnet(*arguments, stdin="", **how):
+def vhostnet(*arguments, stdin=""):
+    """The command in this process: its exit code, and what it printed."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        try:
+            code = cli.main(arguments)
+        except SystemExit as end:  # argparse's way
+            code = end.code
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+def spawned(*arguments, stdin=""):
+    """The command as a process of its own."""
     command = [sys.executable, "-m", "vhostnet", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60, **how)
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
 
 
 # --- argv ------------------------------------------------------------------------------------------------
@@ -103,7 +120,7 @@ def test_a_network_is_mapped():
 
 
 def test_version_and_help():
-    assert vhostnet("--version").stdout.startswith("vhostnet 0.")
+    assert spawned("--version").stdout.startswith("vhostnet 0.")
     shown = vhostnet("--help").stdout
     for command in ("argv", "plan", "exec", "doctor", "demo", "exit codes"):
         assert command in shown
@@ -154,7 +171,7 @@ def test_exec_becomes_the_command_with_exactly_those_fds(bridge, engine):
     second = PLAIN.replace("name=", "queues='2' name=")
     two = f"<devices>{PLAIN}{second}</devices>"
     command = ["exec", "-", "--engine", engine, "--", sys.executable, "-c", SHOW, "-name", "vm"]
-    done = vhostnet(*command, stdin=two)
+    done = spawned(*command, stdin=two)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert (len(seen["taps"]), seen["others"]) == (3, [])
@@ -173,7 +190,7 @@ def test_exec_of_nothing_leaves_nothing(bridge):
 
 @pytest.mark.tap
 def test_exec_restores_what_python_ignores(bridge):
-    done = vhostnet("exec", "-", "--", "sh", "-c", "grep SigIgn /proc/self/status", stdin=PLAIN)
+    done = spawned("exec", "-", "--", "sh", "-c", "grep SigIgn /proc/self/status", stdin=PLAIN)
     ignored = int(done.stdout.split()[-1], 16)
     assert not ignored & (1 << 12 | 1 << 24)  # SIGPIPE, SIGXFSZ
 
@@ -259,7 +276,7 @@ def test_doctor_counts_the_files_that_are_needed(bridge, tmp_path):
 @pytest.mark.qemu
 def test_demo_shows_the_whole_job_and_leaves_nothing(net):
     before = link_names()
-    done = vhostnet("demo", "--nics", "4")
+    done = spawned("demo", "--nics", "4")
     assert done.returncode == 0, done.stderr
     for fact in (
         "numqueues 8",

@@ -1,6 +1,7 @@
 """Imports point down: each room may import from the floors below its own, and from no other."""
 
 import ast
+import statistics
 import sys
 from pathlib import Path
 
@@ -84,3 +85,18 @@ def test_functions_fit_on_a_screen():
         if isinstance(node, ast.FunctionDef)
     }
     assert {name: size for name, size in sizes.items() if size > 60} == {}
+
+
+def test_c_functions_are_small():
+    """Median of ten lines, sixty at the most: between a brace in the first column and the next one that closes."""
+    lines = (PACKAGE.parent / "src" / "_vhostnet.c").read_text().splitlines()
+    sizes, start = [], None
+    for number, line in enumerate(lines):
+        if line == "{":
+            start = number
+        elif line == "}" and start is not None:
+            sizes.append(number - start - 1)
+            start = None
+    assert len(sizes) > 40
+    assert max(sizes) <= 60
+    assert statistics.median(sizes) <= 10

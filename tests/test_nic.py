@@ -285,7 +285,7 @@ def test_multiprocessing_does_not_keep_it(nic):
     assert nic.ifname not in left
 
 
-LOOK = 'for fd; do [ ! -e /proc/self/fd/$fd ] || echo $fd; done'
+LOOK = "for fd; do [ ! -e /proc/self/fd/$fd ] || echo $fd; done"
 
 
 @pytest.mark.parametrize("preexec", [None, os.getpid], ids=["spawned", "preexec_fn"])

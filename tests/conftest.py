@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -19,6 +19,7 @@ import pytest
 import vhostnet
 from vhostnet import bridge as bridges
 from vhostnet import engines, netns
+from vhostnet.demo import enter_own_namespace
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = (ROOT / "examples" / "seed.xml").read_text()
@@ -47,11 +48,7 @@ def _lacks_native() -> str | None:
 def _lacks_tap() -> str | None:
     """Root, or a user namespace of our own; and then a TAP that really opens."""
     try:
-        try:
-            netns.call_inside(None, lambda: netns.call_inside("/proc/self/ns/net", lambda: None))
-        except vhostnet.NotPermitted:
-            netns.become_root_of_own()
-        netns.unshare_net()
+        enter_own_namespace()
         vhostnet.open_nic(vhostnet.InterfaceSpec(type="ethernet", vhost="off"), engine="pure").close()
     except vhostnet.HostError as error:
         return f"{error} (run as root, or allow user namespaces and make /dev/net/tun readable: chmod 666)"
@@ -140,8 +137,7 @@ def open_fds() -> dict[int, str]:
 
 
 def link_names() -> list[str]:
-    shown = subprocess.run(["ip", "-br", "link"], capture_output=True, text=True, check=True).stdout
-    return sorted(line.split()[0].partition("@")[0] for line in shown.splitlines())
+    return sorted(name for _, name in socket.if_nameindex())
 
 
 def close_all(nics: list[vhostnet.Nic]) -> None:

@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import ROOT, link_names
 
-pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
+pytestmark = [pytest.mark.tap, pytest.mark.slow, pytest.mark.usefixtures("net")]
 
 # What an unprivileged user is who may open /dev/net/tun: root's files, but no capability. (But for setfcap: the kernel
 # lets uid 0, and only it, be mapped only by those who have it.)

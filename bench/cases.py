@@ -34,7 +34,7 @@ class Case:
     batch: int
     beside: Literal["", "process", "thread"]
     rounds: int
-    per_round: int = 1  # how often each contestant opens before all is deleted; deleting one link takes 20 ms
+    per_round: int = 1  # how often in a row each contestant opens before all is deleted: deleting a link takes 20 ms
 
     @property
     def name(self) -> str:

@@ -67,11 +67,10 @@ def _measure(case: Case, contestants: dict[str, Contestant], floor: Floor, round
 
 
 def _round(case: Case, contestants: dict[str, Contestant], floor: Floor) -> list[tuple[str, int]]:
-    order = list(contestants) * case.per_round
-    random.shuffle(order)
+    order = random.sample(list(contestants), len(contestants))
     taken: list[tuple[str, int]] = []
     made: list[Opened] = []
-    for name in order:
+    for name in (name for name in order for _ in range(case.per_round)):
         contestant = contestants[name]
         asked = contestant.prepare(case.batch, case.queues)
         started = time.perf_counter_ns()

@@ -15,16 +15,15 @@ import warnings
 import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
 from typing import Final, NamedTuple, cast
 
 from vhostnet import engines, qemu
-from vhostnet.engines import Engine, Failure, NicResult, Result
+from vhostnet.engines import ActResult, Engine, Failure, Result
 from vhostnet.errors import NameBusy, NicClosed, NoSuchBridge, NotABridge, SpecError, host_error, vhost_problem
 from vhostnet.netns import NetNs, call_inside
-from vhostnet.plan import QDISCS, Features, Link, Op, Program, Qdisc, plan, plan_attach, vhost_policy
+from vhostnet.plan import QDISCS, Act, Features, Link, Op, Program, Qdisc, plan, plan_attach
 from vhostnet.qemu import Dialect
 from vhostnet.spec import DEFAULT_TAP, VHOST_POLICIES, InterfaceSpec, VhostPolicy
 
@@ -63,35 +62,43 @@ class Nic:
     decides how long the NIC lives; subprocess children get what ``pass_fds=nic.fds`` gives them.
     """
 
-    def __init__(
-        self, spec: InterfaceSpec, program: Program, row: int, result: NicResult, engine: Engine, details: _Details
-    ) -> None:
-        nic = program.nics[row]
+    def __init__(self, spec: InterfaceSpec, program: Program, result: Result, row: int, engine: Engine) -> None:
+        nic, made = program.nics[row], result.nics[row]
         self.spec: Final = spec
         self.ifname: Final = nic.ifname
-        self.ifindex: Final = result.ifindex
+        self.ifindex: Final = made.ifindex
         self.mtu: Final = nic.mtu
-        self._mac = nic.mac
-        self._details = details
+        self._program, self._result, self._row = program, result, row
         self._engine = engine
         # The one thing here that changes: whoever pops the fds owns them, so two closers never close twice.
-        self._owned = [Fds(result.tap_fds, result.vhost_fds)]
+        self._owned = [Fds(made.tap_fds, made.vhost_fds)]
         _living.add(self)
 
     @property
     def mac(self) -> str:
         """The TAP's own MAC; the guest's is ``spec.mac``."""
-        return self._mac.hex(":")
+        return self._program.nics[self._row].mac.hex(":")
 
     @property
     def vhost(self) -> Vhost:
         """Whether it has its vhost-net fds, or why not."""
-        return self._details.vhost
+        if self._result.nics[self._row].vhost_fds:
+            return Vhost(True)
+        for act, result in self._acts():
+            if act.op == Op.VHOST_OPEN:
+                path = self._program.nics[self._row].vhost_path
+                return Vhost(False, vhost_problem(result.errno, result.call, path))
+        return Vhost(False, "asked for without: driver name='qemu', vhost='off', or a model that is not virtio")
 
     @property
     def timings(self) -> tuple[Timing, ...]:
         """How long each act of this NIC took, in order."""
-        return self._details.timings()
+        return tuple(Timing(act.op.name, result.ns) for act, result in self._acts())
+
+    def _acts(self) -> Iterator[tuple[Act, ActResult]]:
+        """This NIC's acts, and what became of each."""
+        every = zip(self._program.acts, self._result.acts, strict=True)
+        return ((act, result) for act, result in every if act.nic == self._row)
 
     @property
     def tap_fds(self) -> tuple[int, ...]:
@@ -283,8 +290,7 @@ def _open(
         if not isinstance(error, NameBusy) or not _is_template(spec.ifname) or attempt == NAME_TRIES:
             raise error
     _selftested = _selftested or (selftest and any(act.op == Op.SELFTEST for act in program.acts))
-    details = [_Details(program, result, row, vhost_policy(spec, vhost)) for row, spec in enumerate(specs)]
-    return [Nic(spec, program, row, result.nics[row], engine, details[row]) for row, spec in enumerate(specs)]
+    return [Nic(spec, program, result, row, engine) for row, spec in enumerate(specs)]
 
 
 _selftested = False  # vhost-net was seen to take a TAP in this process
@@ -385,29 +391,3 @@ def _refusal(program: Program, failure: Failure) -> Exception:
     result = failure.result
     path = nic.tap_path if act.op == Op.TAP_OPEN else nic.vhost_path
     return host_error(result.errno, act=act.op.name, call=result.call, ifname=nic.ifname, queue=result.queue, path=path)
-
-
-@dataclass(frozen=True, slots=True)
-class _Details:
-    """What the run said of one NIC, worked out only where it is looked at."""
-
-    program: Program
-    result: Result
-    row: int
-    policy: VhostPolicy
-
-    @property
-    def vhost(self) -> Vhost:
-        if self.result.nics[self.row].vhost_fds:
-            return Vhost(True)
-        return Vhost(False, self._why())
-
-    def _why(self) -> str:
-        for act, result in zip(self.program.acts, self.result.acts, strict=True):
-            if act.op == Op.VHOST_OPEN and act.nic == self.row and result.errno:
-                return vhost_problem(result.errno, result.call, self.program.nics[self.row].vhost_path)
-        return "asked for without: driver name='qemu', vhost='off', or a model that is not virtio"
-
-    def timings(self) -> tuple[Timing, ...]:
-        acts = zip(self.program.acts, self.result.acts, strict=True)
-        return tuple(Timing(act.op.name, result.ns) for act, result in acts if act.nic == self.row)

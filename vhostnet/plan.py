@@ -20,7 +20,6 @@ A batch runs all acts of one kind before the next kind, so netlink messages go o
 from __future__ import annotations
 
 import enum
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, cast
@@ -123,10 +122,11 @@ class Program:
 
     def __post_init__(self) -> None:
         for nic in self.nics:
-            if not (1 <= nic.queues <= MAX_QUEUES and 0 < len(os.fsencode(nic.ifname)) < IFNAMSIZ):
+            if not (1 <= nic.queues <= MAX_QUEUES and 0 < len(nic.ifname.encode()) < IFNAMSIZ):
                 raise ValueError(f"a malformed row: {nic}")
+        rows = range(len(self.nics))
         for act in self.acts:
-            if not 0 <= act.nic < len(self.nics):
+            if act.nic not in rows:
                 raise ValueError(f"no row for {act}")
 
     def __str__(self) -> str:

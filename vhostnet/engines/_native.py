@@ -22,16 +22,14 @@ class NativeEngine:
         keep: dict[str, Any] = {}  # the C strings, which must outlive the call
         nics = _nics(program.nics, keep)
         acts = _acts(program.acts)
-        rc = lib.vn_run(nics, len(nics), acts, len(acts))
-        results = tuple(_act_result(act) for act in acts)
+        rc = lib.vn_run(nics, len(program.nics), acts, len(program.acts))
+        results = _ActResults(acts)
         if rc == 0:
-            return Result(tuple(_nic_result(nic) for nic in nics), results, None)
+            return Result(tuple([_nic_result(nic) for nic in nics]), results, None)
         return Result((), results, _failure(program, results, rc))
 
     def describe(self, names: Sequence[str]) -> dict[str, Link]:
-        links = ffi.new("struct vn_link[]", len(names))
-        for link, name in zip(links, names, strict=True):
-            link.name = os.fsencode(name)
+        links = ffi.new("struct vn_link[]", [(os.fsencode(name),) for name in names])
         _check(lib.vn_describe(links, len(names)), "RTM_GETLINK")
         return {name: _link(name, link) for name, link in zip(names, links, strict=True) if link.ifindex}
 
@@ -48,27 +46,17 @@ def _check(rc: int, call: str) -> None:
 
 
 def _nics(rows: Sequence[NicRow], keep: dict[str, Any]) -> Any:
-    nics = ffi.new("struct vn_nic[]", len(rows))
-    fds = keep["fds"] = ffi.new("int32_t[]", 2 * sum(row.queues for row in rows))
+    fds = keep["fds"] = ffi.new("int32_t[]", 2 * sum([row.queues for row in rows]))
     at = 0
-    for nic, row in zip(nics, rows, strict=True):
-        nic.name = os.fsencode(row.ifname)
-        nic.tap_path = _string(row.tap_path, keep)
-        nic.vhost_path = _string(row.vhost_path, keep)
-        nic.queues = row.queues
-        nic.tun_flags = row.tun_flags
-        nic.mtu = row.mtu
-        nic.master = row.master
-        nic.no_ipv6 = row.no_ipv6
-        if row.mac:
-            nic.set_mac = True
-            nic.mac = row.mac
-        nic.tap_fds = fds + at
-        nic.vhost_fds = fds + at + row.queues
-        at += 2 * row.queues
+    table = []
+    for row in rows:
+        paths = _string(row.tap_path, keep), _string(row.vhost_path, keep)
+        asked = row.queues, row.tun_flags, row.mtu, row.master, row.mac or bytes(6), bool(row.mac), row.no_ipv6
+        table.append((row.ifname.encode(), *paths, *asked, fds + at, fds + at + row.queues))
         if row.tap_fds:
-            nic.tap_fds[0 : row.queues] = row.tap_fds
-    return nics
+            fds[at : at + row.queues] = row.tap_fds
+        at += 2 * row.queues
+    return ffi.new("struct vn_nic[]", table)  # in the order of the struct's members
 
 
 def _string(text: str, keep: dict[str, Any]) -> Any:
@@ -78,17 +66,24 @@ def _string(text: str, keep: dict[str, Any]) -> Any:
 
 
 def _acts(acts: Sequence[Act]) -> Any:
-    table = ffi.new("struct vn_act[]", len(acts))
-    for entry, act in zip(table, acts, strict=True):
-        entry.op = act.op
-        entry.nic = act.nic
-        if act.optional or act.barrier:
-            entry.flags = act.optional * lib.VN_OPTIONAL | act.barrier * lib.VN_BARRIER
-    return table
+    flags = {(False, False): 0, (True, False): lib.VN_OPTIONAL, (False, True): lib.VN_BARRIER}
+    return ffi.new("struct vn_act[]", [(op, nic, flags[optional, barrier]) for op, nic, optional, barrier in acts])
 
 
-def _act_result(act: Any) -> ActResult:
-    return ActResult(-act.error, CALLS[act.call], act.queue if act.queue >= 0 else None, act.ns)
+class _ActResults(Sequence[ActResult]):
+    """The C table, read where it is looked at: most callers never ask how long each act took."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return tuple(self[n] for n in range(*number.indices(len(self))))
+        act = self._table[range(len(self))[number]]
+        return ActResult(-act.error, CALLS[act.call], act.queue if act.queue >= 0 else None, act.ns)
 
 
 def _nic_result(nic: Any) -> NicResult:

@@ -46,7 +46,7 @@ class Result(NamedTuple):
     """The outcome of a run. With a ``failure`` there are no NICs and nothing is left open."""
 
     nics: tuple[NicResult, ...]
-    acts: tuple[ActResult, ...]
+    acts: Sequence[ActResult]
     failure: Failure | None
 
 

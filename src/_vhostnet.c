@@ -43,6 +43,7 @@ enum {
 	NL_LOOKUPS = 16,  /* each answer to RTM_GETLINK takes kilobytes of the receive buffer */
 	NL_MESSAGE = 256, /* more than any message below */
 	NL_ANSWER = 16384,
+	IPV6_MIN_MTU = 1280,
 	RING_ENTRIES = 256,
 	RING_BYTES = 16384, /* descriptors 4096, available 518, used 2054 */
 };
@@ -501,7 +502,7 @@ static int put_link(struct run *run, struct vn_nic *nic, struct vn_act *act)
 		nl_attr(message, IFLA_MTU, &nic->mtu, sizeof(nic->mtu));
 	if (nic->master)
 		nl_attr(message, IFLA_MASTER, &nic->master, sizeof(nic->master));
-	if (nic->no_ipv6)
+	if (nic->no_ipv6 && nic->mtu >= IPV6_MIN_MTU) /* below it there is no IPv6 to set anything in */
 		put_no_ipv6(message);
 	nl_end(&run->nl, message);
 	return 0;
@@ -522,142 +523,7 @@ static int put_up(struct run *run, struct vn_nic *nic, struct vn_act *act)
 	return 0;
 }
 
-/* ---- the loop ------------------------------------------------------------------------------------------ */
-
-static const struct {
-	int (*act)(struct run *run, struct vn_nic *nic, struct vn_act *act);
-	bool queued; /* it wrote a message and is not done before the next flush() */
-} ACTS[VN_ACTS] = {
-	[VN_TAP_OPEN] = { tap_open, false }, [VN_VHOST_OPEN] = { vhost_open, false },
-	[VN_SELFTEST] = { selftest, false }, [VN_QDISC] = { put_qdisc, true },
-	[VN_LINK] = { put_link, true },	     [VN_UP] = { put_up, true },
-	[VN_ATTACH] = { attach, false },
-};
-
-enum { UNANSWERED = 1 }; /* vn_act.error of an act whose message has no answer yet */
-
-static int take_answer(void *context, const struct nlmsghdr *message)
-{
-	const struct nlmsgerr *answer = NLMSG_DATA(message);
-	struct run *run = context;
-	uint32_t index = message->nlmsg_seq - 1;
-
-	if (message->nlmsg_type != NLMSG_ERROR || index < run->first || index >= run->next ||
-	    run->acts[index].error != UNANSWERED)
-		return 0;
-	if (message->nlmsg_len < NLMSG_LENGTH(sizeof(*answer)) || answer->error > 0)
-		return -EBADMSG;
-	run->acts[index].error = answer->error;
-	return 1;
-}
-
-/* Send what the acts since the last flush() wrote, and give each its answer and its share of the time. */
-static int flush(struct run *run)
-{
-	uint32_t count = run->next - run->first, call = VN_CALL_NONE;
-	uint64_t started = now(), each;
-	int lost, rc = 0;
-
-	if (count == 0)
-		return 0;
-	lost = nl_exchange(&run->nl, take_answer, run, &call);
-	each = (now() - started) / count;
-	for (; run->first < run->next; run->first++) {
-		struct vn_act *act = &run->acts[run->first];
-
-		act->ns += each;
-		if (act->error == UNANSWERED) {
-			act->error = lost;
-			act->call = call;
-		}
-		if (rc == 0)
-			rc = act->error;
-	}
-	return rc;
-}
-
-static int step(struct run *run, uint32_t index)
-{
-	struct vn_act *act = &run->acts[index];
-	bool queued = ACTS[act->op].queued;
-	uint64_t started;
-	int rc = 0;
-
-	if (!queued || (act->flags & VN_BARRIER) || run->next - run->first == NL_BATCH)
-		rc = flush(run);
-	if (rc < 0)
-		return rc;
-	started = now();
-	if (run->first == run->next)
-		run->first = run->next = index;
-	rc = ACTS[act->op].act(run, &run->nics[act->nic], act);
-	act->ns = now() - started;
-	act->error = queued ? UNANSWERED : rc;
-	run->next = queued ? index + 1 : index;
-	return (act->flags & VN_OPTIONAL) && !queued ? 0 : rc;
-}
-
-static bool sound_nic(const struct vn_nic *nic)
-{
-	return terminated(nic->name) && nic->queues >= 1 && nic->queues <= VN_MAX_QUEUES && nic->tap_fds &&
-	       nic->vhost_fds && nic->tap_path && nic->vhost_path;
-}
-
-/* Refuse a Program that would lead us outside its arrays, before the first syscall. */
-static int check(struct vn_nic *nics, uint32_t n_nics, struct vn_act *acts, uint32_t n_acts)
-{
-	if (n_nics == 0 || !nics || n_acts == 0 || !acts)
-		return -EINVAL;
-	for (uint32_t i = 0; i < n_nics; i++)
-		if (!sound_nic(&nics[i]))
-			return -EINVAL;
-	for (uint32_t i = 0; i < n_acts; i++)
-		if (acts[i].op >= VN_ACTS || acts[i].nic >= n_nics)
-			return -EINVAL;
-	return 0;
-}
-
-static void clear_results(struct vn_nic *nics, uint32_t n_nics, struct vn_act *acts, uint32_t n_acts)
-{
-	for (uint32_t i = 0; i < n_nics; i++) {
-		nics[i].n_tap = nics[i].n_vhost = 0;
-		nics[i].ifindex = 0;
-	}
-	for (uint32_t i = 0; i < n_acts; i++) {
-		acts[i].error = 0;
-		acts[i].call = VN_CALL_NONE;
-		acts[i].queue = -1;
-		acts[i].ns = 0;
-	}
-}
-
-int vn_run(struct vn_nic *nics, uint32_t n_nics, struct vn_act *acts, uint32_t n_acts)
-{
-	struct run run = { .nics = nics, .acts = acts };
-	int rc = check(nics, n_nics, acts, n_acts);
-
-	if (rc < 0)
-		return rc;
-	clear_results(nics, n_nics, acts, n_acts);
-	rc = nl_open(&run.nl);
-	if (rc < 0) {
-		acts[0].error = rc;
-		acts[0].call = VN_CALL_SOCKET;
-		return rc;
-	}
-	for (uint32_t i = 0; i < n_acts && rc == 0; i++)
-		rc = step(&run, i);
-	if (rc == 0)
-		rc = flush(&run);
-	for (uint32_t i = n_nics; i-- > 0 && rc < 0;) {
-		close_vhost(&nics[i]);
-		close_taps(&nics[i]);
-	}
-	close(run.nl.fd);
-	return rc;
-}
-
-/* ---- questions ------------------------------------------------------------------------------------------ */
+/* ---- looking links up ---------------------------------------------------------------------------------- */
 
 struct lookup {
 	struct vn_link *links;
@@ -748,6 +614,219 @@ static void put_lookup(struct netlink *nl, const struct vn_link *link, uint32_t 
 	nl_attr(message, IFLA_EXT_MASK, &mask, sizeof(mask));
 	nl_end(nl, message);
 }
+
+/* One link by name; ENODEV when there is none. */
+static int look_up(struct netlink *nl, struct vn_link *link)
+{
+	struct lookup lookup = { .links = link, .next = 1 };
+	uint32_t call;
+	int rc;
+
+	put_lookup(nl, link, 1);
+	rc = nl_exchange(nl, take_link, &lookup, &call);
+	return rc == 0 && link->ifindex == 0 ? -ENODEV : rc;
+}
+
+/* The bridge of one NIC: there, and a bridge; an earlier row may have found it already. */
+static int find_bridge(struct netlink *nl, const struct vn_nic *nics, struct vn_nic *nic)
+{
+	struct vn_link link = { 0 };
+	int rc;
+
+	for (const struct vn_nic *other = nic; other-- > nics;) {
+		if (other->bridge_mtu && memcmp(other->bridge, nic->bridge, VN_IFNAMSIZ) == 0) {
+			nic->master = other->master;
+			nic->bridge_mtu = other->bridge_mtu;
+			return 0;
+		}
+	}
+	memcpy(link.name, nic->bridge, VN_IFNAMSIZ);
+	rc = look_up(nl, &link);
+	if (rc == 0 && strcmp(link.kind, "bridge") != 0)
+		rc = -EOPNOTSUPP;
+	nic->master = (uint32_t)link.ifindex;
+	nic->bridge_mtu = link.mtu;
+	return rc;
+}
+
+/* Every bridge that a row only names, before anything is made. *index is the row that failed. */
+static int find_bridges(struct run *run, uint32_t n_nics, uint32_t *index)
+{
+	int rc = 0;
+
+	for (uint32_t i = 0; i < n_nics && rc == 0; i++) {
+		struct vn_nic *nic = &run->nics[i];
+
+		*index = i;
+		if (nic->bridge[0] && nic->master == 0)
+			rc = find_bridge(&run->nl, run->nics, nic);
+		if (nic->mtu == 0)
+			nic->mtu = nic->bridge_mtu;
+	}
+	return rc;
+}
+
+/* ---- the loop ------------------------------------------------------------------------------------------ */
+
+static const struct {
+	int (*act)(struct run *run, struct vn_nic *nic, struct vn_act *act);
+	bool queued; /* it wrote a message and is not done before the next flush() */
+} ACTS[VN_ACTS] = {
+	[VN_TAP_OPEN] = { tap_open, false }, [VN_VHOST_OPEN] = { vhost_open, false },
+	[VN_SELFTEST] = { selftest, false }, [VN_QDISC] = { put_qdisc, true },
+	[VN_LINK] = { put_link, true },	     [VN_UP] = { put_up, true },
+	[VN_ATTACH] = { attach, false },
+};
+
+enum { UNANSWERED = 1 }; /* vn_act.error of an act whose message has no answer yet */
+
+static int take_answer(void *context, const struct nlmsghdr *message)
+{
+	const struct nlmsgerr *answer = NLMSG_DATA(message);
+	struct run *run = context;
+	uint32_t index = message->nlmsg_seq - 1;
+
+	if (message->nlmsg_type != NLMSG_ERROR || index < run->first || index >= run->next ||
+	    run->acts[index].error != UNANSWERED)
+		return 0;
+	if (message->nlmsg_len < NLMSG_LENGTH(sizeof(*answer)) || answer->error > 0)
+		return -EBADMSG;
+	run->acts[index].error = answer->error;
+	return 1;
+}
+
+/* Send what the acts since the last flush() wrote, and give each its answer and its share of the time. */
+static int flush(struct run *run)
+{
+	uint32_t count = run->next - run->first, call = VN_CALL_NONE;
+	uint64_t started = now(), each;
+	int lost, rc = 0;
+
+	if (count == 0)
+		return 0;
+	lost = nl_exchange(&run->nl, take_answer, run, &call);
+	each = (now() - started) / count;
+	for (; run->first < run->next; run->first++) {
+		struct vn_act *act = &run->acts[run->first];
+
+		act->ns += each;
+		if (act->error == UNANSWERED) {
+			act->error = lost;
+			act->call = call;
+		}
+		if (rc == 0)
+			rc = act->error;
+	}
+	return rc;
+}
+
+static int step(struct run *run, uint32_t index)
+{
+	struct vn_act *act = &run->acts[index];
+	bool queued = ACTS[act->op].queued;
+	uint64_t started;
+	int rc = 0;
+
+	if (!queued || (act->flags & VN_BARRIER) || run->next - run->first == NL_BATCH)
+		rc = flush(run);
+	if (rc < 0)
+		return rc;
+	started = now();
+	if (run->first == run->next)
+		run->first = run->next = index;
+	rc = ACTS[act->op].act(run, &run->nics[act->nic], act);
+	act->ns = now() - started;
+	act->error = queued ? UNANSWERED : rc;
+	run->next = queued ? index + 1 : index;
+	return (act->flags & VN_OPTIONAL) && !queued ? 0 : rc;
+}
+
+static bool sound_nic(const struct vn_nic *nic)
+{
+	return terminated(nic->name) && terminated(nic->bridge) && nic->queues >= 1 && nic->queues <= VN_MAX_QUEUES &&
+	       nic->tap_fds && nic->vhost_fds && nic->tap_path && nic->vhost_path;
+}
+
+/* Refuse a Program that would lead us outside its arrays, before the first syscall. */
+static int check(struct vn_nic *nics, uint32_t n_nics, struct vn_act *acts, uint32_t n_acts)
+{
+	if (n_nics == 0 || !nics || n_acts == 0 || !acts)
+		return -EINVAL;
+	for (uint32_t i = 0; i < n_nics; i++)
+		if (!sound_nic(&nics[i]))
+			return -EINVAL;
+	for (uint32_t i = 0; i < n_acts; i++)
+		if (acts[i].op >= VN_ACTS || acts[i].nic >= n_nics)
+			return -EINVAL;
+	return 0;
+}
+
+static void clear_results(struct vn_nic *nics, uint32_t n_nics, struct vn_act *acts, uint32_t n_acts)
+{
+	for (uint32_t i = 0; i < n_nics; i++) {
+		nics[i].n_tap = nics[i].n_vhost = 0;
+		nics[i].ifindex = 0;
+		nics[i].bridge_mtu = 0;
+	}
+	for (uint32_t i = 0; i < n_acts; i++) {
+		acts[i].error = 0;
+		acts[i].call = VN_CALL_NONE;
+		acts[i].queue = -1;
+		acts[i].ns = 0;
+	}
+}
+
+/* A bridge that was not found is the LINK act's to report. */
+static int blame(struct vn_act *acts, uint32_t n_acts, uint32_t op, uint32_t nic, int rc, uint32_t call)
+{
+	struct vn_act *act = acts;
+
+	for (uint32_t i = 0; i < n_acts; i++) {
+		if (acts[i].op == op && acts[i].nic == nic) {
+			act = &acts[i];
+			break;
+		}
+	}
+	act->error = rc;
+	act->call = call;
+	return rc;
+}
+
+static int run_acts(struct run *run, uint32_t n_acts)
+{
+	int rc = 0;
+
+	for (uint32_t i = 0; i < n_acts && rc == 0; i++)
+		rc = step(run, i);
+	return rc == 0 ? flush(run) : rc;
+}
+
+int vn_run(struct vn_nic *nics, uint32_t n_nics, struct vn_act *acts, uint32_t n_acts)
+{
+	struct run run = { .nics = nics, .acts = acts };
+	uint32_t index = 0;
+	int rc = check(nics, n_nics, acts, n_acts);
+
+	if (rc < 0)
+		return rc;
+	clear_results(nics, n_nics, acts, n_acts);
+	rc = nl_open(&run.nl);
+	if (rc < 0)
+		return blame(acts, n_acts, acts[0].op, acts[0].nic, rc, VN_CALL_SOCKET);
+	rc = find_bridges(&run, n_nics, &index);
+	if (rc < 0)
+		blame(acts, n_acts, VN_LINK, index, rc, VN_CALL_RTM_GETLINK);
+	else
+		rc = run_acts(&run, n_acts);
+	for (uint32_t i = n_nics; i-- > 0 && rc < 0;) {
+		close_vhost(&nics[i]);
+		close_taps(&nics[i]);
+	}
+	close(run.nl.fd);
+	return rc;
+}
+
+/* ---- questions ------------------------------------------------------------------------------------------ */
 
 int vn_describe(struct vn_link *links, uint32_t n_links)
 {

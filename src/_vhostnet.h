@@ -43,6 +43,7 @@
 #define VN_CALL_RTM_NEWQDISC 17
 #define VN_CALL_RTM_NEWLINK 18
 #define VN_CALL_TUNGETFEATURES 19
+#define VN_CALL_RTM_GETLINK 20
 
 /* One NIC. The caller owns the memory; on success it also owns the fds, on failure none is open. */
 struct vn_nic {
@@ -52,8 +53,9 @@ struct vn_nic {
 	const char *vhost_path; /* NUL-terminated; for VHOST_OPEN and SELFTEST */
 	uint32_t queues;        /* 1..VN_MAX_QUEUES */
 	uint32_t tun_flags;     /* ifr_flags of TUNSETIFF, without IFF_TUN_EXCL */
-	uint32_t mtu;           /* bytes; 0 leaves it */
-	uint32_t master;        /* ifindex of the bridge; 0 for none */
+	char bridge[16];        /* NUL-terminated; "" for none */
+	uint32_t master;        /* its ifindex; 0 has it looked up */
+	uint32_t mtu;           /* bytes; 0 is the bridge's, which is then put here */
 	uint8_t mac[6];         /* of the TAP */
 	uint8_t set_mac;
 	uint8_t no_ipv6; /* no IPv6 address is generated on the TAP */
@@ -62,6 +64,7 @@ struct vn_nic {
 	int32_t *vhost_fds; /* [queues] */
 	uint32_t n_tap;     /* how many of them are open */
 	uint32_t n_vhost;
+	uint32_t bridge_mtu; /* of a bridge that was looked up */
 	int32_t ifindex;
 };
 

@@ -52,6 +52,7 @@ def test_acts_and_calls_have_the_cores_numbers(lib):
     for op in Op:
         assert op == getattr(lib, f"VN_{op.name}")
     assert len(Op) == lib.VN_ACTS
+    assert len([name for name in dir(lib) if name.startswith("VN_CALL_")]) == len(CALLS)
     for number, call in enumerate(CALLS[1:], 1):
         assert number == getattr(lib, f"VN_CALL_{call.upper()}")
 

@@ -162,6 +162,18 @@ def test_a_batch_is_as_good_as_one(engine, bridge, count):
     assert macs == wanted
 
 
+def test_a_batch_over_several_bridges(engine):
+    """Each NIC joins its own, and has that one's MTU unless it says otherwise."""
+    mtus = {"br1": 1500, "br2": 9000, "br3": 1279}
+    for name, mtu in mtus.items():
+        bridges.make_bridge(name, mtu=mtu)
+    specs = [InterfaceSpec(bridge=name, vhost="off", mtu=mtu) for name in mtus for mtu in (1400, None, None)]
+    nics = vhostnet.open_nics(specs, engine=engine)
+    seen = [(link(nic.ifname)["master"], link(nic.ifname)["mtu"], nic.mtu) for nic in nics]
+    close_all(nics)
+    assert seen == [(spec.bridge, spec.mtu or mtus[spec.bridge], spec.mtu or mtus[spec.bridge]) for spec in specs]
+
+
 def test_no_specs_are_no_nics(engine):
     assert vhostnet.open_nics([], engine=engine) == []
 

@@ -6,7 +6,7 @@ import pytest
 from conftest import BRIDGE
 
 from vhostnet import InterfaceSpec, SpecError
-from vhostnet.plan import Act, Features, Link, Op, TunFlag, plan, plan_attach, tun_flags, vhost_policy
+from vhostnet.plan import Act, Features, Link, Op, TunFlag, plan, plan_attach, resolve, tun_flags, vhost_policy
 
 ALL = Features(tun=0x7173, ipv6=True)
 BRIDGES = {BRIDGE: Link(BRIDGE, 7, "bridge", 1500, b""), "br9": Link("br9", 9, "bridge", 9000, b"")}
@@ -17,7 +17,7 @@ def ops(program):
 
 
 def test_the_seeds_plan_to_the_letter(seed):
-    program = plan([seed], ["veni_vFsp6g8y"], BRIDGES, ALL)
+    program = resolve(plan([seed], ["veni_vFsp6g8y"], ALL), BRIDGES)
     assert str(program) == (
         "0  TAP_OPEN    veni_vFsp6g8y  8 queues  tap no_pi vnet_hdr multi_queue  excl\n"
         "1  VHOST_OPEN  veni_vFsp6g8y  8 x /dev/vhost-net  required\n"
@@ -28,14 +28,14 @@ def test_the_seeds_plan_to_the_letter(seed):
 
 
 def test_a_batch_runs_all_of_one_kind_before_the_next(seed):
-    program = plan([seed, seed], ["a", "b"], BRIDGES, ALL, vhost="auto")
+    program = plan([seed, seed], ["a", "b"], ALL, vhost="auto")
     assert [(act.op.name, act.nic) for act in program.acts] == [
         (op, nic) for op in ("TAP_OPEN", "VHOST_OPEN", "QDISC", "LINK", "UP") for nic in (0, 1)
     ]
 
 
 def test_up_waits_for_every_answer_and_nothing_else_does(seed):
-    program = plan([seed, seed], ["a", "b"], BRIDGES, ALL)
+    program = plan([seed, seed], ["a", "b"], ALL)
     assert [act for act in program.acts if act.barrier] == [Act(Op.UP, 0, barrier=True)]
 
 
@@ -79,46 +79,55 @@ def test_vhost_policy(fields, override, policy):
 
 
 def test_vhost_open_is_optional_under_auto_and_absent_under_off(seed):
-    auto = plan([seed], ["a"], BRIDGES, ALL, vhost="auto")
+    auto = plan([seed], ["a"], ALL, vhost="auto")
     assert [act.optional for act in auto.acts if act.op == Op.VHOST_OPEN] == [True]
-    assert "VHOST_OPEN" not in ops(plan([seed], ["a"], BRIDGES, ALL, vhost="off"))
+    assert "VHOST_OPEN" not in ops(plan([seed], ["a"], ALL, vhost="off"))
 
 
 def test_the_default_qdisc_is_left_alone(seed):
-    assert "QDISC" not in ops(plan([seed], ["a"], BRIDGES, ALL, qdisc="default"))
+    assert "QDISC" not in ops(plan([seed], ["a"], ALL, qdisc="default"))
 
 
 def test_the_selftest_is_made_once_and_before_anything_is_visible(seed):
-    program = plan([seed, seed], ["a", "b"], BRIDGES, ALL, selftest=True)
+    program = plan([seed, seed], ["a", "b"], ALL, selftest=True)
     assert ops(program).count("SELFTEST") == 1
     assert ops(program).index("SELFTEST") < ops(program).index("QDISC")
     assert "private /dev/vhost-net" in str(program)
 
 
 @pytest.mark.parametrize(
-    ("fields", "mtu", "master", "no_ipv6"),
+    ("fields", "asked", "resolved"),
     [
-        ({"bridge": BRIDGE}, 1500, 7, True),
-        ({"bridge": "br9"}, 9000, 9, True),
-        ({"bridge": "br9", "mtu": 1400}, 1400, 9, True),
-        ({"bridge": "br9", "mtu": 1279}, 1279, 9, False),
-        ({"type": "ethernet"}, 1500, 0, True),
-        ({"type": "network", "network": "n", "bridge": "br9"}, 9000, 9, True),
+        ({"bridge": BRIDGE}, (0, 0), (1500, 7)),
+        ({"bridge": "br9"}, (0, 0), (9000, 9)),
+        ({"bridge": "br9", "mtu": 1400}, (1400, 0), (1400, 9)),
+        ({"type": "ethernet"}, (1500, 0), (1500, 0)),
+        ({"type": "network", "network": "n", "bridge": "br9"}, (0, 0), (9000, 9)),
     ],
 )
-def test_mtu_master_and_ipv6(fields, mtu, master, no_ipv6):
-    (row,) = plan([InterfaceSpec(**fields)], ["a"], BRIDGES, ALL).nics
-    assert (row.mtu, row.master, row.no_ipv6) == (mtu, master, no_ipv6)
+def test_mtu_and_master(fields, asked, resolved):
+    """What is left to the run to look up, and what a dry run shows of it."""
+    program = plan([InterfaceSpec(**fields)], ["a"], ALL)
+    (row,) = program.nics
+    assert (row.mtu, row.master) == asked
+    (row,) = resolve(program, BRIDGES).nics
+    assert (row.mtu, row.master) == resolved
+
+
+def test_what_is_not_known_yet_is_printed_as_such():
+    assert (
+        str(plan([InterfaceSpec(bridge="br9")], ["a"], ALL)).splitlines()[3].endswith("mtu of the bridge  master br9")
+    )
 
 
 def test_without_ipv6_the_kernel_is_told_nothing_about_it(seed):
-    (row,) = plan([seed], ["a"], BRIDGES, Features(0x7173, False)).nics
+    (row,) = plan([seed], ["a"], Features(0x7173, False)).nics
     assert not row.no_ipv6
 
 
 def test_two_nics_of_one_name_are_refused(seed):
     with pytest.raises(SpecError, match="twice"):
-        plan([seed, seed], ["a", "a"], BRIDGES, ALL)
+        plan([seed, seed], ["a", "a"], ALL)
 
 
 def test_attach():
@@ -127,6 +136,6 @@ def test_attach():
 
 
 def test_programs_are_values(seed):
-    assert plan([seed], ["a"], BRIDGES, ALL) == plan([seed], ["a"], BRIDGES, ALL)
+    assert plan([seed], ["a"], ALL) == plan([seed], ["a"], ALL)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        plan([seed], ["a"], BRIDGES, ALL).acts = ()
+        plan([seed], ["a"], ALL).acts = ()

@@ -33,15 +33,16 @@ def spec(**fields):
 
 
 def test_no_such_bridge(engine):
-    error = refused(vhostnet.NoSuchBridge, spec(bridge="nowhere"), engine=engine)
-    assert (error.errno, error.act) == (errno.ENODEV, "LINK")
+    error = refused(vhostnet.NoSuchBridge, spec(bridge="nowhere", ifname="mine"), engine=engine)
+    assert (error.errno, error.act, error.call, error.ifname) == (errno.ENODEV, "LINK", "RTM_GETLINK", "mine")
     assert "'nowhere'" in str(error)
     assert "ip link add nowhere up type bridge" in error.remedy
 
 
 def test_not_a_bridge(engine):
-    error = refused(vhostnet.NotABridge, spec(bridge="lo"), engine=engine)
-    assert error.errno == errno.EOPNOTSUPP
+    bridges.make_bridge("br0")
+    error = refused(vhostnet.NotABridge, spec(bridge="br0"), spec(bridge="lo", ifname="mine"), engine=engine)
+    assert (error.errno, error.ifname) == (errno.EOPNOTSUPP, "mine")
     assert "'lo'" in str(error)
 
 
@@ -166,7 +167,7 @@ def test_out_of_fds_at_the_look_up(engine, bridge):
 
     def work():
         with pytest.raises(vhostnet.ResourceExhausted) as caught:
-            vhostnet.open_nic(spec(), engine=engine)
+            vhostnet.plan_nics([spec()], engine=engine)
         return caught.value
 
     assert limited(0, work).act == "DESCRIBE"

@@ -77,7 +77,7 @@ def _tun(path: str) -> Check:
         word = engines.select().features(path)
     except OSError as error:
         call = str(error.filename)
-        refusal = host_error(error.errno or 0, act="TAP_OPEN", call=call, ifname=None, queue=None, path=path)
+        refusal = host_error(error.errno or 0, act="TAP_OPEN", call=call, ifname=None, queue=None, subject=path)
         return _failed("tun", refusal)
     flags = [flag.name.lower() for flag in (TunFlag.VNET_HDR, TunFlag.MULTI_QUEUE) if word & flag and flag.name]
     missing = not word & TunFlag.MULTI_QUEUE
@@ -94,7 +94,7 @@ def _vhost(path: str, *, needed: bool) -> Check:
             os.close(fd)
         return Check("vhost-net", "ok", f"{path} opens and has MRG_RXBUF and VERSION_1")
     why = result.failure.result
-    error = host_error(why.errno, act="VHOST_OPEN", call=why.call, ifname=None, queue=None, path=path)
+    error = host_error(why.errno, act="VHOST_OPEN", call=why.call, ifname=None, queue=None, subject=path)
     found = _failed("vhost-net", error, "fail" if needed else "note")
     return found if needed else Check(found.name, found.state, vhost_problem(why.errno, why.call, path), found.remedy)
 
@@ -113,7 +113,7 @@ def _files(needed: int) -> Check:
     free = soft - len(list(Path("/proc/self/fd").iterdir()))
     detail = f"{free} of {soft} left (hard limit {hard})" + (f", {needed} needed" if needed else "")
     if free < needed:
-        error = host_error(errno.EMFILE, act="TAP_OPEN", call="open", ifname=None, queue=None, path=DEFAULT_TAP)
+        error = host_error(errno.EMFILE, act="TAP_OPEN", call="open", ifname=None, queue=None, subject=DEFAULT_TAP)
         return Check("open files", "fail", detail, error.remedy, error)
     return Check("open files", "ok", detail)
 

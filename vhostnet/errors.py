@@ -184,7 +184,8 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
     ("TAP_OPEN", _errno.ENOTTY): (Unsupported, "<backend tap=> is no TUN/TAP device; the usual one is /dev/net/tun"),
     ("QDISC", _errno.ENOENT): (Unsupported, "this kernel has no noqueue qdisc to give: pass qdisc='default'"),
     ("LINK", _errno.EXFULL): (BridgeFull, "a Linux bridge takes at most 1023 ports: use another bridge"),
-    ("LINK", _errno.EOPNOTSUPP): (NotABridge, "the master refused the port: it must be a Linux bridge"),
+    ("LINK", _errno.EOPNOTSUPP): (NotABridge, "name a Linux bridge in <source bridge=>"),
+    ("LINK", _errno.ENODEV): (NoSuchBridge, "make it: ip link add {subject} up type bridge"),
     ("LINK", _errno.EINVAL): (NoSuchBridge, "the bridge went away between the look-up and the join: make it again"),
     ("LINK", _errno.EADDRNOTAVAIL): (HostError, "the kernel refuses this MAC as a TAP's address"),
     ("ATTACH", _errno.EINVAL): (DeviceGone, "these fds are not the queues of one multi-queue TAP any more"),
@@ -194,17 +195,23 @@ _VHOST_REMEDY = "load the driver (modprobe vhost_net), or do without: <driver na
 
 
 def host_error(
-    errno: int, *, act: str, call: str | None, ifname: str | None, queue: int | None, path: str = ""
+    errno: int, *, act: str, call: str | None, ifname: str | None, queue: int | None, subject: str = ""
 ) -> HostError:
-    """The exception for a refused act: its class and remedy by act and errno."""
+    """The exception for a refused act: its class and remedy by act and errno.
+
+    *subject* is what the act was about besides the NIC: a device's path, or a bridge's name.
+    """
     kind, remedy = _MEANINGS.get((act, errno)) or _MEANINGS.get((None, errno), (HostError, ""))
     problem = os.strerror(errno)
     if act in ("VHOST_OPEN", "SELFTEST"):
-        problem = vhost_problem(errno, call, path)
+        problem = vhost_problem(errno, call, subject)
         if kind not in (NotPermitted, ResourceExhausted):
             kind, remedy = VhostUnavailable, _VHOST_REMEDY
+    elif call == "RTM_GETLINK" and kind in (NoSuchBridge, NotABridge):
+        problem = f"{subject!r} is not a Linux bridge" if kind is NotABridge else f"no link {subject!r} here"
     elif call == "open":
-        problem = f"{path}: {problem}"
+        problem = f"{subject}: {problem}"
+    remedy = remedy.format(subject=subject)
     return kind(errno, problem, act=act, call=call, ifname=ifname, queue=queue, remedy=remedy)
 
 

@@ -14,16 +14,16 @@ import sys
 import warnings
 import weakref
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from types import TracebackType
 from typing import Final, NamedTuple, cast
 
 from vhostnet import engines, qemu
 from vhostnet.engines import ActResult, Engine, Failure, Result
-from vhostnet.errors import NameBusy, NicClosed, NoSuchBridge, NotABridge, SpecError, host_error, vhost_problem
+from vhostnet.errors import NameBusy, NicClosed, SpecError, host_error, vhost_problem
 from vhostnet.netns import NetNs, call_inside
-from vhostnet.plan import QDISCS, Act, Features, Link, Op, Program, Qdisc, plan, plan_attach
+from vhostnet.plan import QDISCS, Act, Features, Link, Op, Program, Qdisc, plan, plan_attach, resolve
 from vhostnet.qemu import Dialect
 from vhostnet.spec import DEFAULT_TAP, VHOST_POLICIES, InterfaceSpec, VhostPolicy
 
@@ -67,7 +67,7 @@ class Nic:
         self.spec: Final = spec
         self.ifname: Final = nic.ifname
         self.ifindex: Final = made.ifindex
-        self.mtu: Final = nic.mtu
+        self.mtu: Final = made.mtu
         self._program, self._result, self._row = program, result, row
         self._engine = engine
         # The one thing here that changes: whoever pops the fds owns them, so two closers never close twice.
@@ -266,7 +266,7 @@ def plan_nics(
     """
     chosen = engines.select(engine)
     _check(vhost, qdisc)
-    return call_inside(netns, lambda: _plan(chosen, specs, vhost, qdisc, selftest=False))
+    return call_inside(netns, lambda: _plan(chosen, specs, vhost, qdisc))
 
 
 def _check(vhost: object, qdisc: object) -> None:
@@ -279,9 +279,13 @@ def _check(vhost: object, qdisc: object) -> None:
 def _open(
     engine: Engine, specs: Sequence[InterfaceSpec], vhost: VhostPolicy | None, qdisc: Qdisc, selftest: bool
 ) -> list[Nic]:
+    """One engine call; another only where a generated name turns out to be somebody's."""
     global _selftested
+    features = _features(engine, specs[0].tap_path)
+    prove = selftest and not _selftested
+    names = _names(specs)
     for attempt in itertools.count(1):
-        program = _plan(engine, specs, vhost, qdisc, selftest and not _selftested)
+        program = plan(specs, names, features, vhost=vhost, qdisc=qdisc, selftest=prove)
         result = engine.run(program)
         if result.failure is None:
             break
@@ -289,25 +293,24 @@ def _open(
         spec = specs[program.acts[result.failure.act].nic]
         if not isinstance(error, NameBusy) or not _is_template(spec.ifname) or attempt == NAME_TRIES:
             raise error
-    _selftested = _selftested or (selftest and any(act.op == Op.SELFTEST for act in program.acts))
+        names = _free_names(engine, specs, names)
+    _selftested = _selftested or (prove and any(act.op == Op.SELFTEST for act in program.acts))
     return [Nic(spec, program, result, row, engine) for row, spec in enumerate(specs)]
 
 
 _selftested = False  # vhost-net was seen to take a TAP in this process
 
 
-def _plan(
-    engine: Engine, specs: Sequence[InterfaceSpec], vhost: VhostPolicy | None, qdisc: Qdisc, selftest: bool
-) -> Program:
-    names = [_generated(spec.ifname) if _is_template(spec.ifname) else cast(str, spec.ifname) for spec in specs]
-    unsure = [number for number, spec in enumerate(specs) if _is_template(spec.ifname)]
-    wanted = list(dict.fromkeys(_bridge_of(spec) for spec in specs if spec.type != "ethernet"))
-    links = _describe(engine, [*wanted, *(names[number] for number in unsure)])
-    bridges = {name: _bridge(name, links) for name in wanted}
-    for number in unsure:  # a name that was asked for is left to the kernel to judge
-        names[number] = _free(names[number], specs[number], links, engine)
+def _plan(engine: Engine, specs: Sequence[InterfaceSpec], vhost: VhostPolicy | None, qdisc: Qdisc) -> Program:
     features = _features(engine, specs[0].tap_path if specs else DEFAULT_TAP)
-    return plan(specs, names, bridges, features, vhost=vhost, qdisc=qdisc, selftest=selftest)
+    program = plan(specs, _free_names(engine, specs, _names(specs)), features, vhost=vhost, qdisc=qdisc)
+    wanted = list(dict.fromkeys(nic.bridge for nic in program.nics if nic.bridge))
+    links = _describe(engine, wanted)
+    for name in wanted:
+        if name not in links or links[name].kind != "bridge":
+            code = errno.EOPNOTSUPP if name in links else errno.ENODEV
+            raise host_error(code, act="LINK", call="RTM_GETLINK", ifname=None, queue=None, subject=name)
+    return resolve(program, links)
 
 
 def _describe(engine: Engine, names: Sequence[str]) -> dict[str, Link]:
@@ -316,29 +319,6 @@ def _describe(engine: Engine, names: Sequence[str]) -> dict[str, Link]:
     except OSError as error:
         call = str(error.filename or "")
         raise host_error(error.errno or 0, act="DESCRIBE", call=call, ifname=None, queue=None) from None
-
-
-def _bridge_of(spec: InterfaceSpec) -> str:
-    if spec.bridge is None:
-        raise SpecError(
-            "stands for no bridge here",
-            attribute="network",
-            value=spec.network,
-            expected="a bridge for it: parse_interface(..., networks={NAME: BRIDGE}), --network NAME=BRIDGE",
-        )
-    return spec.bridge
-
-
-def _bridge(name: str, links: Mapping[str, Link]) -> Link:
-    link = links.get(name)
-    if link is None:
-        raise NoSuchBridge(
-            errno.ENODEV, f"no link {name!r} here", act="LINK", remedy=f"make it: ip link add {name} up type bridge"
-        )
-    if link.kind != "bridge":
-        what = f"{name!r} is a link of kind {link.kind or 'device'!r}, not a Linux bridge"
-        raise NotABridge(errno.EOPNOTSUPP, what, act="LINK", remedy="name a Linux bridge in <source bridge=>")
-    return link
 
 
 @lru_cache(maxsize=8)
@@ -374,12 +354,20 @@ def _generated(template: str | None) -> str:
     return f"{head}{next(_counters[head + '%d' + tail]) % room}{tail}"
 
 
-def _free(name: str, spec: InterfaceSpec, links: Mapping[str, Link], engine: Engine) -> str:
-    """*name*, or the next of its template that nobody has."""
-    while name in links:
-        name = _generated(spec.ifname)
-        links = _describe(engine, [name])
-    return name
+def _names(specs: Sequence[InterfaceSpec]) -> list[str]:
+    return [_generated(spec.ifname) if _is_template(spec.ifname) else cast(str, spec.ifname) for spec in specs]
+
+
+def _free_names(engine: Engine, specs: Sequence[InterfaceSpec], names: Sequence[str]) -> list[str]:
+    """*names*, but those that were generated and exist already; one that was asked for is the kernel's to judge."""
+    free = list(names)
+    unsure = [number for number, spec in enumerate(specs) if _is_template(spec.ifname)]
+    while unsure:
+        links = _describe(engine, [free[number] for number in unsure])
+        unsure = [number for number in unsure if free[number] in links]
+        for number in unsure:
+            free[number] = _generated(specs[number].ifname)
+    return free
 
 
 # --- results ---------------------------------------------------------------------------------------------
@@ -389,5 +377,7 @@ def _refusal(program: Program, failure: Failure) -> Exception:
     act = program.acts[failure.act]
     nic = program.nics[act.nic]
     result = failure.result
-    path = nic.tap_path if act.op == Op.TAP_OPEN else nic.vhost_path
-    return host_error(result.errno, act=act.op.name, call=result.call, ifname=nic.ifname, queue=result.queue, path=path)
+    subject = {Op.TAP_OPEN: nic.tap_path, Op.LINK: nic.bridge}.get(act.op, nic.vhost_path)
+    return host_error(
+        result.errno, act=act.op.name, call=result.call, ifname=nic.ifname, queue=result.queue, subject=subject
+    )

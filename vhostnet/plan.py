@@ -30,7 +30,6 @@ from vhostnet.spec import MAX_QUEUES, VNET_HDR_MODELS, InterfaceSpec, VhostPolic
 
 IFNAMSIZ: Final = 16  # bytes of an interface name, its NUL with them
 DEFAULT_MTU: Final = 1500  # what the kernel gives a new TAP
-MIN_IPV6_MTU: Final = 1280  # below it the kernel keeps no IPv6 state on a link to set anything in
 
 Qdisc = Literal["noqueue", "default"]
 QDISCS: Final = ("noqueue", "default")
@@ -81,7 +80,8 @@ class Features:
 class NicRow(NamedTuple):
     """One NIC of a Program: everything an engine needs to know of it.
 
-    ``tap_fds`` is for ATTACH alone, which works on fds the caller owns.
+    ``master`` 0 leaves it to the run to look ``bridge`` up, before its first act: it must be there, and be a
+    bridge. ``mtu`` 0 is the bridge's. ``tap_fds`` is for ATTACH alone, which works on fds the caller owns.
     """
 
     ifname: str
@@ -89,10 +89,10 @@ class NicRow(NamedTuple):
     tun_flags: int
     tap_path: str
     vhost_path: str
-    mac: bytes = b""
-    mtu: int = 0
+    bridge: str = ""
     master: int = 0
-    master_name: str = ""
+    mtu: int = 0
+    mac: bytes = b""
     no_ipv6: bool = False
     tap_fds: tuple[int, ...] = ()
 
@@ -165,9 +165,9 @@ def _flag_names(flags: int) -> Iterator[str]:
 
 def _link_parts(nic: NicRow) -> Iterator[str]:
     yield f"mac {nic.mac.hex(':')}"
-    yield f"mtu {nic.mtu}"
-    if nic.master:
-        yield f"master {nic.master_name} ({nic.master})"
+    yield f"mtu {nic.mtu}" if nic.mtu else "mtu of the bridge"
+    if nic.bridge:
+        yield f"master {nic.bridge}" + (f" ({nic.master})" if nic.master else "")
 
 
 # --- policy ----------------------------------------------------------------------------------------------
@@ -197,7 +197,6 @@ _TAP, _VNET_HDR, _MULTI_QUEUE = int(TunFlag.TAP | TunFlag.NO_PI), int(TunFlag.VN
 def plan(
     specs: Sequence[InterfaceSpec],
     names: Sequence[str],
-    bridges: Mapping[str, Link],
     features: Features,
     *,
     vhost: VhostPolicy | None = None,
@@ -206,11 +205,11 @@ def plan(
 ) -> Program:
     """The Program that makes one NIC of each spec, under the name that stands beside it.
 
-    *bridges* has every bridge a spec names. *vhost* overrides the specs' own policy. Raises SpecError for
-    two NICs of one name.
+    Bridges are left to the run to look up. *vhost* overrides the specs' own policy. Raises SpecError for two
+    NICs of one name, and for a network that stands for no bridge.
     """
     _check_names(names)
-    rows = tuple(_row(spec, name, bridges, features) for spec, name in zip(specs, names, strict=True))
+    rows = tuple(_row(spec, name, features) for spec, name in zip(specs, names, strict=True))
     every = range(len(rows))
     policies = [vhost_policy(spec, vhost) for spec in specs]
     wanted = [nic for nic in every if policies[nic] != "off"]
@@ -231,21 +230,40 @@ def plan_attach(ifname: str, tap_fds: tuple[int, ...]) -> Program:
     return Program((row,), (Act(Op.ATTACH, 0),))
 
 
-def _row(spec: InterfaceSpec, name: str, bridges: Mapping[str, Link], features: Features) -> NicRow:
-    bridge = bridges[spec.bridge] if spec.bridge else None
-    mtu = spec.mtu or (bridge.mtu if bridge else DEFAULT_MTU)
+def resolve(program: Program, bridges: Mapping[str, Link]) -> Program:
+    """The same Program with what is known of its bridges put in: what a dry run shows."""
+    rows = []
+    for nic in program.nics:
+        bridge = bridges.get(nic.bridge)
+        rows.append(nic._replace(master=bridge.ifindex, mtu=nic.mtu or bridge.mtu) if bridge else nic)
+    return Program(tuple(rows), program.acts)
+
+
+def _row(spec: InterfaceSpec, name: str, features: Features) -> NicRow:
+    bridge = _bridge_of(spec)
     return NicRow(
-        ifname=name,
-        queues=spec.queues,
-        tun_flags=tun_flags(spec, features),
-        tap_path=spec.tap_path,
-        vhost_path=spec.vhost_path,
-        mac=tap_mac(spec.mac),
-        mtu=mtu,
-        master=bridge.ifindex if bridge else 0,
-        master_name=bridge.name if bridge else "",
-        no_ipv6=features.ipv6 and mtu >= MIN_IPV6_MTU,
+        name,
+        spec.queues,
+        tun_flags(spec, features),
+        spec.tap_path,
+        spec.vhost_path,
+        bridge,
+        0,
+        spec.mtu or (0 if bridge else DEFAULT_MTU),
+        tap_mac(spec.mac),
+        features.ipv6,
     )
+
+
+def _bridge_of(spec: InterfaceSpec) -> str:
+    if spec.bridge is None and spec.type != "ethernet":
+        raise SpecError(
+            "stands for no bridge here",
+            attribute="network",
+            value=spec.network,
+            expected="a bridge for it: parse_interface(..., networks={NAME: BRIDGE}), --network NAME=BRIDGE",
+        )
+    return spec.bridge or ""
 
 
 def _check_names(names: Sequence[str]) -> None:

@@ -51,8 +51,9 @@ def _nics(rows: Sequence[NicRow], keep: dict[str, Any]) -> Any:
     table = []
     for row in rows:
         paths = _string(row.tap_path, keep), _string(row.vhost_path, keep)
-        asked = row.queues, row.tun_flags, row.mtu, row.master, row.mac or bytes(6), bool(row.mac), row.no_ipv6
-        table.append((row.ifname.encode(), *paths, *asked, fds + at, fds + at + row.queues))
+        asked = row.queues, row.tun_flags, os.fsencode(row.bridge), row.master, row.mtu
+        address = row.mac or bytes(6), bool(row.mac), row.no_ipv6
+        table.append((row.ifname.encode(), *paths, *asked, *address, fds + at, fds + at + row.queues))
         if row.tap_fds:
             fds[at : at + row.queues] = row.tap_fds
         at += 2 * row.queues
@@ -87,9 +88,8 @@ class _ActResults(Sequence[ActResult]):
 
 
 def _nic_result(nic: Any) -> NicResult:
-    return NicResult(
-        nic.ifindex, tuple(ffi.unpack(nic.tap_fds, nic.n_tap)), tuple(ffi.unpack(nic.vhost_fds, nic.n_vhost))
-    )
+    taps, vhosts = ffi.unpack(nic.tap_fds, nic.n_tap), ffi.unpack(nic.vhost_fds, nic.n_vhost)
+    return NicResult(nic.ifindex, nic.mtu, tuple(taps), tuple(vhosts))
 
 
 def _failure(program: Program, results: Sequence[ActResult], rc: int) -> Failure:

@@ -12,6 +12,7 @@ CALLS: Final = (
     *("", "open", "fstat", "TUNSETIFF", "TUNGETIFF", "SIOCGIFINDEX", "TUNSETQUEUE"),
     *("VHOST_GET_FEATURES", "VHOST_SET_OWNER", "VHOST_SET_FEATURES", "VHOST_SET_MEM_TABLE", "VHOST_SET_VRING"),
     *("VHOST_NET_SET_BACKEND", "mmap", "socket", "send", "recv", "RTM_NEWQDISC", "RTM_NEWLINK", "TUNGETFEATURES"),
+    "RTM_GETLINK",
 )
 
 
@@ -31,6 +32,7 @@ class NicResult(NamedTuple):
     """What exists now: the caller owns the fds."""
 
     ifindex: int
+    mtu: int
     tap_fds: tuple[int, ...]
     vhost_fds: tuple[int, ...]
 

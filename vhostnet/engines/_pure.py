@@ -28,6 +28,7 @@ from vhostnet.plan import Act, Link, NicRow, Op, Program, TunFlag
 _VHOST_NEEDED: Final = 1 << uapi.VIRTIO_NET_F_MRG_RXBUF | 1 << uapi.VIRTIO_F_VERSION_1
 _NL_BATCH: Final = 64
 _NL_LOOKUPS: Final = 16
+_IPV6_MIN_MTU: Final = 1280
 _RING_ENTRIES: Final = 256
 _RING_BYTES: Final = 16384
 
@@ -59,6 +60,8 @@ class _Nic:
     def __init__(self, row: NicRow) -> None:
         self.row = row
         self.ifindex = 0
+        self.master = row.master
+        self.mtu = row.mtu
         self.tap_fds: list[int] = []
         self.vhost_fds: list[int] = []
 
@@ -102,7 +105,7 @@ class _Run:
             self.acts[0].refuse(error)
             return False
         try:
-            done = all(self._step(number) for number in range(len(self.acts))) and self._flush()
+            done = self._find_bridges() and all(map(self._step, range(len(self.acts)))) and self._flush()
         except BaseException:
             self._unwind()
             raise
@@ -116,6 +119,21 @@ class _Run:
         for nic in reversed(self.nics):
             _close_all(nic.vhost_fds)
             _close_all(nic.tap_fds)
+
+    def _find_bridges(self) -> bool:
+        """Every bridge that a row only names, before anything is made; one not found is the LINK act's to report."""
+        found: dict[str, Link] = {}
+        for number, nic in enumerate(self.nics):
+            name = nic.row.bridge
+            try:
+                if name and not nic.master:
+                    bridge = found.setdefault(name, found.get(name) or _bridge(self.netlink, name))
+                    nic.master, nic.mtu = bridge.ifindex, nic.mtu or bridge.mtu
+            except OSError as error:
+                blamed = (a for a in self.acts if (a.act.op, a.act.nic) == (Op.LINK, number))
+                next(blamed, self.acts[0]).refuse(OSError(error.errno, error.strerror, "RTM_GETLINK"))
+                return False
+        return True
 
     def _step(self, number: int) -> bool:
         running = self.acts[number]
@@ -270,11 +288,11 @@ def _put_link(run: _Run, nic: _Nic, running: _Running) -> None:
     body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, 0, 0)
     if row.mac:
         body += attribute(uapi.IFLA_ADDRESS, row.mac)
-    if row.mtu:
-        body += attribute(uapi.IFLA_MTU, struct.pack("=I", row.mtu))
-    if row.master:
-        body += attribute(uapi.IFLA_MASTER, struct.pack("=I", row.master))
-    if row.no_ipv6:
+    if nic.mtu:
+        body += attribute(uapi.IFLA_MTU, struct.pack("=I", nic.mtu))
+    if nic.master:
+        body += attribute(uapi.IFLA_MASTER, struct.pack("=I", nic.master))
+    if row.no_ipv6 and nic.mtu >= _IPV6_MIN_MTU:  # below it there is no IPv6 to set anything in
         mode = attribute(uapi.IFLA_INET6_ADDR_GEN_MODE, bytes([uapi.IN6_ADDR_GEN_MODE_NONE]))
         body += attribute(uapi.IFLA_AF_SPEC, attribute(socket.AF_INET6, mode))
     run.put(running, uapi.RTM_NEWLINK, 0, body, "RTM_NEWLINK")
@@ -311,7 +329,7 @@ class PureEngine:
             ActResult(a.errno, a.call if a.errno else "", a.queue if a.errno else None, a.ns) for a in run.acts
         )
         if done:
-            nics = tuple(NicResult(n.ifindex, tuple(n.tap_fds), tuple(n.vhost_fds)) for n in run.nics)
+            nics = tuple(NicResult(n.ifindex, n.mtu, tuple(n.tap_fds), tuple(n.vhost_fds)) for n in run.nics)
             return Result(nics, results, None)
         return Result((), results, _failure(program, results))
 
@@ -343,6 +361,16 @@ def _failure(program: Program, results: Sequence[ActResult]) -> Failure:
         for number, (act, result) in enumerate(zip(program.acts, results, strict=True))
         if result.errno and not act.optional
     )
+
+
+def _bridge(netlink: Netlink, name: str) -> Link:
+    found: dict[str, Link] = {}
+    netlink.out = [_lookup(name, 0)]
+    netlink.exchange(partial(_take_link, found, [name]))
+    if name not in found or found[name].kind != "bridge":
+        code = errno.EOPNOTSUPP if found else errno.ENODEV
+        raise OSError(code, os.strerror(code))
+    return found[name]
 
 
 def _lookup(name: str, seq: int) -> bytes:

@@ -58,6 +58,7 @@ def test_every_option_at_once(dialect):
     }
     spec = InterfaceSpec(
         bridge=BRIDGE,
+        model="virtio-non-transitional",
         vhost="off",
         queues=3,
         rx_queue_size=512,

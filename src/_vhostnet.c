@@ -22,6 +22,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include <linux/ethtool.h>
 #include <linux/if.h>
 #include <linux/if_link.h>
 #include <linux/if_tun.h>
@@ -523,130 +524,48 @@ static int put_up(struct run *run, struct vn_nic *nic, struct vn_act *act)
 	return 0;
 }
 
-/* ---- looking links up ---------------------------------------------------------------------------------- */
+/* ---- bridges ------------------------------------------------------------------------------------------- */
 
-struct lookup {
-	struct vn_link *links;
-	uint32_t first;
-	uint32_t next;
-};
-
-/* The attribute at *data, stepping over it; NULL at the end or where the rest is malformed. */
-static const struct rtattr *next_attr(const char **data, size_t *left)
+static int ask_by_name(struct run *run, const char *name, unsigned long request, struct ifreq *answer)
 {
-	const struct rtattr *attribute = (const struct rtattr *)*data;
-	size_t size;
-
-	if (*left < sizeof(*attribute) || attribute->rta_len < sizeof(*attribute) || attribute->rta_len > *left)
-		return NULL;
-	size = RTA_ALIGN((size_t)attribute->rta_len);
-	size = size < *left ? size : *left;
-	*data += size;
-	*left -= size;
-	return attribute;
+	memset(&answer->ifr_ifru, 0, sizeof(answer->ifr_ifru));
+	memcpy(answer->ifr_name, name, VN_IFNAMSIZ);
+	return ioctl_retry(run->nl.fd, request, answer) < 0 ? -errno : 0;
 }
 
-static void read_kind(struct vn_link *link, const struct rtattr *info)
+static int check_is_bridge(struct run *run, const char *name)
 {
-	const char *data = RTA_DATA(info);
-	size_t left = RTA_PAYLOAD(info);
-	const struct rtattr *a;
+	struct ethtool_drvinfo info = { .cmd = ETHTOOL_GDRVINFO };
+	struct ifreq request = { .ifr_data = (void *)&info };
 
-	while ((a = next_attr(&data, &left)))
-		if (a->rta_type == IFLA_INFO_KIND && RTA_PAYLOAD(a) < sizeof(link->kind))
-			memcpy(link->kind, RTA_DATA(a), RTA_PAYLOAD(a));
+	memcpy(request.ifr_name, name, VN_IFNAMSIZ);
+	if (ioctl_retry(run->nl.fd, SIOCETHTOOL, &request) < 0)
+		return -errno;
+	return strcmp(info.driver, "bridge") == 0 ? 0 : -EOPNOTSUPP;
 }
 
-static void read_attribute(struct vn_link *link, const struct rtattr *attribute)
+/*
+ * The bridge of one NIC: its ifindex and MTU; an earlier row may have found it already. By three ioctls: asked by
+ * RTM_GETLINK a bridge recites all of itself, which takes five times as long.
+ */
+static int find_bridge(struct run *run, struct vn_nic *nic)
 {
-	size_t size = RTA_PAYLOAD(attribute);
-
-	if (attribute->rta_type == IFLA_MTU && size == sizeof(link->mtu))
-		memcpy(&link->mtu, RTA_DATA(attribute), size);
-	if (attribute->rta_type == IFLA_ADDRESS && size <= sizeof(link->mac)) {
-		memcpy(link->mac, RTA_DATA(attribute), size);
-		link->mac_len = (uint32_t)size;
-	}
-	if (attribute->rta_type == IFLA_LINKINFO)
-		read_kind(link, attribute);
-}
-
-static int read_link(struct vn_link *link, const struct nlmsghdr *message)
-{
-	const struct ifinfomsg *body = NLMSG_DATA(message);
-	const char *data = (const char *)body + NLMSG_ALIGN(sizeof(*body));
-	const struct rtattr *a;
-	size_t left;
-
-	if (message->nlmsg_len < NLMSG_SPACE(sizeof(*body)))
-		return -EBADMSG;
-	left = message->nlmsg_len - NLMSG_SPACE(sizeof(*body));
-	link->ifindex = body->ifi_index;
-	while ((a = next_attr(&data, &left)))
-		read_attribute(link, a);
-	return 1;
-}
-
-static int take_link(void *context, const struct nlmsghdr *message)
-{
-	const struct nlmsgerr *refusal = NLMSG_DATA(message);
-	struct lookup *lookup = context;
-	uint32_t index = message->nlmsg_seq - 1;
-
-	if (index < lookup->first || index >= lookup->next)
-		return 0;
-	if (message->nlmsg_type == RTM_NEWLINK)
-		return read_link(&lookup->links[index], message);
-	if (message->nlmsg_type != NLMSG_ERROR)
-		return 0;
-	if (message->nlmsg_len < NLMSG_LENGTH(sizeof(*refusal)) || refusal->error >= 0)
-		return -EBADMSG;
-	return refusal->error == -ENODEV ? 1 : refusal->error;
-}
-
-static void put_lookup(struct netlink *nl, const struct vn_link *link, uint32_t seq)
-{
-	struct ifinfomsg body = { .ifi_family = AF_UNSPEC };
-	struct nlmsghdr *message = nl_begin(nl, RTM_GETLINK, 0, seq, &body, sizeof(body));
-	uint32_t mask = RTEXT_FILTER_SKIP_STATS;
-
-	nl_attr(message, IFLA_IFNAME, link->name, strlen(link->name) + 1);
-	nl_attr(message, IFLA_EXT_MASK, &mask, sizeof(mask));
-	nl_end(nl, message);
-}
-
-/* One link by name; ENODEV when there is none. */
-static int look_up(struct netlink *nl, struct vn_link *link)
-{
-	struct lookup lookup = { .links = link, .next = 1 };
-	uint32_t call;
+	struct ifreq answer;
 	int rc;
 
-	put_lookup(nl, link, 1);
-	rc = nl_exchange(nl, take_link, &lookup, &call);
-	return rc == 0 && link->ifindex == 0 ? -ENODEV : rc;
-}
-
-/* The bridge of one NIC: there, and a bridge; an earlier row may have found it already. */
-static int find_bridge(struct netlink *nl, const struct vn_nic *nics, struct vn_nic *nic)
-{
-	struct vn_link link = { 0 };
-	int rc;
-
-	for (const struct vn_nic *other = nic; other-- > nics;) {
+	for (const struct vn_nic *other = nic; other-- > run->nics;) {
 		if (other->bridge_mtu && memcmp(other->bridge, nic->bridge, VN_IFNAMSIZ) == 0) {
 			nic->master = other->master;
 			nic->bridge_mtu = other->bridge_mtu;
 			return 0;
 		}
 	}
-	memcpy(link.name, nic->bridge, VN_IFNAMSIZ);
-	rc = look_up(nl, &link);
-	if (rc == 0 && strcmp(link.kind, "bridge") != 0)
-		rc = -EOPNOTSUPP;
-	nic->master = (uint32_t)link.ifindex;
-	nic->bridge_mtu = link.mtu;
-	return rc;
+	rc = ask_by_name(run, nic->bridge, SIOCGIFINDEX, &answer);
+	nic->master = rc == 0 ? (uint32_t)answer.ifr_ifindex : 0;
+	if (rc == 0)
+		rc = ask_by_name(run, nic->bridge, SIOCGIFMTU, &answer);
+	nic->bridge_mtu = rc == 0 ? (uint32_t)answer.ifr_mtu : 0;
+	return rc == 0 ? check_is_bridge(run, nic->bridge) : rc;
 }
 
 /* Every bridge that a row only names, before anything is made. *index is the row that failed. */
@@ -659,7 +578,7 @@ static int find_bridges(struct run *run, uint32_t n_nics, uint32_t *index)
 
 		*index = i;
 		if (nic->bridge[0] && nic->master == 0)
-			rc = find_bridge(&run->nl, run->nics, nic);
+			rc = find_bridge(run, nic);
 		if (nic->mtu == 0)
 			nic->mtu = nic->bridge_mtu;
 	}
@@ -815,7 +734,7 @@ int vn_run(struct vn_nic *nics, uint32_t n_nics, struct vn_act *acts, uint32_t n
 		return blame(acts, n_acts, acts[0].op, acts[0].nic, rc, VN_CALL_SOCKET);
 	rc = find_bridges(&run, n_nics, &index);
 	if (rc < 0)
-		blame(acts, n_acts, VN_LINK, index, rc, VN_CALL_RTM_GETLINK);
+		blame(acts, n_acts, VN_LINK, index, rc, VN_CALL_SIOCGIFINDEX);
 	else
 		rc = run_acts(&run, n_acts);
 	for (uint32_t i = n_nics; i-- > 0 && rc < 0;) {
@@ -827,6 +746,96 @@ int vn_run(struct vn_nic *nics, uint32_t n_nics, struct vn_act *acts, uint32_t n
 }
 
 /* ---- questions ------------------------------------------------------------------------------------------ */
+
+struct lookup {
+	struct vn_link *links;
+	uint32_t first;
+	uint32_t next;
+};
+
+/* The attribute at *data, stepping over it; NULL at the end or where the rest is malformed. */
+static const struct rtattr *next_attr(const char **data, size_t *left)
+{
+	const struct rtattr *attribute = (const struct rtattr *)*data;
+	size_t size;
+
+	if (*left < sizeof(*attribute) || attribute->rta_len < sizeof(*attribute) || attribute->rta_len > *left)
+		return NULL;
+	size = RTA_ALIGN((size_t)attribute->rta_len);
+	size = size < *left ? size : *left;
+	*data += size;
+	*left -= size;
+	return attribute;
+}
+
+static void read_kind(struct vn_link *link, const struct rtattr *info)
+{
+	const char *data = RTA_DATA(info);
+	size_t left = RTA_PAYLOAD(info);
+	const struct rtattr *a;
+
+	while ((a = next_attr(&data, &left)))
+		if (a->rta_type == IFLA_INFO_KIND && RTA_PAYLOAD(a) < sizeof(link->kind))
+			memcpy(link->kind, RTA_DATA(a), RTA_PAYLOAD(a));
+}
+
+static void read_attribute(struct vn_link *link, const struct rtattr *attribute)
+{
+	size_t size = RTA_PAYLOAD(attribute);
+
+	if (attribute->rta_type == IFLA_MTU && size == sizeof(link->mtu))
+		memcpy(&link->mtu, RTA_DATA(attribute), size);
+	if (attribute->rta_type == IFLA_ADDRESS && size <= sizeof(link->mac)) {
+		memcpy(link->mac, RTA_DATA(attribute), size);
+		link->mac_len = (uint32_t)size;
+	}
+	if (attribute->rta_type == IFLA_LINKINFO)
+		read_kind(link, attribute);
+}
+
+static int read_link(struct vn_link *link, const struct nlmsghdr *message)
+{
+	const struct ifinfomsg *body = NLMSG_DATA(message);
+	const char *data = (const char *)body + NLMSG_ALIGN(sizeof(*body));
+	const struct rtattr *a;
+	size_t left;
+
+	if (message->nlmsg_len < NLMSG_SPACE(sizeof(*body)))
+		return -EBADMSG;
+	left = message->nlmsg_len - NLMSG_SPACE(sizeof(*body));
+	link->ifindex = body->ifi_index;
+	while ((a = next_attr(&data, &left)))
+		read_attribute(link, a);
+	return 1;
+}
+
+static int take_link(void *context, const struct nlmsghdr *message)
+{
+	const struct nlmsgerr *refusal = NLMSG_DATA(message);
+	struct lookup *lookup = context;
+	uint32_t index = message->nlmsg_seq - 1;
+
+	if (index < lookup->first || index >= lookup->next)
+		return 0;
+	if (message->nlmsg_type == RTM_NEWLINK)
+		return read_link(&lookup->links[index], message);
+	if (message->nlmsg_type != NLMSG_ERROR)
+		return 0;
+	if (message->nlmsg_len < NLMSG_LENGTH(sizeof(*refusal)) || refusal->error >= 0)
+		return -EBADMSG;
+	return refusal->error == -ENODEV ? 1 : refusal->error;
+}
+
+static void put_lookup(struct netlink *nl, const struct vn_link *link, uint32_t seq)
+{
+	struct ifinfomsg body = { .ifi_family = AF_UNSPEC };
+	struct nlmsghdr *message = nl_begin(nl, RTM_GETLINK, 0, seq, &body, sizeof(body));
+	uint32_t mask = RTEXT_FILTER_SKIP_STATS;
+
+	nl_attr(message, IFLA_IFNAME, link->name, strlen(link->name) + 1);
+	nl_attr(message, IFLA_EXT_MASK, &mask, sizeof(mask));
+	nl_end(nl, message);
+}
 
 int vn_describe(struct vn_link *links, uint32_t n_links)
 {

@@ -43,7 +43,6 @@
 #define VN_CALL_RTM_NEWQDISC 17
 #define VN_CALL_RTM_NEWLINK 18
 #define VN_CALL_TUNGETFEATURES 19
-#define VN_CALL_RTM_GETLINK 20
 
 /* One NIC. The caller owns the memory; on success it also owns the fds, on failure none is open. */
 struct vn_nic {

@@ -12,7 +12,8 @@ from cffi import FFI
 HERE = Path(__file__).resolve().parent
 
 KERNEL_NUMBERS = (
-    *("TUNSETIFF", "TUNGETIFF", "TUNGETFEATURES", "TUNSETQUEUE", "SIOCGIFINDEX"),
+    *("TUNSETIFF", "TUNGETIFF", "TUNGETFEATURES", "TUNSETQUEUE", "SIOCGIFINDEX", "SIOCGIFMTU"),
+    *("SIOCETHTOOL", "ETHTOOL_GDRVINFO"),
     *("IFF_TAP", "IFF_NO_PI", "IFF_VNET_HDR", "IFF_MULTI_QUEUE", "IFF_TUN_EXCL"),
     *("IFF_ATTACH_QUEUE", "IFF_DETACH_QUEUE", "IFF_UP"),
     *("VHOST_GET_FEATURES", "VHOST_SET_FEATURES", "VHOST_SET_OWNER", "VHOST_SET_MEM_TABLE"),
@@ -24,12 +25,13 @@ KERNEL_NUMBERS = (
     *("IFLA_AF_SPEC", "IFLA_EXT_MASK", "IFLA_INET6_ADDR_GEN_MODE", "IN6_ADDR_GEN_MODE_NONE"),
     "RTEXT_FILTER_SKIP_STATS",
 )
-KERNEL_STRUCTS = ("ifreq", "nlmsghdr", "ifinfomsg", "tcmsg", "vhost_vring_state", "vhost_vring_addr")
+KERNEL_STRUCTS = ("ifreq", "ethtool_drvinfo", "nlmsghdr", "ifinfomsg", "tcmsg", "vhost_vring_state", "vhost_vring_addr")
 
 PRELUDE = """
 #include <stdint.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <linux/ethtool.h>
 #include <linux/if.h>
 #include <linux/if_link.h>
 #include <linux/if_tun.h>

@@ -62,6 +62,8 @@ def test_acts_and_calls_have_the_cores_numbers(lib):
     [
         ("ifreq", "IFREQ_FLAGS"),
         ("ifreq", "IFREQ_INDEX"),
+        ("ifreq", "IFREQ_DATA"),
+        ("ethtool_drvinfo", "DRVINFO"),
         ("nlmsghdr", "NLMSGHDR"),
         ("ifinfomsg", "IFINFOMSG"),
         ("tcmsg", "TCMSG"),

@@ -34,7 +34,7 @@ def spec(**fields):
 
 def test_no_such_bridge(engine):
     error = refused(vhostnet.NoSuchBridge, spec(bridge="nowhere", ifname="mine"), engine=engine)
-    assert (error.errno, error.act, error.call, error.ifname) == (errno.ENODEV, "LINK", "RTM_GETLINK", "mine")
+    assert (error.errno, error.act, error.call, error.ifname) == (errno.ENODEV, "LINK", "SIOCGIFINDEX", "mine")
     assert "'nowhere'" in str(error)
     assert "ip link add nowhere up type bridge" in error.remedy
 

@@ -207,8 +207,10 @@ def host_error(
         problem = vhost_problem(errno, call, subject)
         if kind not in (NotPermitted, ResourceExhausted):
             kind, remedy = VhostUnavailable, _VHOST_REMEDY
-    elif call == "RTM_GETLINK" and kind in (NoSuchBridge, NotABridge):
-        problem = f"{subject!r} is not a Linux bridge" if kind is NotABridge else f"no link {subject!r} here"
+    elif act == "LINK" and errno == _errno.ENODEV:
+        problem = f"no link {subject!r} here"
+    elif kind is NotABridge:
+        problem = f"{subject!r} is not a Linux bridge"
     elif call == "open":
         problem = f"{subject}: {problem}"
     remedy = remedy.format(subject=subject)

@@ -66,9 +66,11 @@ def _string(text: str, keep: dict[str, Any]) -> Any:
     return keep[text]
 
 
+_FLAGS = {(False, False): 0, (True, False): lib.VN_OPTIONAL, (False, True): lib.VN_BARRIER}
+
+
 def _acts(acts: Sequence[Act]) -> Any:
-    flags = {(False, False): 0, (True, False): lib.VN_OPTIONAL, (False, True): lib.VN_BARRIER}
-    return ffi.new("struct vn_act[]", [(op, nic, flags[optional, barrier]) for op, nic, optional, barrier in acts])
+    return ffi.new("struct vn_act[]", [(op, nic, _FLAGS[optional, barrier]) for op, nic, optional, barrier in acts])
 
 
 class _ActResults(Sequence[ActResult]):

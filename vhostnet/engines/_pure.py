@@ -122,16 +122,16 @@ class _Run:
 
     def _find_bridges(self) -> bool:
         """Every bridge that a row only names, before anything is made; one not found is the LINK act's to report."""
-        found: dict[str, Link] = {}
+        found: dict[str, tuple[int, int]] = {}
         for number, nic in enumerate(self.nics):
             name = nic.row.bridge
             try:
                 if name and not nic.master:
-                    bridge = found.setdefault(name, found.get(name) or _bridge(self.netlink, name))
-                    nic.master, nic.mtu = bridge.ifindex, nic.mtu or bridge.mtu
+                    nic.master, mtu = found[name] = found.get(name) or _bridge(self.netlink.fileno(), name)
+                    nic.mtu = nic.mtu or mtu
             except OSError as error:
                 blamed = (a for a in self.acts if (a.act.op, a.act.nic) == (Op.LINK, number))
-                next(blamed, self.acts[0]).refuse(OSError(error.errno, error.strerror, "RTM_GETLINK"))
+                next(blamed, self.acts[0]).refuse(error)
                 return False
         return True
 
@@ -180,6 +180,19 @@ class _Run:
         """Queue a message for the next flush; its sequence number says whose the answer is."""
         running.call = call
         self.netlink.out.append(message(kind, uapi.NLM_F_ACK | flags, running.number + 1, body))
+
+
+def _bridge(fd: int, name: str) -> tuple[int, int]:
+    """The ifindex and MTU of a bridge, by three ioctls: asked by RTM_GETLINK it recites all of itself."""
+    index, mtu = _ifreq(name, 0), _ifreq(name, 0)
+    _ioctl(fd, uapi.SIOCGIFINDEX, index, "SIOCGIFINDEX")
+    _ioctl(fd, uapi.SIOCGIFMTU, mtu, "SIOCGIFINDEX")
+    info = bytearray(uapi.DRVINFO.pack(uapi.ETHTOOL_GDRVINFO, b""))
+    address = ctypes.addressof(ctypes.c_char.from_buffer(info))
+    _ioctl(fd, uapi.SIOCETHTOOL, bytearray(uapi.IFREQ_DATA.pack(os.fsencode(name), address)), "SIOCGIFINDEX")
+    if uapi.DRVINFO.unpack(info)[1].rstrip(b"\0") != b"bridge":
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), "SIOCGIFINDEX")
+    return uapi.IFREQ_INDEX.unpack(index)[1], uapi.IFREQ_INDEX.unpack(mtu)[1]
 
 
 def _tap_open(run: _Run, nic: _Nic, running: _Running) -> None:
@@ -361,16 +374,6 @@ def _failure(program: Program, results: Sequence[ActResult]) -> Failure:
         for number, (act, result) in enumerate(zip(program.acts, results, strict=True))
         if result.errno and not act.optional
     )
-
-
-def _bridge(netlink: Netlink, name: str) -> Link:
-    found: dict[str, Link] = {}
-    netlink.out = [_lookup(name, 0)]
-    netlink.exchange(partial(_take_link, found, [name]))
-    if name not in found or found[name].kind != "bridge":
-        code = errno.EOPNOTSUPP if found else errno.ENODEV
-        raise OSError(code, os.strerror(code))
-    return found[name]
 
 
 def _lookup(name: str, seq: int) -> bytes:

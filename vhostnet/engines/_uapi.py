@@ -19,7 +19,10 @@ TUNSETIFF: Final = _ioc(_WRITE, "T", 202, 4)
 TUNGETFEATURES: Final = _ioc(_READ, "T", 207, 4)
 TUNGETIFF: Final = _ioc(_READ, "T", 210, 4)
 TUNSETQUEUE: Final = _ioc(_WRITE, "T", 217, 4)
+SIOCGIFMTU: Final = 0x8921
 SIOCGIFINDEX: Final = 0x8933
+SIOCETHTOOL: Final = 0x8946
+ETHTOOL_GDRVINFO: Final = 3
 VHOST_GET_FEATURES: Final = _ioc(_READ, "\xaf", 0x00, 8)
 VHOST_SET_FEATURES: Final = _ioc(_WRITE, "\xaf", 0x00, 8)
 VHOST_SET_OWNER: Final = _ioc(_NONE, "\xaf", 0x01, 0)
@@ -58,6 +61,8 @@ RTEXT_FILTER_SKIP_STATS: Final = 8
 # struct ifreq: the name, then a union whose widest member is struct ifmap.
 IFREQ_FLAGS: Final = struct.Struct(f"16sH{struct.calcsize('LLHBBB0L') - 2}x")
 IFREQ_INDEX: Final = struct.Struct(f"16si{struct.calcsize('LLHBBB0L') - 4}x")
+IFREQ_DATA: Final = struct.Struct(f"16sP{struct.calcsize('LLHBBB0L') - struct.calcsize('P')}x")
+DRVINFO: Final = struct.Struct("=I32s160x")  # struct ethtool_drvinfo: the command, the driver, what we do not read
 NLMSGHDR: Final = struct.Struct("=IHHII")
 IFINFOMSG: Final = struct.Struct("=BxHiII")
 TCMSG: Final = struct.Struct("=BxxxiIII")

@@ -4,6 +4,7 @@ import fcntl
 import gc
 import multiprocessing
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -12,7 +13,7 @@ import threading
 import time
 
 import pytest
-from conftest import BRIDGE, close_all, link_names, open_fds
+from conftest import BRIDGE, close_all, link_names, need, open_fds, state
 from kernel import addrgenmode, ip, link
 
 import vhostnet
@@ -230,6 +231,27 @@ def test_a_namespace_that_is_none(engine):
 def nic(engine, bridge, no_leaks):
     with vhostnet.open_nic(InterfaceSpec(bridge=BRIDGE, queues=2, vhost="off"), engine=engine) as nic:
         yield nic
+
+
+def test_an_interrupt_that_waited_for_the_call_leaves_nothing(bridge):
+    """SIGALRM is pending when the C core returns; its handler raises before any fd has an owner."""
+    need("native")
+    before = state()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    program = vhostnet.plan_nics([InterfaceSpec(bridge=BRIDGE, queues=200, vhost="off")])
+    engine = vhostnet.select_engine("native")
+    old = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0005)
+        with pytest.raises(KeyboardInterrupt):
+            engine.run(program)
+            time.sleep(1)
+    finally:
+        signal.signal(signal.SIGALRM, old)
+    assert state() == before
 
 
 def test_closing_twice_and_from_many_threads(nic):

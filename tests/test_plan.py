@@ -71,11 +71,16 @@ def test_vnet_hdr_only_where_the_kernel_has_it():
         ({"vhost": "require"}, "auto", "auto"),
         ({"vhost": "off"}, "require", "require"),
         ({"model": "e1000"}, None, "off"),
-        ({"model": "e1000"}, "require", "off"),
+        ({"model": "e1000"}, "auto", "off"),
     ],
 )
 def test_vhost_policy(fields, override, policy):
     assert vhost_policy(InterfaceSpec(bridge="b", **fields), override) == policy
+
+
+def test_vhost_cannot_be_required_of_a_model_that_has_none():
+    with pytest.raises(SpecError, match="e1000"):
+        vhost_policy(InterfaceSpec(bridge="b", model="e1000"), "require")
 
 
 def test_vhost_open_is_optional_under_auto_and_absent_under_off(seed):

@@ -1,6 +1,7 @@
 """What is asked + what the host said -> Program: every kernel act, in order, as data.
 
-The order of the acts and its reasons stand here and nowhere else:
+The order of the acts and its reasons stand here and nowhere else. Before the first of them the run looks up the
+bridges that are only named: nothing is made where one is missing. Then:
 
 1. TAP_OPEN    the first queue creates the device (IFF_TUN_EXCL: a name somebody else holds is an error and
                never shared), the others attach.
@@ -174,7 +175,11 @@ def _link_parts(nic: NicRow) -> Iterator[str]:
 
 
 def vhost_policy(spec: InterfaceSpec, override: VhostPolicy | None) -> VhostPolicy:
-    """The caller's word before the XML's; only virtio models can use vhost-net."""
+    """The caller's word before the XML's; only virtio models can use vhost-net. Raises SpecError."""
+    if not spec.virtio and override == "require":
+        raise SpecError(
+            f"means nothing to model {spec.model}", attribute="vhost", value="require", expected="model virtio"
+        )
     if not spec.virtio:
         return "off"
     return override or cast(VhostPolicy, spec.vhost)

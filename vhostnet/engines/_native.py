@@ -22,10 +22,14 @@ class NativeEngine:
         keep: dict[str, Any] = {}  # the C strings, which must outlive the call
         nics = _nics(program.nics, keep)
         acts = _acts(program.acts)
-        rc = lib.vn_run(nics, len(program.nics), acts, len(program.acts))
         results = _ActResults(acts)
-        if rc == 0:
-            return Result(tuple([_nic_result(nic) for nic in nics]), results, None)
+        try:
+            rc = lib.vn_run(nics, len(program.nics), acts, len(program.acts))
+            if rc == 0:
+                return Result(tuple([_nic_result(nic) for nic in nics]), results, None)
+        except BaseException:  # such as a KeyboardInterrupt that waited for the call to end
+            _close(nics)
+            raise
         return Result((), results, _failure(program, results, rc))
 
     def describe(self, names: Sequence[str]) -> dict[str, Link]:
@@ -92,6 +96,12 @@ class _ActResults(Sequence[ActResult]):
 def _nic_result(nic: Any) -> NicResult:
     taps, vhosts = ffi.unpack(nic.tap_fds, nic.n_tap), ffi.unpack(nic.vhost_fds, nic.n_vhost)
     return NicResult(nic.ifindex, nic.mtu, tuple(taps), tuple(vhosts))
+
+
+def _close(nics: Any) -> None:
+    for nic in nics:
+        for fd in (*ffi.unpack(nic.vhost_fds, nic.n_vhost), *ffi.unpack(nic.tap_fds, nic.n_tap)):
+            os.close(fd)
 
 
 def _failure(program: Program, results: Sequence[ActResult], rc: int) -> Failure:

@@ -1,6 +1,5 @@
 """A guest boots on our fds and pings the bridge: with vhost-net where the kernel has it, else without."""
 
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -14,7 +13,7 @@ import vhostnet
 pytestmark = [pytest.mark.tap, pytest.mark.qemu, pytest.mark.e2e, pytest.mark.timeout(600)]
 
 GUEST = Path(__file__).parent / "guest"
-SUITE = os.environ.get("VHOSTNET_GUEST_SUITE", "bookworm")
+SUITE = "bookworm"  # the kernel that pings; the one under test is the one this runs on
 # What an emulated boot can do without.
 SHORTER = (
     "mitigations=off no_timer_check tsc=reliable cryptomgr.notests"
@@ -36,6 +35,17 @@ def guest(tmp_path_factory):
     return ["-kernel", kernel, "-initrd", str(image), "-append", append]
 
 
+def boot(command, nic):
+    """The guest's verdict. Emulated twice over, a kernel now and then dies before it sees its NIC: once more."""
+    for _ in range(2):
+        done = subprocess.run(command, pass_fds=nic.fds, capture_output=True, text=True, timeout=290, check=False)
+        verdict = re.search(r"VHOSTNET-E2E .*", done.stdout)
+        if verdict:
+            break
+        nic.reset_queues()
+    return verdict, done.stdout + done.stderr
+
+
 def test_the_seeds_nic_pings(bridge, guest):
     """Without vhost-net this is the seed with vhost='auto'; with it, the seed as it stands."""
     ip(f"address add 10.9.0.1/24 dev {BRIDGE}")
@@ -47,9 +57,8 @@ def test_the_seeds_nic_pings(bridge, guest):
         with pytest.warns(vhostnet.VhostnetWarning):
             argv = nic.qemu_argv(alias="net2", bus="pci.0", addr="0x7")
         command = [*QEMU, *guest, *argv]
-        done = subprocess.run(command, pass_fds=nic.fds, capture_output=True, text=True, timeout=500, check=False)
-        verdict = re.search(r"VHOSTNET-E2E .*", done.stdout)
-        assert verdict, done.stdout + done.stderr
+        verdict, said = boot(command, nic)
+        assert verdict, said
         assert verdict[0].strip() == "VHOSTNET-E2E ok queues=8 mac=20:90:6f:28:84:f2"
         assert ("vhost=on" in argv[1]) == here
     assert state() == before

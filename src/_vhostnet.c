@@ -546,7 +546,7 @@ static int check_is_bridge(struct run *run, const char *name)
 
 /*
  * The bridge of one NIC: its ifindex and MTU; an earlier row may have found it already. By three ioctls: asked by
- * RTM_GETLINK a bridge recites all of itself, which takes five times as long.
+ * RTM_GETLINK a bridge recites all of itself, which takes twice as long.
  */
 static int find_bridge(struct run *run, struct vn_nic *nic)
 {

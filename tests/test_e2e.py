@@ -36,9 +36,9 @@ def guest(tmp_path_factory):
 
 
 def boot(command, nic):
-    """The guest's verdict. Emulated twice over, a kernel now and then dies before it sees its NIC: once more."""
-    for _ in range(2):
-        done = subprocess.run(command, pass_fds=nic.fds, capture_output=True, text=True, timeout=290, check=False)
+    """The guest's verdict. Emulated twice over, a kernel now and then dies before it sees its NIC: once more, or twice."""
+    for _ in range(3):
+        done = subprocess.run(command, pass_fds=nic.fds, capture_output=True, text=True, timeout=190, check=False)
         verdict = re.search(r"VHOSTNET-E2E .*", done.stdout)
         if verdict:
             break

@@ -166,6 +166,7 @@ print(json.dumps({'argv': sys.argv[1:], 'taps': taps, 'others': [fd for fd in in
 
 
 @pytest.mark.tap
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["native", "pure"])
 def test_exec_becomes_the_command_with_exactly_those_fds(bridge, engine):
     second = PLAIN.replace("name=", "queues='2' name=")
@@ -181,6 +182,7 @@ def test_exec_becomes_the_command_with_exactly_those_fds(bridge, engine):
 
 
 @pytest.mark.tap
+@pytest.mark.slow
 def test_exec_of_nothing_leaves_nothing(bridge):
     before = link_names()
     done = vhostnet("exec", "-", "--", "/nowhere/qemu", stdin=PLAIN)
@@ -189,6 +191,7 @@ def test_exec_of_nothing_leaves_nothing(bridge):
 
 
 @pytest.mark.tap
+@pytest.mark.slow
 def test_exec_restores_what_python_ignores(bridge):
     done = spawned("exec", "-", "--", "sh", "-c", "grep SigIgn /proc/self/status", stdin=PLAIN)
     ignored = int(done.stdout.split()[-1], 16)
@@ -196,6 +199,7 @@ def test_exec_restores_what_python_ignores(bridge):
 
 
 @pytest.mark.tap
+@pytest.mark.slow
 def test_the_kernels_refusals_have_their_codes(bridge):
     named = PLAIN.replace("<source", "<target dev='mine'/><source")
     held = ["exec", "-", "--", sys.executable, "-c", "import time; print('up', flush=True); time.sleep(30)"]
@@ -260,6 +264,7 @@ def test_doctor_says_why_a_file_would_fail(bridge, tmp_path, text, code, says):
 
 
 @pytest.mark.tap
+@pytest.mark.slow
 def test_doctor_counts_the_files_that_are_needed(bridge, tmp_path):
     file = tmp_path / "nic.xml"
     file.write_text(PLAIN.replace("name=", "queues='256' name="))

@@ -35,6 +35,7 @@ def test_the_code_runs(bridge, code):
 
 
 @pytest.mark.tap
+@pytest.mark.slow
 def test_the_plan_is_the_plan(bridge):
     (shown,) = re.findall(r"```text\n(0  TAP_OPEN.*?)```", README, re.DOTALL)
     done = run("-m", "vhostnet", "plan", "examples/seed.xml")

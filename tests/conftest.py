@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -22,6 +23,7 @@ from vhostnet import engines, netns
 from vhostnet.demo import enter_own_namespace
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT))  # for bench; at the end, so that an installed vhostnet comes before this checkout's
 SEED = (ROOT / "examples" / "seed.xml").read_text()
 BRIDGE = "vbr2525476"
 REQUIRED = set(filter(None, os.environ.get("VHOSTNET_REQUIRE", "").split(",")))

@@ -9,7 +9,6 @@ knows how a dialect writes them: no value can become an option.
 from __future__ import annotations
 
 import itertools
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -240,6 +239,8 @@ def _check_choice(name: str, value: object, allowed: bool, expected: str) -> Non
 
 
 def _json(properties: Mapping[str, Value]) -> str:
+    import json  # three milliseconds that only this dialect needs
+
     return json.dumps(properties, separators=(",", ":"), ensure_ascii=False)
 
 

@@ -548,12 +548,15 @@ static int check_is_bridge(struct run *run, const char *name)
  * The bridge of one NIC: its ifindex and MTU; an earlier row may have found it already. By three ioctls: asked by
  * RTM_GETLINK a bridge recites all of itself, which takes twice as long.
  */
-static int find_bridge(struct run *run, struct vn_nic *nic)
+static int find_bridge(struct run *run, uint32_t index)
 {
+	struct vn_nic *nic = &run->nics[index];
 	struct ifreq answer;
 	int rc;
 
-	for (const struct vn_nic *other = nic; other-- > run->nics;) {
+	for (uint32_t i = index; i-- > 0;) {
+		const struct vn_nic *other = &run->nics[i];
+
 		if (other->bridge_mtu && memcmp(other->bridge, nic->bridge, VN_IFNAMSIZ) == 0) {
 			nic->master = other->master;
 			nic->bridge_mtu = other->bridge_mtu;
@@ -578,7 +581,7 @@ static int find_bridges(struct run *run, uint32_t n_nics, uint32_t *index)
 
 		*index = i;
 		if (nic->bridge[0] && nic->master == 0)
-			rc = find_bridge(run, nic);
+			rc = find_bridge(run, i);
 		if (nic->mtu == 0)
 			nic->mtu = nic->bridge_mtu;
 	}

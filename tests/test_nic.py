@@ -245,8 +245,8 @@ def test_an_interrupt_that_waited_for_the_call_leaves_nothing(bridge):
     engine = vhostnet.select_engine("native")
     old = signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.0005)
         with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.0005)
             engine.run(program)
             time.sleep(1)
     finally:

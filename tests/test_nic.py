@@ -286,6 +286,7 @@ def test_dropped_open_it_closes_and_warns(engine, bridge, no_leaks):
     with pytest.warns(ResourceWarning, match="unclosed <Nic vnet"):
         vhostnet.open_nic(InterfaceSpec(bridge=BRIDGE, vhost="off"), engine=engine)
         gc.collect()
+    assert not [name for name in link_names() if name.startswith("vnet")]
 
 
 def test_a_fork_without_exec_does_not_keep_it(nic):

@@ -4,12 +4,13 @@
  * Program.
  *
  * Ownership: fds that a run opened are in its vn_nic rows from the moment they exist, counted by n_tap and
- * n_vhost. A run that fails closes exactly those, in reverse; a run that succeeds leaves them to the caller.
+ * n_vhost. What was made of a NIC that failed is deleted; the others are left to the caller.
  */
 
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -19,11 +20,13 @@
 
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <linux/ethtool.h>
 #include <linux/if.h>
+#include <linux/if_bridge.h>
 #include <linux/if_link.h>
 #include <linux/if_tun.h>
 #include <linux/netlink.h>
@@ -40,10 +43,14 @@ _Static_assert(VN_IFNAMSIZ == IFNAMSIZ, "the kernel's interface names have anoth
 
 enum {
 	EINTR_TRIES = 16,
-	NL_BATCH = 64,	  /* messages of one send: what it holds RTNL for stays short */
-	NL_LOOKUPS = 16,  /* each answer to RTM_GETLINK takes kilobytes of the receive buffer */
-	NL_MESSAGE = 256, /* more than any message below */
-	NL_ANSWER = 16384,
+	NL_BATCH = 64,		     /* messages of one send: what it holds RTNL for stays short */
+	NL_LOOKUPS = 16,	     /* each answer to RTM_GETLINK takes kilobytes of the receive buffer */
+	NL_MESSAGE = 256,	     /* more than any message below */
+	NL_ANSWER = 32768,	     /* what the kernel puts into one datagram of a listing, at the most */
+	DELETE_BATCH = 128,	     /* links of one group: RTNL is held until the last one is gone */
+	LIST_TRIES = 8,		     /* a listing is of no use when links come and go meanwhile */
+	CLOSERS = 64,		     /* threads that wait for grace periods, side by side */
+	BR_PORTS = VN_MAX_PORTS + 1, /* numbers a port can have; the first is never given */
 	IPV6_MIN_MTU = 1280,
 	RING_ENTRIES = 256,
 	RING_BYTES = 16384, /* descriptors 4096, available 518, used 2054 */
@@ -54,21 +61,26 @@ enum {
 struct netlink {
 	int fd;
 	uint32_t port;
+	uint32_t first;	  /* sequence number of the first message in out */
+	uint32_t queued;  /* messages in out */
 	uint32_t pending; /* requests without an answer */
 	size_t length;
+	uint32_t tags[NL_BATCH]; /* what each message is about */
 	char out[NL_BATCH * NL_MESSAGE];
 };
 
 struct run {
 	struct vn_nic *nics;
 	struct vn_act *acts;
-	uint32_t first; /* acts[first..next) are in the next send */
+	struct vn_bridge *bridges;
+	bool keep;
+	uint32_t first; /* acts[first..next) wait for the next flush */
 	uint32_t next;
 	struct netlink nl;
 };
 
-/* 1: it answers a request of ours, 0: it does not, -errno: it is malformed. */
-typedef int answer_fn(void *context, const struct nlmsghdr *message);
+/* An answer to the message of that tag. 1: the last one, 0: there is more to come, -errno: it is malformed. */
+typedef int answer_fn(void *context, uint32_t tag, const struct nlmsghdr *message);
 
 /* ---- small helpers ------------------------------------------------------------------------------------ */
 
@@ -117,12 +129,6 @@ static void close_vhost(struct vn_nic *nic)
 		close(nic->vhost_fds[--nic->n_vhost]);
 }
 
-static void close_taps(struct vn_nic *nic)
-{
-	while (nic->n_tap > 0)
-		close(nic->tap_fds[--nic->n_tap]);
-}
-
 /* ---- netlink ------------------------------------------------------------------------------------------ */
 
 static int nl_open(struct netlink *nl)
@@ -145,7 +151,8 @@ static int nl_open(struct netlink *nl)
 	return 0;
 }
 
-static struct nlmsghdr *nl_begin(struct netlink *nl, uint16_t type, uint16_t flags, uint32_t seq, const void *body,
+/* A message of this size of body, which nl_end() queues; its answers come with this tag. */
+static struct nlmsghdr *nl_begin(struct netlink *nl, uint16_t type, uint16_t flags, uint32_t tag, const void *body,
 				 size_t size)
 {
 	struct nlmsghdr *message = (struct nlmsghdr *)(nl->out + nl->length);
@@ -154,7 +161,8 @@ static struct nlmsghdr *nl_begin(struct netlink *nl, uint16_t type, uint16_t fla
 	message->nlmsg_len = (uint32_t)NLMSG_LENGTH(size);
 	message->nlmsg_type = type;
 	message->nlmsg_flags = (uint16_t)(NLM_F_REQUEST | flags);
-	message->nlmsg_seq = seq;
+	message->nlmsg_seq = nl->first + nl->queued;
+	nl->tags[nl->queued] = tag;
 	memcpy(NLMSG_DATA(message), body, size);
 	return message;
 }
@@ -179,7 +187,7 @@ static void nl_end_nest(struct nlmsghdr *message, struct rtattr *nest)
 static void nl_end(struct netlink *nl, const struct nlmsghdr *message)
 {
 	nl->length += NLMSG_ALIGN(message->nlmsg_len);
-	nl->pending++;
+	nl->queued++;
 }
 
 /* Go through one datagram; answers to somebody else and stray messages are passed over. */
@@ -188,12 +196,13 @@ static int nl_parse(struct netlink *nl, const char *data, size_t length, answer_
 	while (length >= sizeof(struct nlmsghdr)) {
 		const struct nlmsghdr *message = (const struct nlmsghdr *)data;
 		size_t size = NLMSG_ALIGN((size_t)message->nlmsg_len);
+		uint32_t number = message->nlmsg_seq - nl->first;
 		int rc = 0;
 
 		if (message->nlmsg_len < sizeof(*message) || message->nlmsg_len > length)
 			return -EBADMSG;
-		if (message->nlmsg_pid == nl->port)
-			rc = answer(context, message);
+		if (message->nlmsg_pid == nl->port && number < nl->queued)
+			rc = answer(context, nl->tags[number], message);
 		if (rc < 0)
 			return rc;
 		nl->pending -= (uint32_t)rc;
@@ -243,11 +252,47 @@ static int nl_exchange(struct netlink *nl, answer_fn *answer, void *context, uin
 		rc = sent < 0 ? -errno : -EMSGSIZE;
 	else
 		*call = VN_CALL_RECV;
-	while (rc == 0 && nl->pending > 0)
+	for (nl->pending = nl->queued; rc == 0 && nl->pending > 0;)
 		rc = nl_receive(nl, answer, context);
+	nl->first += nl->queued; /* so that a late answer to these is nobody's */
+	nl->queued = 0;
 	nl->length = 0;
-	nl->pending = 0;
 	return rc;
+}
+
+/* The errno of an NLMSG_ERROR into *error; 0 there is an acknowledgement. */
+static int nl_error(const struct nlmsghdr *message, int *error)
+{
+	const struct nlmsgerr *answer = NLMSG_DATA(message);
+
+	if (message->nlmsg_len < NLMSG_LENGTH(sizeof(*answer)) || answer->error > 0)
+		return -EBADMSG;
+	*error = answer->error;
+	return 1;
+}
+
+/* The attribute at *data, stepping over it; NULL at the end or where the rest is malformed. */
+static const struct rtattr *next_attr(const char **data, size_t *left)
+{
+	const struct rtattr *attribute = (const struct rtattr *)*data;
+	size_t size;
+
+	if (*left < sizeof(*attribute) || attribute->rta_len < sizeof(*attribute) || attribute->rta_len > *left)
+		return NULL;
+	size = RTA_ALIGN((size_t)attribute->rta_len);
+	size = size < *left ? size : *left;
+	*data += size;
+	*left -= size;
+	return attribute;
+}
+
+/* The attributes of a link: where they begin, and how many bytes they have; NULL where the message is too short. */
+static const char *link_attrs(const struct nlmsghdr *message, size_t *left)
+{
+	if (message->nlmsg_len < NLMSG_SPACE(sizeof(struct ifinfomsg)))
+		return NULL;
+	*left = message->nlmsg_len - NLMSG_SPACE(sizeof(struct ifinfomsg));
+	return (const char *)message + NLMSG_SPACE(sizeof(struct ifinfomsg));
 }
 
 /* ---- one kernel act each: TAP_OPEN --------------------------------------------------------------------- */
@@ -295,6 +340,8 @@ static int identify(struct run *run, struct vn_nic *nic, struct vn_act *act)
 
 static int tap_open(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
+	if (nic->n_tap > 0)
+		return -EINVAL;
 	for (uint32_t queue = 0; queue < nic->queues; queue++) {
 		int rc = open_queue(nic, act);
 
@@ -338,6 +385,8 @@ static int vhost_open(struct run *run, struct vn_nic *nic, struct vn_act *act)
 	int rc = 0;
 
 	(void)run;
+	if (nic->n_vhost > 0)
+		return -EINVAL;
 	for (uint32_t queue = 0; queue < nic->queues && rc >= 0; queue++) {
 		act->queue = (int32_t)queue;
 		rc = open_vhost(nic->vhost_path, act);
@@ -448,7 +497,7 @@ static int selftest(struct run *run, struct vn_nic *nic, struct vn_act *act)
 static int attach(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
 	(void)run;
-	for (uint32_t queue = 1; queue < nic->queues; queue++) {
+	for (uint32_t queue = 1; queue < nic->n_tap; queue++) {
 		struct ifreq request = { 0 };
 
 		act->queue = (int32_t)queue;
@@ -465,13 +514,25 @@ static int attach(struct run *run, struct vn_nic *nic, struct vn_act *act)
 	return 0;
 }
 
-/* ---- QDISC, LINK, UP: they only write their message; flush() sends ------------------------------------- */
+/* ---- the acts on rtnetlink: they only write their message; flush() sends ------------------------------- */
+
+static uint32_t number(const struct run *run, const struct vn_act *act)
+{
+	return (uint32_t)(act - run->acts);
+}
+
+static struct nlmsghdr *begin_link(struct run *run, const struct vn_nic *nic, const struct vn_act *act)
+{
+	struct ifinfomsg body = { .ifi_family = AF_UNSPEC, .ifi_index = nic->ifindex };
+
+	return nl_begin(&run->nl, RTM_NEWLINK, NLM_F_ACK, number(run, act), &body, sizeof(body));
+}
 
 static int put_qdisc(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
 	struct tcmsg body = { .tcm_family = AF_UNSPEC, .tcm_ifindex = nic->ifindex, .tcm_parent = TC_H_ROOT };
 	struct nlmsghdr *message = nl_begin(&run->nl, RTM_NEWQDISC, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE,
-					    run->next + 1, &body, sizeof(body));
+					    number(run, act), &body, sizeof(body));
 
 	act->call = VN_CALL_RTM_NEWQDISC;
 	nl_attr(message, TCA_KIND, "noqueue", sizeof("noqueue"));
@@ -493,16 +554,17 @@ static void put_no_ipv6(struct nlmsghdr *message)
 
 static int put_link(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
-	struct ifinfomsg body = { .ifi_family = AF_UNSPEC, .ifi_index = nic->ifindex };
-	struct nlmsghdr *message = nl_begin(&run->nl, RTM_NEWLINK, NLM_F_ACK, run->next + 1, &body, sizeof(body));
+	struct nlmsghdr *message = begin_link(run, nic, act);
 
 	act->call = VN_CALL_RTM_NEWLINK;
 	if (nic->set_mac)
 		nl_attr(message, IFLA_ADDRESS, nic->mac, sizeof(nic->mac));
 	if (nic->mtu)
 		nl_attr(message, IFLA_MTU, &nic->mtu, sizeof(nic->mtu));
-	if (nic->master)
-		nl_attr(message, IFLA_MASTER, &nic->master, sizeof(nic->master));
+	if (nic->alias[0])
+		nl_attr(message, IFLA_IFALIAS, nic->alias, strlen(nic->alias));
+	if (nic->bridge >= 0)
+		nl_attr(message, IFLA_MASTER, &run->bridges[nic->bridge].ifindex, sizeof(uint32_t));
 	if (nic->no_ipv6 && nic->mtu >= IPV6_MIN_MTU) /* below it there is no IPv6 to set anything in */
 		put_no_ipv6(message);
 	nl_end(&run->nl, message);
@@ -511,265 +573,694 @@ static int put_link(struct run *run, struct vn_nic *nic, struct vn_act *act)
 
 static int put_up(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
-	struct ifinfomsg body = {
-		.ifi_family = AF_UNSPEC,
-		.ifi_index = nic->ifindex,
-		.ifi_flags = IFF_UP,
-		.ifi_change = IFF_UP,
-	};
-	struct nlmsghdr *message = nl_begin(&run->nl, RTM_NEWLINK, NLM_F_ACK, run->next + 1, &body, sizeof(body));
+	struct nlmsghdr *message = begin_link(run, nic, act);
+	struct ifinfomsg *body = NLMSG_DATA(message);
 
 	act->call = VN_CALL_RTM_NEWLINK;
+	body->ifi_flags = body->ifi_change = IFF_UP;
+	nl_end(&run->nl, message);
+	return 0;
+}
+
+static int put_rename(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	struct nlmsghdr *message = begin_link(run, nic, act);
+
+	act->call = VN_CALL_RTM_NEWLINK;
+	nl_attr(message, IFLA_IFNAME, nic->wish, strlen(nic->wish) + 1);
+	nl_end(&run->nl, message);
+	return 0;
+}
+
+static int put_altname(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	struct nlmsghdr *message = begin_link(run, nic, act);
+	struct rtattr *names;
+
+	act->call = VN_CALL_RTM_NEWLINKPROP;
+	message->nlmsg_type = RTM_NEWLINKPROP;
+	message->nlmsg_flags |= NLM_F_CREATE | NLM_F_EXCL | NLM_F_APPEND;
+	names = nl_attr(message, NLA_F_NESTED | IFLA_PROP_LIST, NULL, 0);
+	nl_attr(message, IFLA_ALT_IFNAME, nic->wish, strlen(nic->wish) + 1);
+	nl_end_nest(message, names);
 	nl_end(&run->nl, message);
 	return 0;
 }
 
 /* ---- bridges ------------------------------------------------------------------------------------------- */
 
-static int ask_by_name(struct run *run, const char *name, unsigned long request, struct ifreq *answer)
+static int ask_by_name(int fd, const char *name, unsigned long request, struct ifreq *answer)
 {
 	memset(&answer->ifr_ifru, 0, sizeof(answer->ifr_ifru));
 	memcpy(answer->ifr_name, name, VN_IFNAMSIZ);
-	return ioctl_retry(run->nl.fd, request, answer) < 0 ? -errno : 0;
+	return ioctl_retry(fd, request, answer) < 0 ? -errno : 0;
 }
 
-static int check_is_bridge(struct run *run, const char *name)
+static int check_is_bridge(int fd, const char *name)
 {
 	struct ethtool_drvinfo info = { .cmd = ETHTOOL_GDRVINFO };
 	struct ifreq request = { .ifr_data = (void *)&info };
 
 	memcpy(request.ifr_name, name, VN_IFNAMSIZ);
-	if (ioctl_retry(run->nl.fd, SIOCETHTOOL, &request) < 0)
+	if (ioctl_retry(fd, SIOCETHTOOL, &request) < 0)
 		return -errno;
 	return strcmp(info.driver, "bridge") == 0 ? 0 : -EOPNOTSUPP;
 }
 
 /*
- * The bridge of one NIC: its ifindex and MTU; an earlier row may have found it already. By three ioctls: asked by
- * RTM_GETLINK a bridge recites all of itself, which takes twice as long.
+ * How many ports a bridge has, by brctl's own ioctl: nothing younger gives that in one call. Not to be asked of any
+ * other link, to which it would mean something else. 0 where a kernel has it no more.
  */
-static int find_bridge(struct run *run, uint32_t index)
+static uint32_t count_ports(int fd, const char *name)
 {
-	struct vn_nic *nic = &run->nics[index];
-	struct ifreq answer;
-	int rc;
+	int ports[BR_PORTS] = { 0 }; /* ifindexes, by port number */
+	unsigned long arguments[4] = { BRCTL_GET_PORT_LIST, (unsigned long)(uintptr_t)ports, BR_PORTS, 0 };
+	struct ifreq request = { .ifr_data = (void *)arguments };
+	uint32_t count = 0;
 
-	for (uint32_t i = index; i-- > 0;) {
-		const struct vn_nic *other = &run->nics[i];
-
-		if (other->bridge_mtu && memcmp(other->bridge, nic->bridge, VN_IFNAMSIZ) == 0) {
-			nic->master = other->master;
-			nic->bridge_mtu = other->bridge_mtu;
-			return 0;
-		}
-	}
-	rc = ask_by_name(run, nic->bridge, SIOCGIFINDEX, &answer);
-	nic->master = rc == 0 ? (uint32_t)answer.ifr_ifindex : 0;
-	if (rc == 0)
-		rc = ask_by_name(run, nic->bridge, SIOCGIFMTU, &answer);
-	nic->bridge_mtu = rc == 0 ? (uint32_t)answer.ifr_mtu : 0;
-	return rc == 0 ? check_is_bridge(run, nic->bridge) : rc;
+	memcpy(request.ifr_name, name, VN_IFNAMSIZ);
+	if (ioctl_retry(fd, SIOCDEVPRIVATE, &request) < 0)
+		return 0;
+	for (uint32_t port = 0; port < BR_PORTS; port++)
+		count += ports[port] != 0;
+	return count;
 }
 
-/* Every bridge that a row only names, before anything is made. *index is the row that failed. */
-static int find_bridges(struct run *run, uint32_t n_nics, uint32_t *index)
+/* By ioctls: asked by RTM_GETLINK a bridge recites all of itself, which takes twice as long. */
+static int look_up(int fd, struct vn_bridge *bridge)
+{
+	struct ifreq answer;
+	int rc = ask_by_name(fd, bridge->name, SIOCGIFINDEX, &answer);
+
+	if (rc == 0)
+		bridge->ifindex = (uint32_t)answer.ifr_ifindex;
+	if (rc == 0)
+		rc = ask_by_name(fd, bridge->name, SIOCGIFMTU, &answer);
+	if (rc == 0)
+		bridge->mtu = (uint32_t)answer.ifr_mtu;
+	if (rc == 0)
+		rc = check_is_bridge(fd, bridge->name);
+	if (rc == 0)
+		bridge->ports = count_ports(fd, bridge->name);
+	return rc;
+}
+
+/* ---- deleting ------------------------------------------------------------------------------------------ */
+
+/* One NIC that is to go. */
+struct doomed {
+	struct vn_nic *nic;
+	uint32_t call;
+	int error; /* why its link cannot be deleted */
+	bool gone; /* it has no link any more */
+};
+
+struct closing {
+	pthread_mutex_t lock;
+	struct doomed *doomed;
+	uint32_t n;
+	uint32_t at;
+};
+
+static int next_fd(struct closing *work)
+{
+	int fd = -1;
+
+	pthread_mutex_lock(&work->lock);
+	while (fd < 0 && work->at < work->n) {
+		struct vn_nic *nic = work->doomed[work->at].nic;
+
+		if (work->doomed[work->at].error < 0)
+			work->at++;
+		else if (nic->n_vhost > 0)
+			fd = nic->vhost_fds[--nic->n_vhost];
+		else if (nic->n_tap > 0)
+			fd = nic->tap_fds[--nic->n_tap];
+		else
+			work->at++;
+	}
+	pthread_mutex_unlock(&work->lock);
+	return fd;
+}
+
+static void *close_some(void *closing)
+{
+	int fd;
+
+	while ((fd = next_fd(closing)) >= 0)
+		close(fd);
+	return NULL;
+}
+
+/*
+ * Close the fds of those without an error. Each of vhost-net's, and the last of a TAP that still has its link, waits
+ * for a grace period of 20 ms; those who wait at the same time share one.
+ */
+static void close_fds(struct doomed *doomed, uint32_t n)
+{
+	struct closing work = { .lock = PTHREAD_MUTEX_INITIALIZER, .doomed = doomed, .n = n };
+	pthread_t threads[CLOSERS];
+	uint32_t slow = 0, started = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		if (doomed[i].error == 0)
+			slow += doomed[i].nic->n_vhost + !doomed[i].gone;
+	while (started + 1 < slow && started < CLOSERS &&
+	       pthread_create(&threads[started], NULL, close_some, &work) == 0)
+		started++;
+	close_some(&work);
+	while (started > 0)
+		pthread_join(threads[--started], NULL);
+}
+
+static int netns_of(int fd, unsigned long request, struct stat *status)
+{
+	int netns = ioctl_retry(fd, request, NULL), rc = 0;
+
+	if (netns < 0)
+		return -errno;
+	if (fstat(netns, status) < 0)
+		rc = -errno;
+	close(netns);
+	return rc;
+}
+
+/* EXDEV when the TAP is in another network namespace, where its ifindex is another link's. */
+static int in_netns(int tap, const struct stat *here)
+{
+	struct stat there;
+	int rc = netns_of(tap, TUNGETDEVNETNS, &there);
+
+	if (rc == 0 && (there.st_ino != here->st_ino || there.st_dev != here->st_dev))
+		rc = -EXDEV;
+	return rc;
+}
+
+/* Proof that the ifindex is our TAP's, in this namespace, by what holds it. *here is NULL for what was made just now.
+ */
+static int claim(struct netlink *nl, struct doomed *d, const struct stat *here)
+{
+	struct ifreq request = { 0 };
+	int rc = 0;
+
+	d->call = VN_CALL_TUNGETIFF;
+	if (ioctl_retry(d->nic->tap_fds[0], TUNGETIFF, &request) < 0) {
+		d->gone = errno == EBADFD;
+		return d->gone ? 0 : -errno;
+	}
+	d->call = VN_CALL_TUNGETDEVNETNS;
+	if (here)
+		rc = in_netns(d->nic->tap_fds[0], here);
+	if (rc < 0)
+		return rc;
+	d->call = VN_CALL_SIOCGIFINDEX;
+	if (ioctl_retry(nl->fd, SIOCGIFINDEX, &request) < 0)
+		return -errno;
+	if (d->nic->ifindex == 0)
+		d->nic->ifindex = request.ifr_ifindex;
+	return d->nic->ifindex == request.ifr_ifindex ? 0 : -ESTALE;
+}
+
+static void claim_all(struct netlink *nl, struct doomed *doomed, uint32_t n, bool held)
+{
+	struct stat here;
+	int rc = held ? netns_of(nl->fd, SIOCGSKNS, &here) : 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		struct doomed *d = &doomed[i];
+
+		if (d->nic->n_tap == 0)
+			d->gone = true;
+		else
+			d->error = rc < 0 ? rc : claim(nl, d, held ? &here : NULL);
+	}
+}
+
+static void put_group(struct netlink *nl, uint16_t type, uint32_t tag, int ifindex, uint32_t group)
+{
+	struct ifinfomsg body = { .ifi_family = AF_UNSPEC, .ifi_index = ifindex };
+	struct nlmsghdr *message = nl_begin(nl, type, NLM_F_ACK, tag, &body, sizeof(body));
+
+	nl_attr(message, IFLA_GROUP, &group, sizeof(group));
+	nl_end(nl, message);
+}
+
+static int take_group_answer(void *context, uint32_t tag, const struct nlmsghdr *message)
+{
+	struct doomed *doomed = context;
+
+	return message->nlmsg_type == NLMSG_ERROR ? nl_error(message, &doomed[tag].error) : 0;
+}
+
+/* Put every link into the group; those that refuse have their error. */
+static int set_group(struct netlink *nl, struct doomed *doomed, uint32_t n, uint32_t group)
 {
 	int rc = 0;
 
-	for (uint32_t i = 0; i < n_nics && rc == 0; i++) {
-		struct vn_nic *nic = &run->nics[i];
+	for (uint32_t i = 0; i < n && rc == 0; i++) {
+		uint32_t call;
 
-		*index = i;
-		if (nic->bridge[0] && nic->master == 0)
-			rc = find_bridge(run, i);
-		if (nic->mtu == 0)
-			nic->mtu = nic->bridge_mtu;
+		if (doomed[i].error == 0 && !doomed[i].gone) {
+			doomed[i].call = VN_CALL_RTM_NEWLINK;
+			put_group(nl, RTM_NEWLINK, i, doomed[i].nic->ifindex, group);
+		}
+		if (nl->queued == NL_BATCH || (i + 1 == n && nl->queued > 0))
+			rc = nl_exchange(nl, take_group_answer, doomed, &call);
 	}
 	return rc;
 }
 
+struct listing {
+	const struct doomed *doomed;
+	uint32_t n;
+	uint32_t group;
+	uint32_t ours; /* links of that group that are to go */
+	bool foreign;  /* and there is another */
+	bool torn;     /* links came or went meanwhile */
+};
+
+static void take_member(struct listing *listing, int ifindex)
+{
+	for (uint32_t i = 0; i < listing->n; i++) {
+		const struct doomed *d = &listing->doomed[i];
+
+		if (d->error == 0 && !d->gone && d->nic->ifindex == ifindex) {
+			listing->ours++;
+			return;
+		}
+	}
+	listing->foreign = true;
+}
+
+static int take_listed(void *context, uint32_t tag, const struct nlmsghdr *message)
+{
+	const struct ifinfomsg *body = NLMSG_DATA(message);
+	struct listing *listing = context;
+	const struct rtattr *a;
+	size_t left;
+	const char *data;
+	int error = 0;
+
+	(void)tag;
+	listing->torn |= message->nlmsg_flags & NLM_F_DUMP_INTR;
+	if (message->nlmsg_type == NLMSG_DONE)
+		return 1;
+	if (message->nlmsg_type == NLMSG_ERROR)
+		return nl_error(message, &error) < 0 || error == 0 ? -EBADMSG : error;
+	if (message->nlmsg_type != RTM_NEWLINK)
+		return 0;
+	data = link_attrs(message, &left);
+	if (!data)
+		return -EBADMSG;
+	while ((a = next_attr(&data, &left)))
+		if (a->rta_type == IFLA_GROUP && RTA_PAYLOAD(a) == sizeof(uint32_t) &&
+		    memcmp(RTA_DATA(a), &listing->group, sizeof(uint32_t)) == 0)
+			take_member(listing, body->ifi_index);
+	return 0;
+}
+
+/* That the group holds what is to go, all of it and nothing else; whatever is in it dies. */
+static int check_group(struct netlink *nl, const struct doomed *doomed, uint32_t n, uint32_t group)
+{
+	struct ifinfomsg body = { .ifi_family = AF_UNSPEC };
+	uint32_t mask = RTEXT_FILTER_SKIP_STATS, wanted = 0, call;
+	struct listing listing;
+	int rc, tries = LIST_TRIES;
+
+	for (uint32_t i = 0; i < n; i++)
+		wanted += doomed[i].error == 0 && !doomed[i].gone;
+	do {
+		struct nlmsghdr *message = nl_begin(nl, RTM_GETLINK, NLM_F_DUMP, 0, &body, sizeof(body));
+
+		nl_attr(message, IFLA_EXT_MASK, &mask, sizeof(mask));
+		nl_end(nl, message);
+		listing = (struct listing){ .doomed = doomed, .n = n, .group = group };
+		rc = nl_exchange(nl, take_listed, &listing, &call);
+	} while (rc == 0 && listing.torn && --tries > 0);
+	if (rc == 0 && (listing.torn || listing.foreign || listing.ours != wanted))
+		rc = -ESTALE;
+	return rc;
+}
+
+static int take_ack(void *context, uint32_t tag, const struct nlmsghdr *message)
+{
+	int *error = context;
+
+	(void)tag;
+	return message->nlmsg_type == NLMSG_ERROR ? nl_error(message, error) : 0;
+}
+
+/* One RCU round for all of them: links of one group are unregistered together. */
+static int delete_group(struct netlink *nl, struct doomed *doomed, uint32_t n, uint32_t *call)
+{
+	uint32_t group = 0;
+	int error = 0, rc;
+
+	if (getrandom(&group, sizeof(group), GRND_NONBLOCK) != sizeof(group))
+		return -EAGAIN;
+	group = (group & 0x3fffffff) | 0x40000000; /* 0 is where every link is at first */
+	*call = VN_CALL_RTM_NEWLINK;
+	rc = set_group(nl, doomed, n, group);
+	if (rc < 0)
+		return rc;
+	*call = VN_CALL_RTM_GETLINK;
+	rc = check_group(nl, doomed, n, group);
+	if (rc < 0)
+		return rc;
+	put_group(nl, RTM_DELLINK, 0, 0, group);
+	rc = nl_exchange(nl, take_ack, &error, call);
+	if (rc == 0)
+		*call = VN_CALL_RTM_DELLINK;
+	return rc < 0 ? rc : error;
+}
+
+/*
+ * Delete the links of at most DELETE_BATCH NICs. Those that have no error afterwards are gone; their fds are dead and
+ * still open. Nothing else has been touched.
+ */
+static void delete_links(struct netlink *nl, struct doomed *doomed, uint32_t n, bool held)
+{
+	uint32_t call = VN_CALL_NONE, links = 0;
+	int rc;
+
+	claim_all(nl, doomed, n, held);
+	for (uint32_t i = 0; i < n; i++)
+		links += doomed[i].error == 0 && !doomed[i].gone;
+	rc = links > 0 ? delete_group(nl, doomed, n, &call) : 0;
+	for (uint32_t i = 0; i < n; i++) {
+		if (doomed[i].error < 0 || doomed[i].gone)
+			continue;
+		doomed[i].error = rc;
+		doomed[i].call = call;
+		doomed[i].gone = rc == 0;
+	}
+}
+
 /* ---- the loop ------------------------------------------------------------------------------------------ */
+
+enum rows { ANY, NEW, HELD };
 
 static const struct {
 	int (*act)(struct run *run, struct vn_nic *nic, struct vn_act *act);
-	bool queued; /* it wrote a message and is not done before the next flush() */
+	uint32_t batch;	 /* so many are put together, and done by the next flush(); 0: at once */
+	enum rows takes; /* which rows it is for */
 } ACTS[VN_ACTS] = {
-	[VN_TAP_OPEN] = { tap_open, false }, [VN_VHOST_OPEN] = { vhost_open, false },
-	[VN_SELFTEST] = { selftest, false }, [VN_QDISC] = { put_qdisc, true },
-	[VN_LINK] = { put_link, true },	     [VN_UP] = { put_up, true },
-	[VN_ATTACH] = { attach, false },
+	[VN_TAP_OPEN] = { tap_open, 0, NEW },	     [VN_VHOST_OPEN] = { vhost_open, 0, NEW },
+	[VN_SELFTEST] = { selftest, 0, NEW },	     [VN_QDISC] = { put_qdisc, NL_BATCH, ANY },
+	[VN_LINK] = { put_link, NL_BATCH, ANY },     [VN_UP] = { put_up, NL_BATCH, ANY },
+	[VN_ATTACH] = { attach, 0, HELD },	     [VN_ALTNAME] = { put_altname, NL_BATCH, ANY },
+	[VN_RENAME] = { put_rename, NL_BATCH, ANY }, [VN_DELETE] = { NULL, DELETE_BATCH, HELD },
 };
 
-enum { UNANSWERED = 1 }; /* vn_act.error of an act whose message has no answer yet */
+enum { UNANSWERED = 1 }; /* vn_act.error of an act that is not done yet */
 
-static int take_answer(void *context, const struct nlmsghdr *message)
+static int take_answer(void *context, uint32_t tag, const struct nlmsghdr *message)
 {
-	const struct nlmsgerr *answer = NLMSG_DATA(message);
 	struct run *run = context;
-	uint32_t index = message->nlmsg_seq - 1;
 
-	if (message->nlmsg_type != NLMSG_ERROR || index < run->first || index >= run->next ||
-	    run->acts[index].error != UNANSWERED)
+	if (message->nlmsg_type != NLMSG_ERROR || run->acts[tag].error != UNANSWERED)
 		return 0;
-	if (message->nlmsg_len < NLMSG_LENGTH(sizeof(*answer)) || answer->error > 0)
-		return -EBADMSG;
-	run->acts[index].error = answer->error;
-	return 1;
+	return nl_error(message, &run->acts[tag].error);
 }
 
-/* Send what the acts since the last flush() wrote, and give each its answer and its share of the time. */
+/* Send what the acts wrote, and give each its answer. */
+static void send_acts(struct run *run)
+{
+	uint32_t call = VN_CALL_NONE;
+	int lost = nl_exchange(&run->nl, take_answer, run, &call);
+
+	for (uint32_t i = run->first; i < run->next; i++) {
+		if (run->acts[i].error != UNANSWERED)
+			continue;
+		run->acts[i].error = lost;
+		run->acts[i].call = call;
+	}
+}
+
+static void delete_acts(struct run *run)
+{
+	struct doomed doomed[DELETE_BATCH];
+	uint32_t n = 0;
+
+	for (uint32_t i = run->first; i < run->next; i++)
+		if (run->acts[i].error == UNANSWERED)
+			doomed[n++] = (struct doomed){ .nic = &run->nics[run->acts[i].nic] };
+	delete_links(&run->nl, doomed, n, true);
+	close_fds(doomed, n);
+	n = 0;
+	for (uint32_t i = run->first; i < run->next; i++) {
+		if (run->acts[i].error != UNANSWERED)
+			continue;
+		run->acts[i].call = doomed[n].call;
+		run->acts[i].error = doomed[n++].error;
+	}
+}
+
+/* An act was refused: 0 when the run goes on without this NIC. */
+static int refuse(struct run *run, const struct vn_act *act)
+{
+	run->nics[act->nic].failed = 1;
+	return run->keep ? 0 : act->error;
+}
+
+/* Do what was put together since the last flush(); each act has its share of the time. */
 static int flush(struct run *run)
 {
-	uint32_t count = run->next - run->first, call = VN_CALL_NONE;
+	uint32_t count = run->next - run->first;
 	uint64_t started = now(), each;
-	int lost, rc = 0;
+	int rc = 0;
 
 	if (count == 0)
 		return 0;
-	lost = nl_exchange(&run->nl, take_answer, run, &call);
+	if (run->acts[run->first].op == VN_DELETE)
+		delete_acts(run);
+	else
+		send_acts(run);
 	each = (now() - started) / count;
 	for (; run->first < run->next; run->first++) {
 		struct vn_act *act = &run->acts[run->first];
 
 		act->ns += each;
-		if (act->error == UNANSWERED) {
-			act->error = lost;
-			act->call = call;
-		}
-		if (rc == 0)
-			rc = act->error;
+		if (act->error < 0 && act->error != -ECANCELED && rc == 0)
+			rc = refuse(run, act);
 	}
 	return rc;
+}
+
+static bool goes_with(const struct run *run, const struct vn_act *act)
+{
+	uint32_t batch = ACTS[act->op].batch;
+
+	return batch > 0 && !(act->flags & VN_BARRIER) && ACTS[run->acts[run->first].op].batch == batch &&
+	       run->next - run->first < batch;
 }
 
 static int step(struct run *run, uint32_t index)
 {
 	struct vn_act *act = &run->acts[index];
-	bool queued = ACTS[act->op].queued;
+	bool queued = ACTS[act->op].batch > 0;
+	struct vn_nic *nic = &run->nics[act->nic];
 	uint64_t started;
 	int rc = 0;
 
-	if (!queued || (act->flags & VN_BARRIER) || run->next - run->first == NL_BATCH)
+	if (run->first < run->next && !goes_with(run, act))
 		rc = flush(run);
 	if (rc < 0)
 		return rc;
-	started = now();
 	if (run->first == run->next)
 		run->first = run->next = index;
-	rc = ACTS[act->op].act(run, &run->nics[act->nic], act);
-	act->ns = now() - started;
-	act->error = queued ? UNANSWERED : rc;
 	run->next = queued ? index + 1 : index;
-	return (act->flags & VN_OPTIONAL) && !queued ? 0 : rc;
+	if (nic->failed) {
+		act->error = act->error < 0 ? act->error : -ECANCELED;
+		return 0;
+	}
+	started = now();
+	act->error = ACTS[act->op].act ? ACTS[act->op].act(run, nic, act) : 0;
+	act->ns = now() - started;
+	if (act->error < 0 && !(act->flags & VN_OPTIONAL))
+		return refuse(run, act);
+	if (queued)
+		act->error = UNANSWERED;
+	return 0;
 }
 
-static bool sound_nic(const struct vn_nic *nic)
+static bool sound_nic(const struct vn_nic *nic, uint32_t n_bridges)
 {
-	return terminated(nic->name) && terminated(nic->bridge) && nic->queues >= 1 && nic->queues <= VN_MAX_QUEUES &&
-	       nic->tap_fds && nic->vhost_fds && nic->tap_path && nic->vhost_path;
+	return terminated(nic->name) && terminated(nic->wish) && nic->queues >= 1 && nic->queues <= VN_MAX_QUEUES &&
+	       memchr(nic->alias, 0, VN_ALIASSIZ) && nic->tap_fds && nic->vhost_fds && nic->tap_path &&
+	       nic->vhost_path && nic->bridge >= -1 && nic->bridge < (int64_t)n_bridges &&
+	       (!nic->held || (nic->n_tap >= 1 && nic->n_tap <= nic->queues && nic->n_vhost <= nic->queues));
+}
+
+static bool sound_act(const struct vn_act *act, const struct vn_program *program)
+{
+	enum rows takes;
+
+	if (act->op >= VN_ACTS || act->nic >= program->n_nics)
+		return false;
+	takes = ACTS[act->op].takes;
+	return takes == ANY || (takes == HELD) == (program->nics[act->nic].held != 0);
 }
 
 /* Refuse a Program that would lead us outside its arrays, before the first syscall. */
-static int check(struct vn_nic *nics, uint32_t n_nics, struct vn_act *acts, uint32_t n_acts)
+static int check(const struct vn_program *program)
 {
-	if (n_nics == 0 || !nics || n_acts == 0 || !acts)
+	if (program->n_nics == 0 || !program->nics || program->n_acts == 0 || !program->acts ||
+	    (program->n_bridges > 0 && !program->bridges) || program->n_bridges > INT32_MAX)
 		return -EINVAL;
-	for (uint32_t i = 0; i < n_nics; i++)
-		if (!sound_nic(&nics[i]))
+	for (uint32_t i = 0; i < program->n_bridges; i++)
+		if (!terminated(program->bridges[i].name))
 			return -EINVAL;
-	for (uint32_t i = 0; i < n_acts; i++)
-		if (acts[i].op >= VN_ACTS || acts[i].nic >= n_nics)
+	for (uint32_t i = 0; i < program->n_nics; i++)
+		if (!sound_nic(&program->nics[i], program->n_bridges))
+			return -EINVAL;
+	for (uint32_t i = 0; i < program->n_acts; i++)
+		if (!sound_act(&program->acts[i], program))
 			return -EINVAL;
 	return 0;
 }
 
-static void clear_results(struct vn_nic *nics, uint32_t n_nics, struct vn_act *acts, uint32_t n_acts)
+static void clear_results(const struct vn_program *program)
 {
-	for (uint32_t i = 0; i < n_nics; i++) {
-		nics[i].n_tap = nics[i].n_vhost = 0;
-		nics[i].ifindex = 0;
-		nics[i].bridge_mtu = 0;
+	for (uint32_t i = 0; i < program->n_nics; i++) {
+		struct vn_nic *nic = &program->nics[i];
+
+		nic->failed = 0;
+		if (!nic->held)
+			nic->n_tap = nic->n_vhost = 0;
+		if (!nic->held)
+			nic->ifindex = 0;
 	}
-	for (uint32_t i = 0; i < n_acts; i++) {
-		acts[i].error = 0;
-		acts[i].call = VN_CALL_NONE;
-		acts[i].queue = -1;
-		acts[i].ns = 0;
+	for (uint32_t i = 0; i < program->n_acts; i++) {
+		struct vn_act *act = &program->acts[i];
+
+		act->error = 0;
+		act->call = VN_CALL_NONE;
+		act->queue = -1;
+		act->ns = 0;
 	}
 }
 
-/* A bridge that was not found is the LINK act's to report. */
-static int blame(struct vn_act *acts, uint32_t n_acts, uint32_t op, uint32_t nic, int rc, uint32_t call)
+/* A bridge that will not do is the LINK act's to report. */
+static int blame(struct run *run, const struct vn_program *program, uint32_t nic, int error, uint32_t call)
 {
-	struct vn_act *act = acts;
+	struct vn_act *act = &run->acts[0];
 
-	for (uint32_t i = 0; i < n_acts; i++) {
-		if (acts[i].op == op && acts[i].nic == nic) {
-			act = &acts[i];
+	for (uint32_t i = 0; i < program->n_acts; i++) {
+		if (run->acts[i].op == VN_LINK && run->acts[i].nic == nic) {
+			act = &run->acts[i];
 			break;
 		}
 	}
-	act->error = rc;
+	act->error = error;
 	act->call = call;
-	return rc;
+	return refuse(run, act);
 }
 
-static int run_acts(struct run *run, uint32_t n_acts)
+/* Every bridge that is only named, and room on it for every NIC, before anything is made. */
+static int find_bridges(struct run *run, const struct vn_program *program)
 {
 	int rc = 0;
 
-	for (uint32_t i = 0; i < n_acts && rc == 0; i++)
-		rc = step(run, i);
-	return rc == 0 ? flush(run) : rc;
+	for (uint32_t i = 0; i < program->n_bridges; i++) {
+		struct vn_bridge *bridge = &run->bridges[i];
+
+		bridge->mtu = bridge->ports = 0;
+		bridge->error = bridge->ifindex ? 0 : look_up(run->nl.fd, bridge);
+	}
+	for (uint32_t i = 0; i < program->n_nics && rc == 0; i++) {
+		struct vn_nic *nic = &run->nics[i];
+		struct vn_bridge *bridge = nic->bridge < 0 ? NULL : &run->bridges[nic->bridge];
+
+		if (!bridge)
+			continue;
+		if (nic->mtu == 0)
+			nic->mtu = bridge->mtu;
+		if (bridge->error < 0)
+			rc = blame(run, program, i, bridge->error, VN_CALL_SIOCGIFINDEX);
+		else if (!nic->held && ++bridge->ports > VN_MAX_PORTS)
+			rc = blame(run, program, i, -EXFULL, VN_CALL_BRCTL_GET_PORT_LIST);
+	}
+	return rc;
 }
 
-int vn_run(struct vn_nic *nics, uint32_t n_nics, struct vn_act *acts, uint32_t n_acts)
+/* Delete what this run made of the NICs that failed: by the group, and by closing what the group could not have. */
+static void unmake(struct run *run, uint32_t n_nics)
 {
-	struct run run = { .nics = nics, .acts = acts };
-	uint32_t index = 0;
-	int rc = check(nics, n_nics, acts, n_acts);
+	struct doomed doomed[DELETE_BATCH];
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < n_nics; i++) {
+		struct vn_nic *nic = &run->nics[i];
+
+		if (nic->failed && !nic->held && nic->n_tap + nic->n_vhost > 0)
+			doomed[n++] = (struct doomed){ .nic = nic };
+		if (n == 0 || (n < DELETE_BATCH && i + 1 < n_nics))
+			continue;
+		delete_links(&run->nl, doomed, n, false);
+		for (uint32_t d = 0; d < n; d++)
+			doomed[d].error = 0;
+		close_fds(doomed, n);
+		n = 0;
+	}
+}
+
+static int run_acts(struct run *run, const struct vn_program *program)
+{
+	int rc = find_bridges(run, program);
+
+	for (uint32_t i = 0; i < program->n_acts && rc == 0; i++)
+		rc = step(run, i);
+	if (rc == 0)
+		rc = flush(run);
+	for (uint32_t i = 0; i < program->n_nics && rc < 0; i++)
+		run->nics[i].failed = 1; /* all or none */
+	unmake(run, program->n_nics);
+	return rc;
+}
+
+int vn_run(struct vn_program *program)
+{
+	struct run run = {
+		.nics = program->nics,
+		.acts = program->acts,
+		.bridges = program->bridges,
+		.keep = program->keep != 0,
+	};
+	int rc = check(program);
 
 	if (rc < 0)
 		return rc;
-	clear_results(nics, n_nics, acts, n_acts);
+	clear_results(program);
 	rc = nl_open(&run.nl);
-	if (rc < 0)
-		return blame(acts, n_acts, acts[0].op, acts[0].nic, rc, VN_CALL_SOCKET);
-	rc = find_bridges(&run, n_nics, &index);
-	if (rc < 0)
-		blame(acts, n_acts, VN_LINK, index, rc, VN_CALL_SIOCGIFINDEX);
-	else
-		rc = run_acts(&run, n_acts);
-	for (uint32_t i = n_nics; i-- > 0 && rc < 0;) {
-		close_vhost(&nics[i]);
-		close_taps(&nics[i]);
+	if (rc < 0) {
+		run.acts[0].error = rc;
+		run.acts[0].call = VN_CALL_SOCKET;
+		for (uint32_t i = 0; i < program->n_nics; i++)
+			run.nics[i].failed = 1;
+		return rc;
 	}
+	rc = run_acts(&run, program);
 	close(run.nl.fd);
 	return rc;
 }
 
-/* ---- questions ------------------------------------------------------------------------------------------ */
-
-struct lookup {
-	struct vn_link *links;
-	uint32_t first;
-	uint32_t next;
-};
-
-/* The attribute at *data, stepping over it; NULL at the end or where the rest is malformed. */
-static const struct rtattr *next_attr(const char **data, size_t *left)
+int vn_close(struct vn_nic *nics, uint32_t n_nics)
 {
-	const struct rtattr *attribute = (const struct rtattr *)*data;
-	size_t size;
+	struct doomed doomed[DELETE_BATCH];
+	uint32_t n = 0;
 
-	if (*left < sizeof(*attribute) || attribute->rta_len < sizeof(*attribute) || attribute->rta_len > *left)
-		return NULL;
-	size = RTA_ALIGN((size_t)attribute->rta_len);
-	size = size < *left ? size : *left;
-	*data += size;
-	*left -= size;
-	return attribute;
+	for (uint32_t i = 0; i < n_nics; i++) {
+		doomed[n++] = (struct doomed){ .nic = &nics[i] };
+		if (n < DELETE_BATCH && i + 1 < n_nics)
+			continue;
+		close_fds(doomed, n);
+		n = 0;
+	}
+	return 0;
 }
+
+/* ---- questions ------------------------------------------------------------------------------------------ */
 
 static void read_kind(struct vn_link *link, const struct rtattr *info)
 {
@@ -799,40 +1290,34 @@ static void read_attribute(struct vn_link *link, const struct rtattr *attribute)
 static int read_link(struct vn_link *link, const struct nlmsghdr *message)
 {
 	const struct ifinfomsg *body = NLMSG_DATA(message);
-	const char *data = (const char *)body + NLMSG_ALIGN(sizeof(*body));
 	const struct rtattr *a;
 	size_t left;
+	const char *data = link_attrs(message, &left);
 
-	if (message->nlmsg_len < NLMSG_SPACE(sizeof(*body)))
+	if (!data)
 		return -EBADMSG;
-	left = message->nlmsg_len - NLMSG_SPACE(sizeof(*body));
 	link->ifindex = body->ifi_index;
 	while ((a = next_attr(&data, &left)))
 		read_attribute(link, a);
 	return 1;
 }
 
-static int take_link(void *context, const struct nlmsghdr *message)
+static int take_link(void *context, uint32_t tag, const struct nlmsghdr *message)
 {
-	const struct nlmsgerr *refusal = NLMSG_DATA(message);
-	struct lookup *lookup = context;
-	uint32_t index = message->nlmsg_seq - 1;
+	struct vn_link *links = context;
+	int error = 0, rc = 0;
 
-	if (index < lookup->first || index >= lookup->next)
-		return 0;
 	if (message->nlmsg_type == RTM_NEWLINK)
-		return read_link(&lookup->links[index], message);
-	if (message->nlmsg_type != NLMSG_ERROR)
-		return 0;
-	if (message->nlmsg_len < NLMSG_LENGTH(sizeof(*refusal)) || refusal->error >= 0)
-		return -EBADMSG;
-	return refusal->error == -ENODEV ? 1 : refusal->error;
+		return read_link(&links[tag], message);
+	if (message->nlmsg_type == NLMSG_ERROR)
+		rc = nl_error(message, &error);
+	return rc < 0 || error == 0 || error == -ENODEV ? rc : error;
 }
 
-static void put_lookup(struct netlink *nl, const struct vn_link *link, uint32_t seq)
+static void put_lookup(struct netlink *nl, const struct vn_link *link, uint32_t tag)
 {
 	struct ifinfomsg body = { .ifi_family = AF_UNSPEC };
-	struct nlmsghdr *message = nl_begin(nl, RTM_GETLINK, 0, seq, &body, sizeof(body));
+	struct nlmsghdr *message = nl_begin(nl, RTM_GETLINK, 0, tag, &body, sizeof(body));
 	uint32_t mask = RTEXT_FILTER_SKIP_STATS;
 
 	nl_attr(message, IFLA_IFNAME, link->name, strlen(link->name) + 1);
@@ -842,7 +1327,6 @@ static void put_lookup(struct netlink *nl, const struct vn_link *link, uint32_t 
 
 int vn_describe(struct vn_link *links, uint32_t n_links)
 {
-	struct lookup lookup = { .links = links };
 	struct netlink nl = { 0 };
 	uint32_t call;
 	int rc;
@@ -855,12 +1339,14 @@ int vn_describe(struct vn_link *links, uint32_t n_links)
 	rc = nl_open(&nl);
 	if (rc < 0)
 		return rc;
-	while (rc == 0 && lookup.first < n_links) {
-		for (; lookup.next < n_links && lookup.next - lookup.first < NL_LOOKUPS; lookup.next++)
-			put_lookup(&nl, &links[lookup.next], lookup.next + 1);
-		rc = nl_exchange(&nl, take_link, &lookup, &call);
-		lookup.first = lookup.next;
+	for (uint32_t i = 0; i < n_links && rc == 0; i++) {
+		put_lookup(&nl, &links[i], i);
+		if (nl.queued == NL_LOOKUPS || i + 1 == n_links)
+			rc = nl_exchange(&nl, take_link, links, &call);
 	}
+	for (uint32_t i = 0; i < n_links && rc == 0; i++)
+		if (strcmp(links[i].kind, "bridge") == 0)
+			links[i].ports = count_ports(nl.fd, links[i].name);
 	close(nl.fd);
 	return rc;
 }

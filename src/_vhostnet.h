@@ -6,7 +6,9 @@
  */
 
 #define VN_IFNAMSIZ 16
+#define VN_ALIASSIZ 128
 #define VN_MAX_QUEUES 256
+#define VN_MAX_PORTS 1023
 
 /* Acts, in the order of a NIC's life. */
 #define VN_TAP_OPEN 0
@@ -16,7 +18,10 @@
 #define VN_LINK 4
 #define VN_UP 5
 #define VN_ATTACH 6
-#define VN_ACTS 7
+#define VN_ALTNAME 7
+#define VN_RENAME 8
+#define VN_DELETE 9
+#define VN_ACTS 10
 
 /* vn_act.flags */
 #define VN_OPTIONAL 1
@@ -43,8 +48,16 @@
 #define VN_CALL_RTM_NEWQDISC 17
 #define VN_CALL_RTM_NEWLINK 18
 #define VN_CALL_TUNGETFEATURES 19
+#define VN_CALL_BRCTL_GET_PORT_LIST 20
+#define VN_CALL_TUNGETDEVNETNS 21
+#define VN_CALL_RTM_GETLINK 22
+#define VN_CALL_RTM_DELLINK 23
+#define VN_CALL_RTM_NEWLINKPROP 24
 
-/* One NIC. The caller owns the memory; on success it also owns the fds, on failure none is open. */
+/*
+ * One NIC. The caller owns the memory, and the fds of rows that did not fail. What a run opened for a row that failed
+ * is closed; the fds of a row that is held are closed by DELETE alone.
+ */
 struct vn_nic {
 	/* in */
 	char name[16];          /* NUL-terminated */
@@ -52,19 +65,31 @@ struct vn_nic {
 	const char *vhost_path; /* NUL-terminated; for VHOST_OPEN and SELFTEST */
 	uint32_t queues;        /* 1..VN_MAX_QUEUES */
 	uint32_t tun_flags;     /* ifr_flags of TUNSETIFF, without IFF_TUN_EXCL */
-	char bridge[16];        /* NUL-terminated; "" for none */
-	uint32_t master;        /* its ifindex; 0 has it looked up */
+	int32_t bridge;         /* its place in the table of bridges; -1 for none */
 	uint32_t mtu;           /* bytes; 0 is the bridge's, which is then put here */
 	uint8_t mac[6];         /* of the TAP */
 	uint8_t set_mac;
-	uint8_t no_ipv6; /* no IPv6 address is generated on the TAP */
-	/* out, but for ATTACH, which takes tap_fds as they are */
+	uint8_t no_ipv6;   /* no IPv6 address is generated on the TAP */
+	char wish[16];   /* NUL-terminated; for ALTNAME and RENAME */
+	char alias[128]; /* NUL-terminated; "" leaves it alone */
+	uint32_t held;   /* the NIC exists: these five are in, not out */
 	int32_t *tap_fds;   /* [queues] */
 	int32_t *vhost_fds; /* [queues] */
 	uint32_t n_tap;     /* how many of them are open */
 	uint32_t n_vhost;
-	uint32_t bridge_mtu; /* of a bridge that was looked up */
 	int32_t ifindex;
+	/* out */
+	uint32_t failed; /* an act of it was refused, and the later ones were left out */
+};
+
+/* One bridge that NICs join. */
+struct vn_bridge {
+	char name[16];    /* NUL-terminated */
+	uint32_t ifindex; /* 0 has it looked up */
+	/* out, where it was looked up */
+	uint32_t mtu;
+	uint32_t ports; /* in use, those that this run is to add among them */
+	int32_t error;  /* 0, or -errno when it was not found or is no bridge */
 };
 
 /* One step. */
@@ -74,10 +99,20 @@ struct vn_act {
 	uint32_t nic;
 	uint32_t flags;
 	/* out */
-	int32_t error; /* 0 or -errno */
+	int32_t error; /* 0 or -errno; -ECANCELED when an earlier act of its NIC was refused */
 	uint32_t call;
 	int32_t queue; /* the queue it is about, or -1 */
 	uint64_t ns;   /* how long it took; the messages of one send share its time evenly */
+};
+
+struct vn_program {
+	struct vn_nic *nics;
+	struct vn_act *acts;
+	struct vn_bridge *bridges;
+	uint32_t n_nics;
+	uint32_t n_acts;
+	uint32_t n_bridges;
+	uint32_t keep; /* go on with the other NICs when one is refused */
 };
 
 /* One link to look up by name. */
@@ -87,11 +122,18 @@ struct vn_link {
 	uint32_t mtu;
 	uint32_t mac_len;
 	uint8_t mac[32];
-	char kind[16]; /* "" for a link of no rtnetlink kind */
+	char kind[16];  /* "" for a link of no rtnetlink kind */
+	uint32_t ports; /* of a bridge: how many it has */
 };
 
-/* Run every act in order. On the first refusal everything this run opened is closed, in reverse. */
-int vn_run(struct vn_nic *nics, uint32_t n_nics, struct vn_act *acts, uint32_t n_acts);
+/*
+ * Run every act in order. On the first refusal everything this run made is deleted; with keep, only what it made of
+ * the NIC that was refused, and the run goes on. 0, or the first -errno.
+ */
+int vn_run(struct vn_program *program);
+
+/* Close every fd of these rows, side by side: the last fd of a TAP and each of vhost-net waits for a grace period. */
+int vn_close(struct vn_nic *nics, uint32_t n_nics);
 
 /* Look up links in the caller's network namespace. */
 int vn_describe(struct vn_link *links, uint32_t n_links);

@@ -13,17 +13,18 @@ HERE = Path(__file__).resolve().parent
 
 KERNEL_NUMBERS = (
     *("TUNSETIFF", "TUNGETIFF", "TUNGETFEATURES", "TUNSETQUEUE", "SIOCGIFINDEX", "SIOCGIFMTU"),
-    *("SIOCETHTOOL", "ETHTOOL_GDRVINFO"),
+    *("SIOCETHTOOL", "ETHTOOL_GDRVINFO", "SIOCDEVPRIVATE", "BRCTL_GET_PORT_LIST", "SIOCGSKNS", "TUNGETDEVNETNS"),
     *("IFF_TAP", "IFF_NO_PI", "IFF_VNET_HDR", "IFF_MULTI_QUEUE", "IFF_TUN_EXCL"),
     *("IFF_ATTACH_QUEUE", "IFF_DETACH_QUEUE", "IFF_UP"),
     *("VHOST_GET_FEATURES", "VHOST_SET_FEATURES", "VHOST_SET_OWNER", "VHOST_SET_MEM_TABLE"),
     *("VHOST_SET_VRING_NUM", "VHOST_SET_VRING_BASE", "VHOST_SET_VRING_ADDR", "VHOST_NET_SET_BACKEND"),
     *("VIRTIO_NET_F_MRG_RXBUF", "VIRTIO_F_VERSION_1"),
-    *("NETLINK_ROUTE", "NLM_F_REQUEST", "NLM_F_ACK", "NLM_F_CREATE", "NLM_F_REPLACE", "NLMSG_ERROR"),
-    *("RTM_NEWLINK", "RTM_GETLINK", "RTM_NEWQDISC", "TC_H_ROOT", "TCA_KIND"),
+    *("NETLINK_ROUTE", "NLM_F_REQUEST", "NLM_F_ACK", "NLM_F_CREATE", "NLM_F_REPLACE"),
+    *("NLM_F_EXCL", "NLM_F_APPEND", "NLM_F_DUMP", "NLM_F_DUMP_INTR", "NLMSG_ERROR", "NLMSG_DONE", "NLA_F_NESTED"),
+    *("RTM_NEWLINK", "RTM_DELLINK", "RTM_GETLINK", "RTM_NEWLINKPROP", "RTM_NEWQDISC", "TC_H_ROOT", "TCA_KIND"),
     *("IFLA_ADDRESS", "IFLA_IFNAME", "IFLA_MTU", "IFLA_MASTER", "IFLA_LINKINFO", "IFLA_INFO_KIND"),
     *("IFLA_AF_SPEC", "IFLA_EXT_MASK", "IFLA_INET6_ADDR_GEN_MODE", "IN6_ADDR_GEN_MODE_NONE"),
-    "RTEXT_FILTER_SKIP_STATS",
+    *("IFLA_IFALIAS", "IFLA_GROUP", "IFLA_PROP_LIST", "IFLA_ALT_IFNAME", "RTEXT_FILTER_SKIP_STATS"),
 )
 KERNEL_STRUCTS = ("ifreq", "ethtool_drvinfo", "nlmsghdr", "ifinfomsg", "tcmsg", "vhost_vring_state", "vhost_vring_addr")
 
@@ -33,6 +34,7 @@ PRELUDE = """
 #include <sys/socket.h>
 #include <linux/ethtool.h>
 #include <linux/if.h>
+#include <linux/if_bridge.h>
 #include <linux/if_link.h>
 #include <linux/if_tun.h>
 #include <linux/netlink.h>
@@ -55,7 +57,8 @@ ffibuilder.set_source(
     sources=["src/_vhostnet.c"],
     include_dirs=["src"],
     depends=["src/_vhostnet.h"],
-    extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden"],
+    extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden", "-pthread"],
+    extra_link_args=["-pthread"],
     # Without a compiler the install goes on with the pure engine; VHOSTNET_BUILD=native makes that an error.
     optional=os.environ.get("VHOSTNET_BUILD") != "native",
 )

@@ -11,7 +11,6 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -140,12 +139,6 @@ def open_fds() -> dict[int, str]:
 
 def link_names() -> list[str]:
     return sorted(name for _, name in socket.if_nameindex())
-
-
-def close_all(nics: list[vhostnet.Nic]) -> None:
-    """Side by side: a TAP's last close waits for the kernel's grace periods."""
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(vhostnet.Nic.close, nics))
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from conftest import need
 import vhostnet
 from vhostnet import engines
 from vhostnet.engines import CALLS, Engine, _uapi
-from vhostnet.plan import Act, NicRow, Op, Program, TunFlag
+from vhostnet.plan import Act, Fds, NicRow, Op, Program, TunFlag
 
 
-@pytest.mark.parametrize("verb", ["run", "describe", "features"])
+@pytest.mark.parametrize("verb", ["run", "close", "describe", "features"])
 def test_the_contract_is_kept(engine, verb):
     chosen = engines.select(engine)
     assert chosen.name == engine
@@ -82,7 +82,7 @@ ROW = NicRow("vn0", 1, 0x1002, "/dev/net/tun", "/dev/vhost-net")
 
 
 def test_an_empty_program_does_nothing(engine):
-    assert engines.select(engine).run(Program((), ())) == ((), (), None)
+    assert engines.select(engine).run(Program((), ())) == ((), (), ())
 
 
 @pytest.mark.parametrize(
@@ -95,11 +95,24 @@ def test_an_empty_program_does_nothing(engine):
         (ROW._replace(ifname=""), 0),
         (ROW, 1),
         (ROW, -1),
+        (ROW._replace(alias="a" * 128), 0),
+        (ROW._replace(wish="a" * 16), 0),
+        (ROW._replace(held=Fds((), ())), 0),
+        (ROW._replace(held=Fds((3, 4), ())), 0),
     ],
 )
 def test_a_malformed_program_cannot_be_made(row, act):
     with pytest.raises(ValueError):
-        Program((row,), (Act(Op.TAP_OPEN, act),))
+        Program((row,), (Act(Op.LINK, act),))
+
+
+@pytest.mark.parametrize("op", [Op.TAP_OPEN, Op.VHOST_OPEN, Op.SELFTEST, Op.ATTACH, Op.DELETE])
+def test_some_acts_are_for_held_nics_and_some_for_new_ones(op):
+    held, new = ROW._replace(held=Fds((3,), ())), ROW
+    wrong, right = (new, held) if op in (Op.ATTACH, Op.DELETE) else (held, new)
+    assert Program((right,), (Act(op, 0),))
+    with pytest.raises(ValueError, match="not for such a row"):
+        Program((wrong,), (Act(op, 0),))
 
 
 def test_native_is_what_one_gets(monkeypatch):

@@ -13,7 +13,7 @@ import threading
 import time
 
 import pytest
-from conftest import BRIDGE, close_all, link_names, need, open_fds, state
+from conftest import BRIDGE, link_names, need, open_fds, state
 from kernel import addrgenmode, ip, link
 
 import vhostnet
@@ -115,8 +115,8 @@ def test_generated_names_skip_what_exists(engine, bridge):
 
 
 def test_templates_count_for_themselves(engine, bridge):
-    spec = InterfaceSpec(bridge=BRIDGE, ifname=f"{engine}%d.x", vhost="off")
-    nics = vhostnet.open_nics([spec, spec], engine=engine)
+    specs = [InterfaceSpec(bridge=BRIDGE, ifname=f"{engine}%d.x", vhost="off") for _ in range(2)]
+    nics = vhostnet.open_nics(specs, engine=engine)
     assert [nic.ifname for nic in nics] == [f"{engine}0.x", f"{engine}1.x"]
     for nic in nics:
         nic.close()
@@ -134,8 +134,8 @@ def test_threads_share_the_counter(engine, bridge):
     made = []
 
     def work():
-        spec = InterfaceSpec(bridge=BRIDGE, vhost="off")
-        made.extend(vhostnet.open_nics([spec] * 5, engine=engine))
+        specs = [InterfaceSpec(bridge=BRIDGE, vhost="off") for _ in range(5)]
+        made.extend(vhostnet.open_nics(specs, engine=engine))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -143,7 +143,7 @@ def test_threads_share_the_counter(engine, bridge):
     for thread in threads:
         thread.join()
     names = {nic.ifname for nic in made}
-    close_all(made)
+    vhostnet.close_nics(made)
     assert len(names) == 20
 
 
@@ -158,7 +158,7 @@ def test_a_batch_is_as_good_as_one(engine, bridge, count):
     queues = [len(nic.tap_fds) for nic in nics]
     macs = {line.split()[0]: line.split()[2] for line in shown.splitlines()}
     wanted = {nic.ifname: nic.mac for nic in nics}
-    close_all(nics)
+    vhostnet.close_nics(nics)
     assert queues == [spec.queues for spec in specs]
     assert macs == wanted
 
@@ -171,7 +171,7 @@ def test_a_batch_over_several_bridges(engine):
     specs = [InterfaceSpec(bridge=name, vhost="off", mtu=mtu) for name in mtus for mtu in (1400, None, None)]
     nics = vhostnet.open_nics(specs, engine=engine)
     seen = [(link(nic.ifname)["master"], link(nic.ifname)["mtu"], nic.mtu) for nic in nics]
-    close_all(nics)
+    vhostnet.close_nics(nics)
     assert seen == [(spec.bridge, spec.mtu or mtus[spec.bridge], spec.mtu or mtus[spec.bridge]) for spec in specs]
 
 
@@ -336,8 +336,8 @@ def test_a_subprocess_has_the_fds_it_is_given_and_no_other(nic, preexec):
 def test_killed_it_leaves_nothing(engine, bridge):
     code = (
         "import vhostnet, time\n"
-        f"nics = vhostnet.open_nics([vhostnet.InterfaceSpec(bridge='{BRIDGE}', queues=2, vhost='off')] * 10,"
-        f" engine='{engine}')\n"
+        f"specs = [vhostnet.InterfaceSpec(bridge='{BRIDGE}', queues=2, vhost='off') for _ in range(10)]\n"
+        f"nics = vhostnet.open_nics(specs, engine='{engine}')\n"
         "print('open', flush=True)\n"
         "time.sleep(60)\n"
     )

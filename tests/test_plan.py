@@ -6,10 +6,30 @@ import pytest
 from conftest import BRIDGE
 
 from vhostnet import InterfaceSpec, SpecError
-from vhostnet.plan import Act, Features, Link, Op, TunFlag, plan, plan_attach, resolve, tun_flags, vhost_policy
+from vhostnet.plan import (
+    Act,
+    Fds,
+    Features,
+    Link,
+    Op,
+    TunFlag,
+    held_row,
+    plan,
+    plan_attach,
+    plan_delete,
+    plan_take,
+    resolve,
+    tun_flags,
+    vhost_policy,
+)
 
 ALL = Features(tun=0x7173, ipv6=True)
 BRIDGES = {BRIDGE: Link(BRIDGE, 7, "bridge", 1500, b""), "br9": Link("br9", 9, "bridge", 9000, b"")}
+
+
+@pytest.fixture
+def other(seed):
+    return dataclasses.replace(seed, mac="52:54:00:00:00:01", ifname=None)
 
 
 def ops(program):
@@ -27,15 +47,15 @@ def test_the_seeds_plan_to_the_letter(seed):
     )
 
 
-def test_a_batch_runs_all_of_one_kind_before_the_next(seed):
-    program = plan([seed, seed], ["a", "b"], ALL, vhost="auto")
+def test_a_batch_runs_all_of_one_kind_before_the_next(seed, other):
+    program = plan([seed, other], ["a", "b"], ALL, vhost="auto")
     assert [(act.op.name, act.nic) for act in program.acts] == [
         (op, nic) for op in ("TAP_OPEN", "VHOST_OPEN", "QDISC", "LINK", "UP") for nic in (0, 1)
     ]
 
 
-def test_up_waits_for_every_answer_and_nothing_else_does(seed):
-    program = plan([seed, seed], ["a", "b"], ALL)
+def test_up_waits_for_every_answer_and_nothing_else_does(seed, other):
+    program = plan([seed, other], ["a", "b"], ALL)
     assert [act for act in program.acts if act.barrier] == [Act(Op.UP, 0, barrier=True)]
 
 
@@ -93,8 +113,8 @@ def test_the_default_qdisc_is_left_alone(seed):
     assert "QDISC" not in ops(plan([seed], ["a"], ALL, qdisc="default"))
 
 
-def test_the_selftest_is_made_once_and_before_anything_is_visible(seed):
-    program = plan([seed, seed], ["a", "b"], ALL, selftest=True)
+def test_the_selftest_is_made_once_and_before_anything_is_visible(seed, other):
+    program = plan([seed, other], ["a", "b"], ALL, selftest=True)
     assert ops(program).count("SELFTEST") == 1
     assert ops(program).index("SELFTEST") < ops(program).index("QDISC")
     assert "private /dev/vhost-net" in str(program)
@@ -130,14 +150,48 @@ def test_without_ipv6_the_kernel_is_told_nothing_about_it(seed):
     assert not row.no_ipv6
 
 
-def test_two_nics_of_one_name_are_refused(seed):
-    with pytest.raises(SpecError, match="twice"):
-        plan([seed, seed], ["a", "a"], ALL)
+def test_two_nics_of_one_name_or_one_mac_are_refused(seed, other):
+    with pytest.raises(SpecError, match="ifname='a' is asked for twice"):
+        plan([seed, other], ["a", "a"], ALL)
+    with pytest.raises(SpecError, match="mac='20:90:6f:28:84:f2' is asked for twice"):
+        plan([other, seed, seed], ["a", "b", "c"], ALL)
+
+
+def test_parked_is_all_but_up(seed):
+    assert ops(plan([seed], ["a"], ALL, park=True)) == ops(plan([seed], ["a"], ALL))[:-1]
+
+
+HELD = held_row("pool7", 9, Fds((3, 4, 5), (6, 7, 8)))
+
+
+@pytest.mark.parametrize(
+    ("how", "first"),
+    [
+        ({}, []),
+        ({"wish": "mine"}, ["0  ALTNAME     pool7  mine"]),
+        ({"wish": "mine", "rename": True}, ["0  RENAME      pool7  to mine"]),
+    ],
+)
+def test_what_is_taken_is_named_and_comes_up(seed, how, first):
+    program = plan_take(HELD, seed, "mark", **how)
+    number = len(first)
+    assert str(program).splitlines() == [
+        *first,
+        f"{number}  LINK        pool7  mac fe:90:6f:28:84:f2  mtu of the bridge  master {BRIDGE}",
+        f"{number + 1}  UP          pool7",
+    ]
+    assert not any(act.barrier for act in program.acts)  # one send
+    assert program.nics[0].alias == "mark"
 
 
 def test_attach():
-    program = plan_attach("a", (3, 4, 5))
-    assert str(program) == "0  ATTACH      a  queues 1..2"
+    assert str(plan_attach(HELD)) == "0  ATTACH      pool7  queues 1..2"
+
+
+def test_each_is_deleted_for_itself():
+    program = plan_delete([HELD, HELD._replace(ifname="pool8", ifindex=10)])
+    assert str(program) == "0  DELETE      pool7  ifindex 9\n1  DELETE      pool8  ifindex 10"
+    assert program.keep
 
 
 def test_programs_are_values(seed):

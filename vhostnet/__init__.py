@@ -7,6 +7,7 @@ with vhostnet.open_nic(spec) as nic:              all of them, or none
 # ... and the NIC is gone
 """
 
+from vhostnet.closing import close_nics
 from vhostnet.engines import select as select_engine
 from vhostnet.errors import (
     BridgeFull,
@@ -27,9 +28,10 @@ from vhostnet.errors import (
     VhostnetWarning,
     VhostUnavailable,
 )
-from vhostnet.host import Fds, Nic, Timing, Vhost, open_nic, open_nics, plan_nics
+from vhostnet.host import open_nic, open_nics, plan_nics
+from vhostnet.nic import Nic, Timing, Vhost
 from vhostnet.parse import parse_any, parse_domain, parse_interface
-from vhostnet.plan import Act, NicRow, Op, Program
+from vhostnet.plan import Act, Fds, NicRow, Op, Program
 from vhostnet.qemu import assign_aliases, caveats, qemu_argv, qemu_properties
 from vhostnet.spec import CcwAddress, InterfaceSpec, MmioAddress, PciAddress
 
@@ -67,6 +69,7 @@ __all__ = [
     "VhostnetWarning",
     "assign_aliases",
     "caveats",
+    "close_nics",
     "open_nic",
     "open_nics",
     "parse_any",

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from vhostnet.errors import host_error
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
-
-MAX_PORTS: Final = 1023  # the kernel's BR_MAX_PORTS is 1024, and port number 0 is never given
 
 
 @dataclass(frozen=True, slots=True)

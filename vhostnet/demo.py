@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import resource
 import shlex
@@ -14,14 +13,14 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from vhostnet import bridge, engines, netns
 from vhostnet.errors import HostError, VhostnetWarning
-from vhostnet.host import Nic, open_nic, plan_nics
+from vhostnet.host import open_nic, plan_nics
+from vhostnet.nic import Nic
 from vhostnet.parse import parse_interface
-from vhostnet.plan import Op, Program
+from vhostnet.plan import Op, Program, held_row, plan_delete
 from vhostnet.spec import InterfaceSpec
 
 SEED = """\
@@ -163,19 +162,16 @@ def _race(spec: InterfaceSpec, nics: int) -> None:
 
 
 def _time(engine: str, program: Program) -> float:
+    chosen = engines.select(engine)
     started = time.perf_counter()
-    result = engines.select(engine).run(program)
+    result = chosen.run(program)
     taken = time.perf_counter() - started
-    with ThreadPoolExecutor(8) as pool:  # a TAP's last close waits for the kernel's grace periods
-        list(pool.map(_close, (nic.tap_fds for nic in result.nics)))
-    if result.failure:
-        raise RuntimeError(f"{program.acts[result.failure.act]}: {result.failure.result}")
+    if result.failures:
+        raise RuntimeError(f"{program.acts[result.failures[0].act]}: {result.failures[0].result}")
+    made = [nic for nic in result.nics if nic]
+    rows = [held_row(row.ifname, nic.ifindex, nic.fds) for row, nic in zip(program.nics, made, strict=True)]
+    chosen.run(plan_delete(rows))
     return taken
-
-
-def _close(fds: Sequence[int]) -> None:
-    for fd in fds:
-        os.close(fd)
 
 
 def _allow_files(needed: int) -> None:

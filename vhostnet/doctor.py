@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import platform
 import re
 import resource
@@ -16,7 +15,7 @@ from typing import Literal
 
 from vhostnet import bridge, engines, host
 from vhostnet.errors import EngineUnavailable, HostError, SpecError, VhostnetError, host_error, vhost_problem
-from vhostnet.plan import Act, NicRow, Op, Program, TunFlag, vhost_policy
+from vhostnet.plan import MAX_PORTS, Act, NicRow, Op, Program, TunFlag, vhost_policy
 from vhostnet.qemu import caveats
 from vhostnet.spec import DEFAULT_TAP, DEFAULT_VHOST, InterfaceSpec
 
@@ -89,11 +88,10 @@ def _tun(path: str) -> Check:
 def _vhost(path: str, *, needed: bool) -> Check:
     row = NicRow("doctor", 1, 0, DEFAULT_TAP, path)
     result = engines.select().run(Program((row,), (Act(Op.VHOST_OPEN, 0),)))
-    if result.failure is None:
-        for fd in result.nics[0].vhost_fds:
-            os.close(fd)
+    if not result.failures:
+        engines.select().close([nic.fds for nic in result.nics if nic])
         return Check("vhost-net", "ok", f"{path} opens and has MRG_RXBUF and VERSION_1")
-    why = result.failure.result
+    why = result.failures[0].result
     error = host_error(why.errno, act="VHOST_OPEN", call=why.call, ifname=None, queue=None, subject=path)
     found = _failed("vhost-net", error, "fail" if needed else "note")
     return found if needed else Check(found.name, found.state, vhost_problem(why.errno, why.call, path), found.remedy)
@@ -110,7 +108,7 @@ def _capability() -> Check:
 
 def _files(needed: int) -> Check:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = soft - len(list(Path("/proc/self/fd").iterdir()))
+    free = soft - host.open_files()
     detail = f"{free} of {soft} left (hard limit {hard})" + (f", {needed} needed" if needed else "")
     if free < needed:
         error = host_error(errno.EMFILE, act="TAP_OPEN", call="open", ifname=None, queue=None, subject=DEFAULT_TAP)
@@ -122,7 +120,7 @@ def _bridges() -> Check:
     found = bridge.list_bridges()
     if not found:
         return Check("bridges", "note", "none here", "ip link add br0 up type bridge")
-    shown = (f"{b.name} (mtu {b.mtu}, {b.ports} of {bridge.MAX_PORTS} ports)" for b in found)
+    shown = (f"{b.name} (mtu {b.mtu}, {b.ports} of {MAX_PORTS} ports)" for b in found)
     return Check("bridges", "ok", ", ".join(shown))
 
 

@@ -188,6 +188,8 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
     ("LINK", _errno.ENODEV): (NoSuchBridge, "make it: ip link add {subject} up type bridge"),
     ("LINK", _errno.EINVAL): (NoSuchBridge, "the bridge went away between the look-up and the join: make it again"),
     ("LINK", _errno.EADDRNOTAVAIL): (HostError, "the kernel refuses this MAC as a TAP's address"),
+    ("ALTNAME", _errno.EEXIST): (NameBusy, "the name is in use: choose another <target dev=>, or leave it out"),
+    ("RENAME", _errno.EEXIST): (NameBusy, "the name is in use: choose another <target dev=>, or leave it out"),
     ("ATTACH", _errno.EINVAL): (DeviceGone, "these fds are not the queues of one multi-queue TAP any more"),
 }
 

@@ -1,216 +1,26 @@
-"""Opening NICs on this host, and owning them: the one place where a value gets a life.
-
-Every fd a Nic returns is O_CLOEXEC and belongs to that Nic until it is closed or detached. The TAP lives as
-long as its last fd does, so closing is all there is to cleaning up.
-"""
+"""Opening NICs on this host, one or a thousand: from specs to a Program, through an engine, to Nics."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import os
-import sys
-import warnings
-import weakref
+import resource
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from types import TracebackType
-from typing import Final, NamedTuple, cast
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, cast, overload
 
-from vhostnet import engines, qemu
-from vhostnet.engines import ActResult, Engine, Failure, Result
-from vhostnet.errors import NameBusy, NicClosed, SpecError, host_error, vhost_problem
+from vhostnet import engines
+from vhostnet.engines import Engine, Result
+from vhostnet.errors import BridgeFull, HostError, NameBusy, SpecError, host_error
 from vhostnet.netns import NetNs, call_inside
-from vhostnet.plan import QDISCS, Act, Features, Link, Op, Program, Qdisc, plan, plan_attach, resolve
-from vhostnet.qemu import Dialect
+from vhostnet.nic import Nic, Run, refusal
+from vhostnet.plan import MAX_PORTS, QDISCS, Features, Link, Op, Program, Qdisc, plan, resolve, vhost_policy
 from vhostnet.spec import DEFAULT_TAP, VHOST_POLICIES, InterfaceSpec, VhostPolicy
 
 NAME_TRIES: Final = 16  # how often a generated name may be snatched away before we give up
-
-
-class Vhost(NamedTuple):
-    """Whether the NIC has its vhost-net fds, and why not. True where it has."""
-
-    on: bool
-    why: str = ""
-
-    def __bool__(self) -> bool:
-        return self.on
-
-
-class Timing(NamedTuple):
-    """One act of this NIC and the nanoseconds it took; netlink acts of one send share its time evenly."""
-
-    act: str
-    ns: int
-
-
-class Fds(NamedTuple):
-    """Queue pair i is ``tap[i]`` and, with vhost-net, ``vhost[i]``."""
-
-    tap: tuple[int, ...]
-    vhost: tuple[int, ...]
-
-
-class Nic:
-    """A NIC that exists: its TAP is up, and on its bridge, for as long as this object owns the fds.
-
-    Use it as a context manager, or call ``close()``. One that is dropped open is closed with a
-    ResourceWarning. A child made by ``os.fork()`` does not own it: there it is closed, so only this process
-    decides how long the NIC lives; subprocess children get what ``pass_fds=nic.fds`` gives them.
-    """
-
-    def __init__(self, spec: InterfaceSpec, program: Program, result: Result, row: int, engine: Engine) -> None:
-        nic, made = program.nics[row], result.nics[row]
-        self.spec: Final = spec
-        self.ifname: Final = nic.ifname
-        self.ifindex: Final = made.ifindex
-        self.mtu: Final = made.mtu
-        self._program, self._result, self._row = program, result, row
-        self._engine = engine
-        # The one thing here that changes: whoever pops the fds owns them, so two closers never close twice.
-        self._owned = [Fds(made.tap_fds, made.vhost_fds)]
-        _living.add(self)
-
-    @property
-    def mac(self) -> str:
-        """The TAP's own MAC; the guest's is ``spec.mac``."""
-        return self._program.nics[self._row].mac.hex(":")
-
-    @property
-    def vhost(self) -> Vhost:
-        """Whether it has its vhost-net fds, or why not."""
-        if self._result.nics[self._row].vhost_fds:
-            return Vhost(True)
-        for act, result in self._acts():
-            if act.op == Op.VHOST_OPEN:
-                path = self._program.nics[self._row].vhost_path
-                return Vhost(False, vhost_problem(result.errno, result.call, path))
-        return Vhost(False, "asked for without: driver name='qemu', vhost='off', or a model that is not virtio")
-
-    @property
-    def timings(self) -> tuple[Timing, ...]:
-        """How long each act of this NIC took, in order."""
-        return tuple(Timing(act.op.name, result.ns) for act, result in self._acts())
-
-    def _acts(self) -> Iterator[tuple[Act, ActResult]]:
-        """This NIC's acts, and what became of each."""
-        every = zip(self._program.acts, self._result.acts, strict=True)
-        return ((act, result) for act, result in every if act.nic == self._row)
-
-    @property
-    def tap_fds(self) -> tuple[int, ...]:
-        """One fd a queue pair. Raises NicClosed."""
-        return self._fds().tap
-
-    @property
-    def vhost_fds(self) -> tuple[int, ...]:
-        """One vhost-net fd a queue pair, without an owner, or none. Raises NicClosed."""
-        return self._fds().vhost
-
-    @property
-    def fds(self) -> tuple[int, ...]:
-        """All of them, for ``subprocess``'s ``pass_fds``. Raises NicClosed."""
-        fds = self._fds()
-        return fds.tap + fds.vhost
-
-    @property
-    def closed(self) -> bool:
-        """The fds were closed or given away."""
-        return not self._owned
-
-    def qemu_argv(
-        self,
-        *,
-        alias: str | None = None,
-        bus: str | None = None,
-        addr: str | None = None,
-        dialect: Dialect = "classic",
-    ) -> list[str]:
-        """QEMU's arguments for this NIC, with the numbers its fds have here. As ``qemu.qemu_argv``."""
-        tap, vhost = self._fds()
-        return qemu.qemu_argv(self.spec, tap_fds=tap, vhost_fds=vhost, alias=alias, bus=bus, addr=addr, dialect=dialect)
-
-    def reset_queues(self) -> None:
-        """Attach every queue again, for the next QEMU on the same fds.
-
-        A QEMU that ends leaves queues 1..n detached, and the next one aborts on them. Raises HostError
-        (act ``ATTACH``), NicClosed.
-        """
-        program = plan_attach(self.ifname, self._fds().tap)
-        result = self._engine.run(program)
-        if result.failure:
-            raise _refusal(program, result.failure)
-
-    def detach(self) -> Fds:
-        """Give the fds away: the caller closes them, and with the last TAP fd the NIC goes. Raises NicClosed."""
-        try:
-            return self._owned.pop()
-        except IndexError:
-            raise NicClosed(f"{self.ifname} is closed") from None
-
-    def close(self) -> None:
-        """Close every fd; the TAP goes with its last one. Idempotent, and safe from any thread."""
-        with contextlib.suppress(NicClosed):
-            _close(self.detach())
-
-    def _fds(self) -> Fds:
-        try:
-            return self._owned[0]
-        except IndexError:
-            raise NicClosed(f"{self.ifname} is closed") from None
-
-    def __enter__(self) -> Nic:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_owned", None):
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
-            self.close()
-
-    def __repr__(self) -> str:
-        state = "closed" if self.closed else f"{self.spec.queues} queues, vhost {'on' if self.vhost else 'off'}"
-        return f"<Nic {self.ifname} ({self.ifindex}): {state}>"
-
-
-def _close(fds: Fds) -> None:
-    for fd in (*reversed(fds.vhost), *reversed(fds.tap)):
-        with contextlib.suppress(OSError):
-            os.close(fd)
-
-
-_living: weakref.WeakSet[Nic] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    """A child must not keep the parent's NICs alive, unless it is on its way to exec with the fds it was given."""
-    if _in_popen():
-        return
-    for nic in list(_living):
-        nic.close()
-
-
-def _in_popen() -> bool:
-    """subprocess runs the fork handlers in the child of a Popen that has a preexec_fn."""
-    popen = sys.modules.get("subprocess")
-    code = popen.Popen._execute_child.__code__ if popen else None
-    frame = sys._getframe()
-    while frame.f_back and frame.f_code is not code:
-        frame = frame.f_back
-    return frame.f_code is code
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-# --- opening ---------------------------------------------------------------------------------------------
 
 
 def open_nic(
@@ -226,15 +36,42 @@ def open_nic(
     return open_nics([spec], engine=engine, vhost=vhost, netns=netns, qdisc=qdisc, selftest=selftest)[0]
 
 
+@overload
 def open_nics(
     specs: Sequence[InterfaceSpec],
     *,
+    on_error: Literal["undo"] = "undo",
     engine: str = "auto",
     vhost: VhostPolicy | None = None,
     netns: NetNs | None = None,
     qdisc: Qdisc = "noqueue",
     selftest: bool = False,
-) -> list[Nic]:
+) -> list[Nic]: ...
+
+
+@overload
+def open_nics(
+    specs: Sequence[InterfaceSpec],
+    *,
+    on_error: Literal["keep"],
+    engine: str = "auto",
+    vhost: VhostPolicy | None = None,
+    netns: NetNs | None = None,
+    qdisc: Qdisc = "noqueue",
+    selftest: bool = False,
+) -> list[Nic | HostError]: ...
+
+
+def open_nics(
+    specs: Sequence[InterfaceSpec],
+    *,
+    on_error: Literal["undo", "keep"] = "undo",
+    engine: str = "auto",
+    vhost: VhostPolicy | None = None,
+    netns: NetNs | None = None,
+    qdisc: Qdisc = "noqueue",
+    selftest: bool = False,
+) -> list[Nic] | list[Nic | HostError]:
     """All the NICs of *specs*, in their order, or none: one engine call for the whole batch.
 
     *engine* is ``auto``, ``native`` or ``pure``. *vhost* overrides every spec's own policy: ``auto`` tries and
@@ -243,13 +80,19 @@ def open_nics(
     large on multi-queue, but open to shaping). *selftest* proves once a process, on a private fd, that
     vhost-net really takes a TAP.
 
-    Raises SpecError for what cannot be meant, HostError for what the host refuses; then nothing is left.
+    Raises SpecError for what cannot be meant, two NICs of one name or one MAC among it; HostError for what the
+    host refuses; then nothing is left. Open files (RLIMIT_NOFILE) and the bridges' free ports are counted
+    first, before anything is made. With *on_error* ``keep`` the HostError of a NIC that was refused stands in
+    its place, and the others are there.
     """
     chosen = engines.select(engine)
     _check(vhost, qdisc)
+    if on_error not in ("undo", "keep"):
+        raise SpecError("is not allowed", attribute="on_error", value=on_error, expected="undo or keep")
     if not specs:
         return []
-    return call_inside(netns, lambda: _open(chosen, specs, vhost, qdisc, selftest))
+    how = _How(vhost, qdisc, selftest, keep=on_error == "keep")
+    return call_inside(netns, lambda: _open(chosen, specs, how))
 
 
 def plan_nics(
@@ -276,26 +119,68 @@ def _check(vhost: object, qdisc: object) -> None:
         raise SpecError("is not allowed", attribute="qdisc", value=qdisc, expected="noqueue or default")
 
 
-def _open(
-    engine: Engine, specs: Sequence[InterfaceSpec], vhost: VhostPolicy | None, qdisc: Qdisc, selftest: bool
-) -> list[Nic]:
-    """One engine call; another only where a generated name turns out to be somebody's."""
+class _How(NamedTuple):
+    vhost: VhostPolicy | None
+    qdisc: Qdisc
+    selftest: bool = False
+    keep: bool = False
+    park: bool = False
+
+
+def _open(engine: Engine, specs: Sequence[InterfaceSpec], how: _How) -> list[Nic]:
+    """One engine call; another only for generated names that turn out to be somebody's.
+
+    Where *how* says keep there is a HostError in the place of each Nic that was refused.
+    """
     global _selftested
+    if not how.keep:
+        _check_files(specs, how.vhost)
     features = _features(engine, specs[0].tap_path)
-    prove = selftest and not _selftested
+    how = how._replace(selftest=how.selftest and not _selftested)
     names = _names(specs)
+    opened: list[Any] = [None] * len(specs)
+    pending = list(range(len(specs)))
     for attempt in itertools.count(1):
-        program = plan(specs, names, features, vhost=vhost, qdisc=qdisc, selftest=prove)
+        asked = [specs[number] for number in pending]
+        program = plan(asked, names, features, marks=_marks(len(asked)), **how._asdict())
         result = engine.run(program)
-        if result.failure is None:
+        refused = _refused(engine, program, result)
+        snatched = [row for row, error in refused.items() if _is_snatched(error, asked[row]) and attempt < NAME_TRIES]
+        if refused and not how.keep and not snatched:
+            raise next(iter(refused.values()))
+        for row, number in enumerate(pending if result.nics else ()):
+            opened[number] = refused.get(row) or Nic(asked[row], engine, Run(program, result, row))
+        if not snatched:
             break
-        error = _refusal(program, result.failure)
-        spec = specs[program.acts[result.failure.act].nic]
-        if not isinstance(error, NameBusy) or not _is_template(spec.ifname) or attempt == NAME_TRIES:
-            raise error
-        names = _free_names(engine, specs, names)
-    _selftested = _selftested or (prove and any(act.op == Op.SELFTEST for act in program.acts))
-    return [Nic(spec, program, result, row, engine) for row, spec in enumerate(specs)]
+        if how.keep:
+            pending = [pending[row] for row in snatched]
+        names = _free_names(engine, [specs[number] for number in pending])
+    _selftested = _selftested or (how.selftest and any(act.op == Op.SELFTEST for act in program.acts))
+    return opened
+
+
+def _refused(engine: Engine, program: Program, result: Result) -> dict[int, HostError]:
+    """Row -> why it was refused. In a run that did not get as far as its acts, every row for the same reason."""
+    if not result.failures:
+        return {}
+    first = result.failures[0]
+    failures = dict.fromkeys((row for row, nic in enumerate(result.nics) if nic is None), first)
+    failures.update((program.acts[failure.act].nic, failure) for failure in result.failures)
+    return {row: _count_ports(engine, program, refusal(program, failure)) for row, failure in failures.items()}
+
+
+def _count_ports(engine: Engine, program: Program, error: HostError) -> HostError:
+    """A full bridge: how many ports it has, and how many NICs were to join."""
+    if isinstance(error, BridgeFull):
+        name = next(nic.bridge for nic in program.nics if nic.ifname == error.ifname)
+        ports = {link.name: link.ports for link in _describe(engine, [name]).values()}.get(name, MAX_PORTS)
+        joining = sum(nic.bridge == name for nic in program.nics)
+        error.strerror = f"bridge {name!r} has {ports} of {MAX_PORTS} ports in use, and {joining} NICs are to join it"
+    return error
+
+
+def _is_snatched(error: HostError, spec: InterfaceSpec) -> bool:
+    return isinstance(error, NameBusy) and _is_template(spec.ifname)
 
 
 _selftested = False  # vhost-net was seen to take a TAP in this process
@@ -303,7 +188,7 @@ _selftested = False  # vhost-net was seen to take a TAP in this process
 
 def _plan(engine: Engine, specs: Sequence[InterfaceSpec], vhost: VhostPolicy | None, qdisc: Qdisc) -> Program:
     features = _features(engine, specs[0].tap_path if specs else DEFAULT_TAP)
-    program = plan(specs, _free_names(engine, specs, _names(specs)), features, vhost=vhost, qdisc=qdisc)
+    program = plan(specs, _free_names(engine, specs), features, vhost=vhost, qdisc=qdisc)
     wanted = list(dict.fromkeys(nic.bridge for nic in program.nics if nic.bridge))
     links = _describe(engine, wanted)
     for name in wanted:
@@ -358,9 +243,9 @@ def _names(specs: Sequence[InterfaceSpec]) -> list[str]:
     return [_generated(spec.ifname) if _is_template(spec.ifname) else cast(str, spec.ifname) for spec in specs]
 
 
-def _free_names(engine: Engine, specs: Sequence[InterfaceSpec], names: Sequence[str]) -> list[str]:
-    """*names*, but those that were generated and exist already; one that was asked for is the kernel's to judge."""
-    free = list(names)
+def _free_names(engine: Engine, specs: Sequence[InterfaceSpec]) -> list[str]:
+    """As _names(), but without generated ones that exist already; one that was asked for is the kernel's to judge."""
+    free = _names(specs)
     unsure = [number for number, spec in enumerate(specs) if _is_template(spec.ifname)]
     while unsure:
         links = _describe(engine, [free[number] for number in unsure])
@@ -370,14 +255,50 @@ def _free_names(engine: Engine, specs: Sequence[InterfaceSpec], names: Sequence[
     return free
 
 
-# --- results ---------------------------------------------------------------------------------------------
+# --- marks -----------------------------------------------------------------------------------------------
 
 
-def _refusal(program: Program, failure: Failure) -> Exception:
-    act = program.acts[failure.act]
-    nic = program.nics[act.nic]
-    result = failure.result
-    subject = {Op.TAP_OPEN: nic.tap_path, Op.LINK: nic.bridge}.get(act.op, nic.vhost_path)
-    return host_error(
-        result.errno, act=act.op.name, call=result.call, ifname=nic.ifname, queue=result.queue, subject=subject
-    )
+def _marks(count: int) -> list[str]:
+    """One a NIC, for its IFLA_IFALIAS: ``vhostnet:UUID:PID:STARTTIME``, so that a NIC says whose it is."""
+    octets, process = os.urandom(16 * count).hex(), _process()
+    return [f"vhostnet:{_uuid(octets[at : at + 32])}:{process}" for at in range(0, 32 * count, 32)]
+
+
+def _uuid(octets: str) -> str:
+    """A random UUID (RFC 9562, version 4) of 32 random hexadecimal digits."""
+    return f"{octets[:8]}-{octets[8:12]}-4{octets[13:16]}-a{octets[17:20]}-{octets[20:]}"
+
+
+@lru_cache(maxsize=1)
+def _process() -> str:
+    """This process: its pid, and when it started, in clock ticks since boot (proc(5), stat, field 22)."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return f"{os.getpid()}:0"
+    return f"{os.getpid()}:{fields[19]}"
+
+
+os.register_at_fork(after_in_child=_process.cache_clear)
+
+
+# --- open files ------------------------------------------------------------------------------------------
+
+
+def open_files() -> int:
+    """How many fds this process has. Linux 6.2 and later say it in one call."""
+    try:
+        return os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return 0
+
+
+def _check_files(specs: Sequence[InterfaceSpec], vhost: VhostPolicy | None) -> None:
+    """Whether the batch fits under RLIMIT_NOFILE, before anything is made; vhost-net counts where it is required."""
+    needed = 1 + sum([spec.queues * (2 if vhost_policy(spec, vhost) == "require" else 1) for spec in specs])
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    already = open_files()
+    if allowed != resource.RLIM_INFINITY and already + needed > allowed:
+        error = host_error(errno.EMFILE, act="TAP_OPEN", call="open", ifname=None, queue=None)
+        error.strerror = f"{needed} fds are needed, and {already} of the {allowed} that are allowed are open"
+        raise error

@@ -16,6 +16,9 @@ bridges that are only named: nothing is made where one is missing. Then:
                anywhere was never up, and never up outside its bridge.
 
 A batch runs all acts of one kind before the next kind, so netlink messages go out many to a send.
+
+A NIC that exists already (``held``) takes other acts: ATTACH for the next QEMU on its fds; ALTNAME or RENAME, LINK
+and UP, all in one send, for one that was made ahead and is taken now; DELETE, which takes link and fds away.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from vhostnet.mac import tap_mac
 from vhostnet.spec import MAX_QUEUES, VNET_HDR_MODELS, InterfaceSpec, VhostPolicy
 
 IFNAMSIZ: Final = 16  # bytes of an interface name, its NUL with them
+ALIASSIZ: Final = 128  # bytes of a mark, likewise; the kernel would take 256
+MAX_PORTS: Final = 1023  # of a bridge: the kernel's BR_MAX_PORTS is 1024, and port number 0 is never given
 DEFAULT_MTU: Final = 1500  # what the kernel gives a new TAP
 
 Qdisc = Literal["noqueue", "default"]
@@ -46,6 +51,9 @@ class Op(enum.IntEnum):
     LINK = 4
     UP = 5
     ATTACH = 6
+    ALTNAME = 7
+    RENAME = 8
+    DELETE = 9
 
 
 class TunFlag(enum.IntFlag):
@@ -61,13 +69,17 @@ class TunFlag(enum.IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What the kernel says of a link that exists; ``kind`` is its rtnetlink kind ("bridge", "tun", "")."""
+    """What the kernel says of a link that exists.
+
+    ``kind`` is its rtnetlink kind ("bridge", "tun", ""), ``ports`` how many a bridge has.
+    """
 
     name: str
     ifindex: int
     kind: str
     mtu: int
     mac: bytes
+    ports: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +90,20 @@ class Features:
     ipv6: bool
 
 
+class Fds(NamedTuple):
+    """Queue pair i is ``tap[i]`` and, with vhost-net, ``vhost[i]``."""
+
+    tap: tuple[int, ...]
+    vhost: tuple[int, ...]
+
+
 class NicRow(NamedTuple):
     """One NIC of a Program: everything an engine needs to know of it.
 
-    ``master`` 0 leaves it to the run to look ``bridge`` up, before its first act: it must be there, and be a
-    bridge. ``mtu`` 0 is the bridge's. ``tap_fds`` is for ATTACH alone, which works on fds the caller owns.
+    ``master`` 0 leaves it to the run to look ``bridge`` up, before its first act: it must be there, be a
+    bridge, and have a port left. ``mtu`` 0 is the bridge's. ``alias`` is the mark the link gets
+    (IFLA_IFALIAS); ``wish`` the name that ALTNAME or RENAME gives it. With ``held`` the NIC exists: its fds
+    and ``ifindex`` are the caller's, and no act but DELETE closes them.
     """
 
     ifname: str
@@ -95,7 +116,14 @@ class NicRow(NamedTuple):
     mtu: int = 0
     mac: bytes = b""
     no_ipv6: bool = False
-    tap_fds: tuple[int, ...] = ()
+    alias: str = ""
+    wish: str = ""
+    ifindex: int = 0
+    held: Fds | None = None
+
+    @property
+    def fds(self) -> Fds:
+        return self.held or Fds((), ())
 
 
 class Act(NamedTuple):
@@ -115,20 +143,25 @@ class Act(NamedTuple):
 class Program:
     """Rows and acts. ``print(program)`` shows what would run, one act a line.
 
+    One refused act undoes all that the run made; with ``keep`` only what it made of that NIC.
+
     Raises ValueError for what no kernel could be asked: an engine never sees a malformed Program.
     """
 
     nics: tuple[NicRow, ...]
     acts: tuple[Act, ...]
+    keep: bool = False
 
     def __post_init__(self) -> None:
         for nic in self.nics:
-            if not (1 <= nic.queues <= MAX_QUEUES and 0 < len(nic.ifname.encode()) < IFNAMSIZ):
+            if not (1 <= nic.queues <= MAX_QUEUES and 0 < len(nic.ifname.encode()) < IFNAMSIZ and _sound(nic)):
                 raise ValueError(f"a malformed row: {nic}")
         rows = range(len(self.nics))
         for act in self.acts:
             if act.nic not in rows:
                 raise ValueError(f"no row for {act}")
+            if act.op in (_NEW_ONLY if self.nics[act.nic].held else _HELD_ONLY):
+                raise ValueError(f"{act} is not for such a row: {self.nics[act.nic]}")
 
     def __str__(self) -> str:
         width = max((len(nic.ifname) for nic in self.nics), default=0)
@@ -141,6 +174,19 @@ class Program:
         return "\n".join(lines)
 
 
+_NEW_ONLY: Final = (Op.TAP_OPEN, Op.VHOST_OPEN, Op.SELFTEST)
+_HELD_ONLY: Final = (Op.ATTACH, Op.DELETE)
+
+
+def _sound(nic: NicRow) -> bool:
+    held = nic.held
+    return (
+        len(nic.alias) < ALIASSIZ
+        and len(nic.wish.encode()) < IFNAMSIZ
+        and (held is None or (1 <= len(held.tap) <= nic.queues and len(held.vhost) <= nic.queues))
+    )
+
+
 def _describe(act: Act, nic: NicRow) -> str:
     parts: dict[Op, tuple[str, ...]] = {
         Op.TAP_OPEN: (_count(nic.queues), " ".join(_flag_names(nic.tun_flags)), "excl"),
@@ -149,6 +195,9 @@ def _describe(act: Act, nic: NicRow) -> str:
         Op.QDISC: ("noqueue",),
         Op.LINK: tuple(_link_parts(nic)),
         Op.ATTACH: (f"queues 1..{nic.queues - 1}",),
+        Op.ALTNAME: (nic.wish,),
+        Op.RENAME: (f"to {nic.wish}",),
+        Op.DELETE: (f"ifindex {nic.ifindex}",),
     }
     return "  ".join(parts.get(act.op, ()))
 
@@ -204,17 +253,23 @@ def plan(
     names: Sequence[str],
     features: Features,
     *,
+    marks: Sequence[str] = (),
     vhost: VhostPolicy | None = None,
     qdisc: Qdisc = "noqueue",
     selftest: bool = False,
+    keep: bool = False,
+    park: bool = False,
 ) -> Program:
-    """The Program that makes one NIC of each spec, under the name that stands beside it.
+    """The Program that makes one NIC of each spec, under the name and with the mark that stand beside it.
 
-    Bridges are left to the run to look up. *vhost* overrides the specs' own policy. Raises SpecError for two
-    NICs of one name, and for a network that stands for no bridge.
+    Bridges are left to the run to look up. *vhost* overrides the specs' own policy. With *park* the NICs are
+    left down. Raises SpecError for two NICs of one name or one MAC, and for a network that stands for no
+    bridge.
     """
-    _check_names(names)
-    rows = tuple(_row(spec, name, features) for spec, name in zip(specs, names, strict=True))
+    _check_unique("ifname", names)
+    _check_unique("mac", [spec.mac for spec in specs])
+    told = zip(specs, names, marks or [""] * len(names), strict=True)
+    rows = tuple([_row(spec, name, mark, features) for spec, name, mark in told])
     every = range(len(rows))
     policies = [vhost_policy(spec, vhost) for spec in specs]
     wanted = [nic for nic in every if policies[nic] != "off"]
@@ -225,14 +280,42 @@ def plan(
     if qdisc == "noqueue":
         acts += [Act(Op.QDISC, nic) for nic in every]
     acts += [Act(Op.LINK, nic) for nic in every]
-    acts += [Act(Op.UP, nic, barrier=nic == 0) for nic in every]
-    return Program(rows, tuple(acts))
+    if not park:
+        acts += [Act(Op.UP, nic, barrier=nic == 0) for nic in every]
+    return Program(rows, tuple(acts), keep)
 
 
-def plan_attach(ifname: str, tap_fds: tuple[int, ...]) -> Program:
+def plan_take(parked: NicRow, spec: InterfaceSpec, mark: str, *, wish: str = "", rename: bool = False) -> Program:
+    """The Program that makes *spec*'s NIC of one that is parked (``held``): one send.
+
+    *wish* becomes its alternative name, or with *rename* its name.
+    No barrier before UP: nobody has the fds yet, so one that fails is thrown away as nobody saw it.
+    """
+    row = parked._replace(
+        bridge=_bridge_of(spec),
+        mtu=_mtu(spec),
+        mac=tap_mac(spec.mac),
+        alias=mark,
+        wish=wish,
+    )
+    name = Op.RENAME if rename else Op.ALTNAME
+    acts = (Act(name, 0),) if wish else ()
+    return Program((row,), (*acts, Act(Op.LINK, 0), Act(Op.UP, 0)))
+
+
+def plan_attach(held: NicRow) -> Program:
     """The Program that attaches queues 1..n again, so that a second QEMU can take the same fds."""
-    row = NicRow(ifname, len(tap_fds), 0, "", "", tap_fds=tap_fds)
-    return Program((row,), (Act(Op.ATTACH, 0),))
+    return Program((held,), (Act(Op.ATTACH, 0),))
+
+
+def plan_delete(held: Sequence[NicRow]) -> Program:
+    """The Program that takes these NICs away, each one for itself: what cannot be deleted is left as it is."""
+    return Program(tuple(held), tuple([Act(Op.DELETE, nic) for nic in range(len(held))]), keep=True)
+
+
+def held_row(ifname: str, ifindex: int, fds: Fds) -> NicRow:
+    """The row of a NIC that exists."""
+    return NicRow(ifname, len(fds.tap), 0, "", "", ifindex=ifindex, held=fds)
 
 
 def resolve(program: Program, bridges: Mapping[str, Link]) -> Program:
@@ -241,23 +324,27 @@ def resolve(program: Program, bridges: Mapping[str, Link]) -> Program:
     for nic in program.nics:
         bridge = bridges.get(nic.bridge)
         rows.append(nic._replace(master=bridge.ifindex, mtu=nic.mtu or bridge.mtu) if bridge else nic)
-    return Program(tuple(rows), program.acts)
+    return Program(tuple(rows), program.acts, program.keep)
 
 
-def _row(spec: InterfaceSpec, name: str, features: Features) -> NicRow:
-    bridge = _bridge_of(spec)
+def _row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRow:
     return NicRow(
         name,
         spec.queues,
         tun_flags(spec, features),
         spec.tap_path,
         spec.vhost_path,
-        bridge,
+        _bridge_of(spec),
         0,
-        spec.mtu or (0 if bridge else DEFAULT_MTU),
+        _mtu(spec),
         tap_mac(spec.mac),
         features.ipv6,
+        mark,
     )
+
+
+def _mtu(spec: InterfaceSpec) -> int:
+    return spec.mtu or (0 if spec.bridge else DEFAULT_MTU)
 
 
 def _bridge_of(spec: InterfaceSpec) -> str:
@@ -271,9 +358,11 @@ def _bridge_of(spec: InterfaceSpec) -> str:
     return spec.bridge or ""
 
 
-def _check_names(names: Sequence[str]) -> None:
+def _check_unique(what: str, values: Sequence[str]) -> None:
+    if len(set(values)) == len(values):
+        return
     seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise SpecError("is asked for twice in one batch", attribute="ifname", value=name)
-        seen.add(name)
+    for value in values:
+        if value in seen:
+            raise SpecError("is asked for twice in one batch", attribute=what, value=value)
+        seen.add(value)

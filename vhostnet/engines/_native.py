@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from vhostnet._vhostnet import ffi, lib
-from vhostnet.engines._protocol import CALLS, ActResult, Failure, NicResult, Result
-from vhostnet.plan import Act, Link, NicRow, Program
+from vhostnet.engines._protocol import CALLS, ActResult, NicResult, Result, failures_of
+from vhostnet.plan import Fds, Link, NicRow, Program
 
 
 class NativeEngine:
@@ -18,19 +18,30 @@ class NativeEngine:
 
     def run(self, program: Program) -> Result:
         if not program.acts:
-            return Result((), (), None)
-        keep: dict[str, Any] = {}  # the C strings, which must outlive the call
-        nics = _nics(program.nics, keep)
-        acts = _acts(program.acts)
-        results = _ActResults(acts)
+            return Result((), ())
+        table = _Table(program)
+        results = _ActResults(table.acts)
         try:
-            rc = lib.vn_run(nics, len(program.nics), acts, len(program.acts))
+            rc = lib.vn_run(table.program)
             if rc == 0:
-                return Result(tuple([_nic_result(nic) for nic in nics]), results, None)
+                return Result(tuple([_nic_result(nic) for nic in table.nics]), results)
         except BaseException:  # such as a KeyboardInterrupt that waited for the call to end
-            _close(nics)
+            _close_made(table.nics)
             raise
-        return Result((), results, _failure(program, results, rc))
+        failures = failures_of(program, results)
+        if not failures:
+            raise ValueError(f"the C core refuses the Program ({os.strerror(-rc)})")
+        if not program.keep:
+            return Result((), results, failures[:1])
+        return Result(tuple([None if nic.failed else _nic_result(nic) for nic in table.nics]), results, failures)
+
+    def close(self, held: Sequence[Fds]) -> None:
+        every = ffi.new("int32_t[]", [fd for fds in held for fd in (*fds.tap, *fds.vhost)])
+        table, at = [], every
+        for tap, vhost in held:
+            table.append({"tap_fds": at, "vhost_fds": at + len(tap), "n_tap": len(tap), "n_vhost": len(vhost)})
+            at += len(tap) + len(vhost)
+        lib.vn_close(ffi.new("struct vn_nic[]", table), len(table))
 
     def describe(self, names: Sequence[str]) -> dict[str, Link]:
         links = ffi.new("struct vn_link[]", [(os.fsencode(name),) for name in names])
@@ -49,32 +60,47 @@ def _check(rc: int, call: str) -> None:
         raise OSError(-rc, os.strerror(-rc), call)
 
 
-def _nics(rows: Sequence[NicRow], keep: dict[str, Any]) -> Any:
-    fds = keep["fds"] = ffi.new("int32_t[]", 2 * sum([row.queues for row in rows]))
-    at = 0
-    table = []
-    for row in rows:
-        paths = _string(row.tap_path, keep), _string(row.vhost_path, keep)
-        asked = row.queues, row.tun_flags, os.fsencode(row.bridge), row.master, row.mtu
-        address = row.mac or bytes(6), bool(row.mac), row.no_ipv6
-        table.append((row.ifname.encode(), *paths, *asked, *address, fds + at, fds + at + row.queues))
-        if row.tap_fds:
-            fds[at : at + row.queues] = row.tap_fds
-        at += 2 * row.queues
-    return ffi.new("struct vn_nic[]", table)  # in the order of the struct's members
-
-
-def _string(text: str, keep: dict[str, Any]) -> Any:
-    if text not in keep:
-        keep[text] = ffi.new("char[]", os.fsencode(text))
-    return keep[text]
-
-
 _FLAGS = {(False, False): 0, (True, False): lib.VN_OPTIONAL, (False, True): lib.VN_BARRIER}
 
 
-def _acts(acts: Sequence[Act]) -> Any:
-    return ffi.new("struct vn_act[]", [(op, nic, _FLAGS[optional, barrier]) for op, nic, optional, barrier in acts])
+class _Table:
+    """A Program as the C core reads it, and all the memory it points into."""
+
+    def __init__(self, program: Program) -> None:
+        self._strings: dict[str, Any] = {}
+        self._bridges: dict[tuple[str, int], int] = {}
+        self._fds = ffi.new("int32_t[]", 2 * sum([row.queues for row in program.nics]))
+        self.nics = ffi.new("struct vn_nic[]", self._rows(program.nics))
+        acts = [(op, nic, _FLAGS[optional, barrier]) for op, nic, optional, barrier in program.acts]
+        self.acts = ffi.new("struct vn_act[]", acts)
+        self._named = ffi.new("struct vn_bridge[]", [(name.encode(), index) for name, index in self._bridges])
+        sizes = len(program.nics), len(program.acts), len(self._bridges)
+        self.program = ffi.new("struct vn_program *", (self.nics, self.acts, self._named, *sizes, program.keep))
+
+    def _rows(self, rows: Sequence[NicRow]) -> list[tuple[Any, ...]]:
+        """Each in the order of the struct's members."""
+        table = []
+        taps = self._fds
+        for row in rows:
+            vhosts = taps + row.queues
+            paths = self._string(row.tap_path), self._string(row.vhost_path)
+            asked = row.queues, row.tun_flags, self._bridge(row), row.mtu, row.mac or bytes(6), bool(row.mac)
+            names = row.no_ipv6, row.wish.encode(), row.alias.encode()
+            held = row.held is not None, taps, vhosts, len(row.fds.tap), len(row.fds.vhost), row.ifindex
+            if row.held:
+                taps[0 : len(row.held.tap)] = row.held.tap
+                vhosts[0 : len(row.held.vhost)] = row.held.vhost
+            table.append((row.ifname.encode(), *paths, *asked, *names, *held))
+            taps = vhosts + row.queues
+        return table
+
+    def _string(self, text: str) -> Any:
+        if text not in self._strings:
+            self._strings[text] = ffi.new("char[]", os.fsencode(text))
+        return self._strings[text]
+
+    def _bridge(self, row: NicRow) -> int:
+        return self._bridges.setdefault((row.bridge, row.master), len(self._bridges)) if row.bridge else -1
 
 
 class _ActResults(Sequence[ActResult]):
@@ -90,27 +116,22 @@ class _ActResults(Sequence[ActResult]):
         if isinstance(number, slice):
             return tuple(self[n] for n in range(*number.indices(len(self))))
         act = self._table[range(len(self))[number]]
-        return ActResult(-act.error, CALLS[act.call], act.queue if act.queue >= 0 else None, act.ns)
+        call, queue = CALLS[act.call] if act.error else "", act.queue if act.queue >= 0 else None
+        return ActResult(-act.error, call, queue, act.ns)
 
 
 def _nic_result(nic: Any) -> NicResult:
     taps, vhosts = ffi.unpack(nic.tap_fds, nic.n_tap), ffi.unpack(nic.vhost_fds, nic.n_vhost)
-    return NicResult(nic.ifindex, nic.mtu, tuple(taps), tuple(vhosts))
+    return NicResult(nic.ifindex, nic.mtu, Fds(tuple(taps), tuple(vhosts)))
 
 
-def _close(nics: Any) -> None:
+def _close_made(nics: Any) -> None:
     for nic in nics:
-        for fd in (*ffi.unpack(nic.vhost_fds, nic.n_vhost), *ffi.unpack(nic.tap_fds, nic.n_tap)):
-            os.close(fd)
-
-
-def _failure(program: Program, results: Sequence[ActResult], rc: int) -> Failure:
-    for number, (act, result) in enumerate(zip(program.acts, results, strict=True)):
-        if result.errno and not act.optional:
-            return Failure(number, result)
-    raise ValueError(f"the C core refuses the Program ({os.strerror(-rc)})")
+        if not nic.held:
+            for fd in (*ffi.unpack(nic.vhost_fds, nic.n_vhost), *ffi.unpack(nic.tap_fds, nic.n_tap)):
+                os.close(fd)
 
 
 def _link(name: str, link: Any) -> Link:
     mac = bytes(ffi.buffer(link.mac, link.mac_len))
-    return Link(name, link.ifindex, ffi.string(link.kind).decode(), link.mtu, mac)
+    return Link(name, link.ifindex, ffi.string(link.kind).decode(), link.mtu, mac, link.ports)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
-from vhostnet.plan import Link, Program
+from vhostnet.plan import Fds, Link, Program
 
 # The kernel call an error came from; the place in this list is the C core's number (VN_CALL_*).
 CALLS: Final = (
     *("", "open", "fstat", "TUNSETIFF", "TUNGETIFF", "SIOCGIFINDEX", "TUNSETQUEUE"),
     *("VHOST_GET_FEATURES", "VHOST_SET_OWNER", "VHOST_SET_FEATURES", "VHOST_SET_MEM_TABLE", "VHOST_SET_VRING"),
     *("VHOST_NET_SET_BACKEND", "mmap", "socket", "send", "recv", "RTM_NEWQDISC", "RTM_NEWLINK", "TUNGETFEATURES"),
+    *("BRCTL_GET_PORT_LIST", "TUNGETDEVNETNS", "RTM_GETLINK", "RTM_DELLINK", "RTM_NEWLINKPROP"),
 )
 
 
 class ActResult(NamedTuple):
     """What became of one act: 0 or the errno and the call it came from, the queue, and how long it took.
 
-    The netlink acts of one send share its time evenly.
+    ECANCELED is an act that was left out, because an earlier one of its NIC was refused. Acts that were
+    done together (netlink messages of one send, links deleted in one round) share the time evenly.
     """
 
     errno: int
@@ -28,27 +31,40 @@ class ActResult(NamedTuple):
 
 
 class NicResult(NamedTuple):
-    """What exists now: the caller owns the fds."""
+    """What exists now: the caller owns the fds. None are left of a NIC that was deleted."""
 
     ifindex: int
     mtu: int
-    tap_fds: tuple[int, ...]
-    vhost_fds: tuple[int, ...]
+    fds: Fds
 
 
 class Failure(NamedTuple):
-    """The act that ended the run: its place in the Program and its result."""
+    """An act that was refused: its place in the Program and its result."""
 
     act: int
     result: ActResult
 
 
 class Result(NamedTuple):
-    """The outcome of a run. With a ``failure`` there are no NICs and nothing is left open."""
+    """The outcome of a run.
 
-    nics: tuple[NicResult, ...]
+    Without failures ``nics`` has every row. With one, nothing of what the run made is left and ``nics`` is
+    empty; but in a Program that keeps the others, ``nics`` has None for each row that failed, and
+    ``failures`` the first refused act of each.
+    """
+
+    nics: tuple[NicResult | None, ...]
     acts: Sequence[ActResult]
-    failure: Failure | None
+    failures: tuple[Failure, ...] = ()
+
+
+def failures_of(program: Program, results: Sequence[ActResult]) -> tuple[Failure, ...]:
+    """The refused acts: of each NIC the first."""
+    found: dict[int, Failure] = {}
+    for number, (act, result) in enumerate(zip(program.acts, results, strict=True)):
+        if result.errno and result.errno != errno.ECANCELED and not act.optional:
+            found.setdefault(act.nic, Failure(number, result))
+    return tuple(found.values())
 
 
 class Engine(Protocol):
@@ -58,6 +74,9 @@ class Engine(Protocol):
 
     def run(self, program: Program) -> Result:
         """Every act in order, all or none. What the host refuses is in the Result; it does not raise."""
+
+    def close(self, held: Sequence[Fds]) -> None:
+        """Close every fd, side by side: the last of a TAP and each of vhost-net wait for a grace period."""
 
     def describe(self, names: Sequence[str]) -> dict[str, Link]:
         """Those of the links *names* that exist in this thread's network namespace. Raises OSError."""

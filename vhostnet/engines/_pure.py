@@ -6,7 +6,7 @@ one place that catches it.
 
 from __future__ import annotations
 
-import contextlib
+import array
 import ctypes
 import errno
 import fcntl
@@ -17,13 +17,15 @@ import stat
 import struct
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from vhostnet.engines import _uapi as uapi
-from vhostnet.engines._protocol import ActResult, Failure, NicResult, Result
-from vhostnet.engines._rtnetlink import Netlink, attribute, attributes, error_of, kernel_call, malformed, message, retry
-from vhostnet.plan import Act, Link, NicRow, Op, Program, TunFlag
+from vhostnet.engines._protocol import ActResult, NicResult, Result, failures_of
+from vhostnet.engines._removal import DELETE_BATCH, Doomed, close_fds, delete_links
+from vhostnet.engines._rtnetlink import Netlink, attribute, attributes, error_of, kernel_call, malformed, retry
+from vhostnet.plan import MAX_PORTS, Act, Fds, Link, NicRow, Op, Program, TunFlag
 
 _VHOST_NEEDED: Final = 1 << uapi.VIRTIO_NET_F_MRG_RXBUF | 1 << uapi.VIRTIO_F_VERSION_1
 _NL_BATCH: Final = 64
@@ -55,15 +57,20 @@ def _ifreq(name: str, flags: int) -> bytearray:
 
 
 class _Nic:
-    """A row on its way: what this run opened of it."""
+    """A row on its way: what there is of it."""
 
     def __init__(self, row: NicRow) -> None:
+        held = row.held or Fds((), ())
         self.row = row
-        self.ifindex = 0
+        self.ifindex = row.ifindex
         self.master = row.master
         self.mtu = row.mtu
-        self.tap_fds: list[int] = []
-        self.vhost_fds: list[int] = []
+        self.tap_fds = list(held.tap)
+        self.vhost_fds = list(held.vhost)
+        self.failed = False  # an act of it was refused, and the later ones are left out
+
+    def doomed(self) -> Doomed:
+        return Doomed(self.tap_fds, self.vhost_fds, self.ifindex)
 
 
 class _Running:
@@ -81,12 +88,11 @@ class _Running:
     def refuse(self, error: OSError) -> None:
         self.errno = error.errno or errno.EIO
         self.call = str(error.filename or "")
+        self.answered = True
 
-
-def _close_all(fds: list[int]) -> None:
-    while fds:
-        with contextlib.suppress(OSError):
-            os.close(fds.pop())
+    @property
+    def refused(self) -> bool:
+        return self.errno not in (0, errno.ECANCELED)
 
 
 class _Run:
@@ -95,104 +101,174 @@ class _Run:
     def __init__(self, program: Program) -> None:
         self.nics = [_Nic(row) for row in program.nics]
         self.acts = [_Running(number, act) for number, act in enumerate(program.acts)]
-        self.queued: list[int] = []
+        self.keep = program.keep
+        self.queued: list[_Running] = []  # they wait for the next flush
+        self.batch = 0  # how many of their kind may
 
-    def execute(self) -> bool:
-        """True when every act was done; else everything that was opened is closed."""
+    def execute(self) -> None:
         try:
             self.netlink = Netlink()
         except OSError as error:
             self.acts[0].refuse(error)
-            return False
+            for nic in self.nics:
+                nic.failed = True
+            return
         try:
-            done = self._find_bridges() and all(map(self._step, range(len(self.acts)))) and self._flush()
+            done = self._find_bridges() and all(map(self._step, self.acts)) and self._flush()
+            self._unmake(every=not done)
         except BaseException:
-            self._unwind()
+            self._unmake(every=True)
             raise
         finally:
             self.netlink.close()
-        if not done:
-            self._unwind()
-        return done
 
-    def _unwind(self) -> None:
-        for nic in reversed(self.nics):
-            _close_all(nic.vhost_fds)
-            _close_all(nic.tap_fds)
+    def _unmake(self, *, every: bool) -> None:
+        """Delete what this run made of the NICs that failed: by the group, and by closing what it could not have."""
+        failed = [nic for nic in self.nics if (nic.failed or every) and not nic.row.held]
+        for first in range(0, len(failed), DELETE_BATCH):
+            doomed = [nic.doomed() for nic in failed[first : first + DELETE_BATCH]]
+            delete_links(self.netlink, doomed, held=False)
+            for d in doomed:
+                d.error = 0
+            close_fds(doomed)
 
     def _find_bridges(self) -> bool:
-        """Every bridge that a row only names, before anything is made; one not found is the LINK act's to report."""
-        found: dict[str, tuple[int, int]] = {}
+        """Every bridge that is only named, and room on it for every NIC, before anything is made."""
+        found: dict[str, _Bridge] = {}
         for number, nic in enumerate(self.nics):
             name = nic.row.bridge
+            if not name or nic.master:
+                continue
             try:
-                if name and not nic.master:
-                    nic.master, mtu = found[name] = found.get(name) or _bridge(self.netlink.fileno(), name)
-                    nic.mtu = nic.mtu or mtu
+                if name not in found:
+                    found[name] = _Bridge(self.netlink.fileno(), name)
+                nic.master = found[name].ifindex
+                nic.mtu = nic.mtu or found[name].mtu
+                if not nic.row.held:
+                    found[name].add_port()
             except OSError as error:
                 blamed = (a for a in self.acts if (a.act.op, a.act.nic) == (Op.LINK, number))
-                next(blamed, self.acts[0]).refuse(error)
-                return False
+                if not self._refuse(next(blamed, self.acts[0]), error):
+                    return False
         return True
 
-    def _step(self, number: int) -> bool:
-        running = self.acts[number]
-        function, queued = _ACTS[running.act.op]
-        if (not queued or running.act.barrier or len(self.queued) == _NL_BATCH) and not self._flush():
-            return False
-        started = time.monotonic_ns()
-        try:
-            function(self, self.nics[running.act.nic], running)
-        except OSError as error:
-            running.refuse(error)
-        running.ns = time.monotonic_ns() - started
-        if queued:
-            running.answered = False
-            self.queued.append(number)
-        return not running.errno or running.act.optional
+    def _refuse(self, running: _Running, error: OSError) -> bool:
+        """An act was refused: True when the run goes on without this NIC."""
+        running.refuse(error)
+        self.nics[running.act.nic].failed = True
+        return self.keep
 
-    def _flush(self) -> bool:
-        if not self.queued:
+    def _step(self, running: _Running) -> bool:
+        function, batch = _ACTS[running.act.op]
+        full = batch != self.batch or running.act.barrier or len(self.queued) == batch
+        if full and not self._flush():
+            return False
+        nic = self.nics[running.act.nic]
+        if nic.failed:
+            running.errno = running.errno or errno.ECANCELED
             return True
         started = time.monotonic_ns()
+        try:
+            function(self, nic, running)
+        except OSError as error:
+            running.refuse(error)
+            return running.act.optional or self._refuse(running, error)
+        finally:
+            running.ns = time.monotonic_ns() - started
+        if batch:
+            running.answered = False
+            self.queued.append(running)
+            self.batch = batch
+        return True
+
+    def _flush(self) -> bool:
+        """Do what was put together since the last flush; each act has its share of the time."""
+        if not self.queued:
+            return True
+        queued, self.queued = self.queued, []
+        started = time.monotonic_ns()
+        if self.batch == DELETE_BATCH:
+            self._delete(queued)
+        else:
+            self._send(queued)
+        each = (time.monotonic_ns() - started) // len(queued)
+        on = True
+        for running in queued:
+            running.ns += each
+            if running.errno:
+                on = self._refuse(running, OSError(running.errno, "", running.call)) and on
+        return on
+
+    def _send(self, queued: list[_Running]) -> None:
         lost: OSError | None = None
         try:
             self.netlink.exchange(self._answer)
         except OSError as error:
             lost = error
-        each = (time.monotonic_ns() - started) // len(self.queued)
-        batch, self.queued = [self.acts[number] for number in self.queued], []
-        for running in batch:
-            running.ns += each
+        for running in queued:
             if not running.answered and lost:
                 running.refuse(lost)
-        return not any(running.errno for running in batch)
 
-    def _answer(self, kind: int, seq: int, body: bytes) -> int:
-        number = seq - 1
-        if kind != uapi.NLMSG_ERROR or number not in self.queued or self.acts[number].answered:
+    def _answer(self, tag: int, kind: int, body: bytes) -> int:
+        running = self.acts[tag]
+        if kind != uapi.NLMSG_ERROR or running.answered:
             return 0
-        self.acts[number].errno = error_of(body)
-        self.acts[number].answered = True
+        running.errno = error_of(body)
+        running.answered = True
         return 1
 
+    def _delete(self, queued: list[_Running]) -> None:
+        doomed = [self.nics[running.act.nic].doomed() for running in queued]
+        delete_links(self.netlink, doomed, held=True)
+        close_fds(doomed)
+        for running, d in zip(queued, doomed, strict=True):
+            running.errno, running.call = d.error, d.call
+
     def put(self, running: _Running, kind: int, flags: int, body: bytes, call: str) -> None:
-        """Queue a message for the next flush; its sequence number says whose the answer is."""
+        """Queue a message for the next flush; its answer is the act's."""
         running.call = call
-        self.netlink.out.append(message(kind, uapi.NLM_F_ACK | flags, running.number + 1, body))
+        self.netlink.put(running.number, kind, uapi.NLM_F_ACK | flags, body)
 
 
-def _bridge(fd: int, name: str) -> tuple[int, int]:
-    """The ifindex and MTU of a bridge, by three ioctls: asked by RTM_GETLINK it recites all of itself."""
-    index, mtu = _ifreq(name, 0), _ifreq(name, 0)
-    _ioctl(fd, uapi.SIOCGIFINDEX, index, "SIOCGIFINDEX")
-    _ioctl(fd, uapi.SIOCGIFMTU, mtu, "SIOCGIFINDEX")
-    info = bytearray(uapi.DRVINFO.pack(uapi.ETHTOOL_GDRVINFO, b""))
-    address = ctypes.addressof(ctypes.c_char.from_buffer(info))
-    _ioctl(fd, uapi.SIOCETHTOOL, bytearray(uapi.IFREQ_DATA.pack(os.fsencode(name), address)), "SIOCGIFINDEX")
-    if uapi.DRVINFO.unpack(info)[1].rstrip(b"\0") != b"bridge":
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), "SIOCGIFINDEX")
-    return uapi.IFREQ_INDEX.unpack(index)[1], uapi.IFREQ_INDEX.unpack(mtu)[1]
+class _Bridge:
+    """A bridge that NICs join, by ioctls: asked by RTM_GETLINK it recites all of itself. Raises OSError."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        index, mtu = _ifreq(name, 0), _ifreq(name, 0)
+        _ioctl(fd, uapi.SIOCGIFINDEX, index, "SIOCGIFINDEX")
+        _ioctl(fd, uapi.SIOCGIFMTU, mtu, "SIOCGIFINDEX")
+        info = bytearray(uapi.DRVINFO.pack(uapi.ETHTOOL_GDRVINFO, b""))
+        _ioctl(fd, uapi.SIOCETHTOOL, _ifreq_data(name, info), "SIOCGIFINDEX")
+        if uapi.DRVINFO.unpack(info)[1].rstrip(b"\0") != b"bridge":
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), "SIOCGIFINDEX")
+        self.ifindex: int = uapi.IFREQ_INDEX.unpack(index)[1]
+        self.mtu: int = uapi.IFREQ_INDEX.unpack(mtu)[1]
+        self.ports = _count_ports(fd, name)
+
+    def add_port(self) -> None:
+        self.ports += 1
+        if self.ports > MAX_PORTS:
+            raise OSError(errno.EXFULL, os.strerror(errno.EXFULL), "BRCTL_GET_PORT_LIST")
+
+
+def _ifreq_data(name: str, data: bytearray | array.array[int]) -> bytearray:
+    """A request that points to *data*, which must outlive it."""
+    address = ctypes.addressof(ctypes.c_char.from_buffer(data))
+    return bytearray(uapi.IFREQ_DATA.pack(os.fsencode(name), address))
+
+
+def _count_ports(fd: int, name: str) -> int:
+    """How many ports a bridge has, by brctl's own ioctl: nothing younger gives that in one call.
+
+    Not to be asked of any other link, to which it would mean something else. 0 where a kernel has it no more.
+    """
+    ports = array.array("i", bytes(4 * (MAX_PORTS + 1)))
+    arguments = array.array("L", [uapi.BRCTL_GET_PORT_LIST, ports.buffer_info()[0], len(ports), 0])
+    try:
+        _ioctl(fd, uapi.SIOCDEVPRIVATE, _ifreq_data(name, arguments), "BRCTL_GET_PORT_LIST")
+    except OSError:
+        return 0
+    return sum(map(bool, ports))
 
 
 def _tap_open(run: _Run, nic: _Nic, running: _Running) -> None:
@@ -242,7 +318,8 @@ def _vhost_open(run: _Run, nic: _Nic, running: _Running) -> None:  # noqa: ARG00
             nic.vhost_fds.append(_open_vhost(nic.row.vhost_path))
             _prove_vhost(nic.vhost_fds[-1])
     except BaseException:
-        _close_all(nic.vhost_fds)  # all or none: QEMU refuses fewer vhost fds than TAP fds
+        while nic.vhost_fds:  # all or none: QEMU refuses fewer vhost fds than TAP fds
+            os.close(nic.vhost_fds.pop())
         raise
     running.queue = None
 
@@ -282,7 +359,7 @@ def _wire_up(fd: int, base: int, tap: int) -> None:
 
 def _attach(run: _Run, nic: _Nic, running: _Running) -> None:  # noqa: ARG001
     """Queue 0 is attached always; QEMU leaves the others detached when it ends."""
-    for queue, fd in enumerate(nic.row.tap_fds[1:], 1):
+    for queue, fd in enumerate(nic.tap_fds[1:], 1):
         running.queue = queue
         request = _ifreq("", 0)
         _ioctl(fd, uapi.TUNGETIFF, request, "TUNGETIFF")
@@ -303,6 +380,8 @@ def _put_link(run: _Run, nic: _Nic, running: _Running) -> None:
         body += attribute(uapi.IFLA_ADDRESS, row.mac)
     if nic.mtu:
         body += attribute(uapi.IFLA_MTU, struct.pack("=I", nic.mtu))
+    if row.alias:
+        body += attribute(uapi.IFLA_IFALIAS, row.alias.encode())
     if nic.master:
         body += attribute(uapi.IFLA_MASTER, struct.pack("=I", nic.master))
     if row.no_ipv6 and nic.mtu >= _IPV6_MIN_MTU:  # below it there is no IPv6 to set anything in
@@ -316,15 +395,36 @@ def _put_up(run: _Run, nic: _Nic, running: _Running) -> None:
     run.put(running, uapi.RTM_NEWLINK, 0, body, "RTM_NEWLINK")
 
 
-# op -> what does it, and whether that only queues a message for the next flush
-_ACTS: Final[dict[Op, tuple[Callable[[_Run, _Nic, _Running], None], bool]]] = {
-    Op.TAP_OPEN: (_tap_open, False),
-    Op.VHOST_OPEN: (_vhost_open, False),
-    Op.SELFTEST: (_selftest, False),
-    Op.QDISC: (_put_qdisc, True),
-    Op.LINK: (_put_link, True),
-    Op.UP: (_put_up, True),
-    Op.ATTACH: (_attach, False),
+def _put_rename(run: _Run, nic: _Nic, running: _Running) -> None:
+    body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, 0, 0)
+    body += attribute(uapi.IFLA_IFNAME, os.fsencode(nic.row.wish) + b"\0")
+    run.put(running, uapi.RTM_NEWLINK, 0, body, "RTM_NEWLINK")
+
+
+def _put_altname(run: _Run, nic: _Nic, running: _Running) -> None:
+    body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, 0, 0)
+    name = attribute(uapi.IFLA_ALT_IFNAME, os.fsencode(nic.row.wish) + b"\0")
+    body += attribute(uapi.NLA_F_NESTED | uapi.IFLA_PROP_LIST, name)
+    flags = uapi.NLM_F_CREATE | uapi.NLM_F_EXCL | uapi.NLM_F_APPEND
+    run.put(running, uapi.RTM_NEWLINKPROP, flags, body, "RTM_NEWLINKPROP")
+
+
+def _put_delete(run: _Run, nic: _Nic, running: _Running) -> None:
+    """Nothing yet: those of one round are deleted together."""
+
+
+# op -> what does it, and how many are put together until the next flush does them; 0: it is done at once
+_ACTS: Final[dict[Op, tuple[Callable[[_Run, _Nic, _Running], None], int]]] = {
+    Op.TAP_OPEN: (_tap_open, 0),
+    Op.VHOST_OPEN: (_vhost_open, 0),
+    Op.SELFTEST: (_selftest, 0),
+    Op.QDISC: (_put_qdisc, _NL_BATCH),
+    Op.LINK: (_put_link, _NL_BATCH),
+    Op.UP: (_put_up, _NL_BATCH),
+    Op.ATTACH: (_attach, 0),
+    Op.ALTNAME: (_put_altname, _NL_BATCH),
+    Op.RENAME: (_put_rename, _NL_BATCH),
+    Op.DELETE: (_put_delete, DELETE_BATCH),
 }
 
 
@@ -335,25 +435,35 @@ class PureEngine:
 
     def run(self, program: Program) -> Result:
         if not program.acts:
-            return Result((), (), None)
+            return Result((), ())
         run = _Run(program)
-        done = run.execute()
+        run.execute()
         results = tuple(
             ActResult(a.errno, a.call if a.errno else "", a.queue if a.errno else None, a.ns) for a in run.acts
         )
-        if done:
-            nics = tuple(NicResult(n.ifindex, n.mtu, tuple(n.tap_fds), tuple(n.vhost_fds)) for n in run.nics)
-            return Result(nics, results, None)
-        return Result((), results, _failure(program, results))
+        failures = failures_of(program, results)
+        if failures and not program.keep:
+            return Result((), results, failures[:1])
+        nics = (
+            None if nic.failed else NicResult(nic.ifindex, nic.mtu, Fds(tuple(nic.tap_fds), tuple(nic.vhost_fds)))
+            for nic in run.nics
+        )
+        return Result(tuple(nics), results, failures)
+
+    def close(self, held: Sequence[Fds]) -> None:
+        close_fds([Doomed(list(fds.tap), list(fds.vhost), 0) for fds in held])
 
     def describe(self, names: Sequence[str]) -> dict[str, Link]:
         netlink = Netlink()
         found: dict[str, Link] = {}
         try:
             for first in range(0, len(names), _NL_LOOKUPS):
-                some = names[first : first + _NL_LOOKUPS]
-                netlink.out = [_lookup(name, seq) for seq, name in enumerate(some)]
-                netlink.exchange(partial(_take_link, found, some))
+                for number, name in enumerate(names[first : first + _NL_LOOKUPS], first):
+                    netlink.put(number, uapi.RTM_GETLINK, 0, _lookup(name))
+                netlink.exchange(partial(_take_link, found, names))
+            for name, link in found.items():
+                if link.kind == "bridge":
+                    found[name] = replace(link, ports=_count_ports(netlink.fileno(), name))
         finally:
             netlink.close()
         return found
@@ -368,23 +478,14 @@ class PureEngine:
         return int(struct.unpack("=I", word)[0])
 
 
-def _failure(program: Program, results: Sequence[ActResult]) -> Failure:
-    return next(
-        Failure(number, result)
-        for number, (act, result) in enumerate(zip(program.acts, results, strict=True))
-        if result.errno and not act.optional
-    )
-
-
-def _lookup(name: str, seq: int) -> bytes:
+def _lookup(name: str) -> bytes:
     body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
     body += attribute(uapi.IFLA_IFNAME, os.fsencode(name) + b"\0")
-    body += attribute(uapi.IFLA_EXT_MASK, struct.pack("=I", uapi.RTEXT_FILTER_SKIP_STATS))
-    return message(uapi.RTM_GETLINK, 0, seq, body)
+    return body + attribute(uapi.IFLA_EXT_MASK, struct.pack("=I", uapi.RTEXT_FILTER_SKIP_STATS))
 
 
-def _take_link(found: dict[str, Link], names: Sequence[str], kind: int, seq: int, body: bytes) -> int:
-    if seq >= len(names) or kind not in (uapi.RTM_NEWLINK, uapi.NLMSG_ERROR):
+def _take_link(found: dict[str, Link], names: Sequence[str], tag: int, kind: int, body: bytes) -> int:
+    if kind not in (uapi.RTM_NEWLINK, uapi.NLMSG_ERROR):
         return 0
     if kind == uapi.NLMSG_ERROR:
         code = error_of(body)
@@ -393,7 +494,7 @@ def _take_link(found: dict[str, Link], names: Sequence[str], kind: int, seq: int
         return 1
     if len(body) < uapi.IFINFOMSG.size:
         raise malformed()
-    found[names[seq]] = _read_link(names[seq], body)
+    found[names[tag]] = _read_link(names[tag], body)
     return 1
 
 

@@ -13,9 +13,9 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
-from vhostnet.engines._uapi import NETLINK_ROUTE, NLM_F_REQUEST, NLMSGHDR, RTATTR
+from vhostnet.engines._uapi import NETLINK_ROUTE, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSGHDR, RTATTR
 
-ANSWER_BYTES: Final = 16384
+ANSWER_BYTES: Final = 32768  # what the kernel puts into one datagram of a listing, at the most
 EINTR_TRIES: Final = 16
 
 _T = TypeVar("_T")
@@ -51,16 +51,12 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += (size + 3) & ~3
 
 
-def message(kind: int, flags: int, seq: int, body: bytes) -> bytes:
-    return NLMSGHDR.pack(NLMSGHDR.size + len(body), kind, NLM_F_REQUEST | flags, seq, 0) + body
-
-
-# 1: it answers a request of ours, 0: it does not; raises OSError for one that is malformed.
+# (tag, type, body) -> 1: the last answer, 0: there is more to come; raises OSError for one that is malformed.
 Answer = Callable[[int, int, bytes], int]
 
 
 class Netlink:
-    """A rtnetlink socket and what is queued for its next send."""
+    """A rtnetlink socket and what is queued for its next send, each message with a tag: what it is about."""
 
     def __init__(self) -> None:
         with kernel_call("socket"):
@@ -71,7 +67,10 @@ class Netlink:
             except BaseException:
                 self._socket.close()
                 raise
-        self.out: list[bytes] = []
+        self._first = 1  # sequence number of the first message of the next send
+        self._out: list[bytes] = []
+        self._tags: list[int] = []
+        self.torn = False  # links came or went during the last exchange's listing
 
     def close(self) -> None:
         self._socket.close()
@@ -79,17 +78,31 @@ class Netlink:
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    def put(self, tag: int, kind: int, flags: int, body: bytes) -> None:
+        """Queue a message for the next exchange."""
+        seq = self._first + len(self._out)
+        self._out.append(NLMSGHDR.pack(NLMSGHDR.size + len(body), kind, NLM_F_REQUEST | flags, seq, 0) + body)
+        self._tags.append(tag)
+
+    @property
+    def queued(self) -> int:
+        return len(self._out)
+
     def exchange(self, answer: Answer) -> None:
         """Send what is queued and read every answer."""
-        out, self.out = self.out, []
-        data = b"".join(out)
-        with kernel_call("send"):
-            if retry(self._socket.sendto, data, (0, 0)) != len(data):
-                raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
-        pending = len(out)
-        with kernel_call("recv"):
-            while pending > 0:
-                pending -= self._receive(answer)
+        data = b"".join(self._out)
+        self.torn = False
+        try:
+            with kernel_call("send"):
+                if retry(self._socket.sendto, data, (0, 0)) != len(data):
+                    raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+            pending = len(self._out)
+            with kernel_call("recv"):
+                while pending > 0:
+                    pending -= self._receive(answer)
+        finally:  # a late answer to these is nobody's
+            self._first += len(self._out)
+            self._out, self._tags = [], []
 
     def _receive(self, answer: Answer) -> int:
         # rtnetlink answers inside send(): an answer that is not there now will never come.
@@ -102,11 +115,12 @@ class Netlink:
         while at < len(data):
             if len(data) - at < NLMSGHDR.size:
                 raise malformed()
-            size, kind, _, seq, port = NLMSGHDR.unpack_from(data, at)
+            size, kind, flags, seq, port = NLMSGHDR.unpack_from(data, at)
             if size < NLMSGHDR.size or at + size > len(data):
                 raise malformed()
-            if port == self._port:
-                answers += answer(kind, seq, data[at + NLMSGHDR.size : at + size])
+            if port == self._port and 0 <= seq - self._first < len(self._tags):
+                self.torn = self.torn or bool(flags & NLM_F_DUMP_INTR)
+                answers += answer(self._tags[seq - self._first], kind, data[at + NLMSGHDR.size : at + size])
             at += (size + 3) & ~3
         return answers
 

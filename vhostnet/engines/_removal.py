@@ -1,0 +1,204 @@
+"""Taking NICs away, for the pure engine: many links in one round, and many fds side by side.
+
+A link's last close() waits for the kernel's grace periods, 20 ms each time. Links that are in one group are
+unregistered together: one round for all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Final
+
+from vhostnet.engines import _uapi as uapi
+from vhostnet.engines._rtnetlink import Netlink, attribute, attributes, error_of, malformed, retry
+
+DELETE_BATCH: Final = 128  # links of one group: RTNL is held until the last one is gone
+_NL_BATCH: Final = 64
+_LIST_TRIES: Final = 8  # a listing is of no use when links come and go meanwhile
+_CLOSERS: Final = 64
+
+
+class Doomed:
+    """One NIC that is to go: its fds, its ifindex (0 where it is not known yet), and what became of it."""
+
+    def __init__(self, tap: list[int], vhost: list[int], ifindex: int) -> None:
+        self.tap = tap
+        self.vhost = vhost
+        self.ifindex = ifindex
+        self.error = 0
+        self.call = ""
+        self.gone = False  # it has no link any more
+
+    @property
+    def has_link(self) -> bool:
+        return not self.error and not self.gone
+
+    def refuse(self, error: OSError) -> None:
+        self.error = error.errno or errno.EIO
+        self.call = str(error.filename or "")
+
+
+def close_fds(doomed: Sequence[Doomed]) -> None:
+    """Close the fds of those without an error; those who wait for a grace period at the same time share one."""
+    fds = [fd for d in doomed if not d.error for fd in (*reversed(d.vhost), *reversed(d.tap))]
+    slow = sum(len(d.vhost) + (not d.gone) for d in doomed if not d.error)
+    for d in doomed:
+        if not d.error:
+            d.tap.clear()
+            d.vhost.clear()
+    if slow <= 1:
+        for fd in fds:
+            _close(fd)
+        return
+    with ThreadPoolExecutor(min(slow, _CLOSERS)) as pool:
+        list(pool.map(_close, fds))
+
+
+def _close(fd: int) -> None:
+    with contextlib.suppress(OSError):
+        os.close(fd)
+
+
+def delete_links(netlink: Netlink, doomed: Sequence[Doomed], *, held: bool) -> None:
+    """Delete the links of at most DELETE_BATCH NICs.
+
+    Those that have no error afterwards are gone; their fds are dead and still open. Nothing else has been
+    touched. *held* NICs may be in another network namespace, those made just now cannot.
+    """
+    _claim_all(netlink, doomed, held)
+    if not any(d.has_link for d in doomed):
+        return
+    try:
+        _delete_group(netlink, doomed)
+    except OSError as error:
+        for d in doomed:
+            if d.has_link:
+                d.refuse(error)
+    for d in doomed:
+        d.gone = d.gone or not d.error
+
+
+def _claim_all(netlink: Netlink, doomed: Sequence[Doomed], held: bool) -> None:
+    here: tuple[int, int] | OSError | None = None
+    if held:
+        try:
+            here = _netns_of(netlink.fileno(), uapi.SIOCGSKNS)
+        except OSError as error:
+            here = error
+    for d in doomed:
+        try:
+            if isinstance(here, OSError):
+                raise here
+            d.gone = not d.tap or not _claim(netlink, d, here)
+        except OSError as error:
+            d.refuse(error)
+
+
+def _claim(netlink: Netlink, d: Doomed, here: tuple[int, int] | None) -> bool:
+    """Proof that the ifindex is our TAP's, in this namespace, by what holds it; False when it has no link any more."""
+    request = bytearray(uapi.IFREQ_INDEX.size)
+    try:
+        _ioctl(d.tap[0], uapi.TUNGETIFF, request, "TUNGETIFF")
+    except OSError as error:
+        if error.errno == errno.EBADFD:
+            return False
+        raise
+    if here and _netns_of(d.tap[0], uapi.TUNGETDEVNETNS) != here:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), "TUNGETDEVNETNS")
+    _ioctl(netlink.fileno(), uapi.SIOCGIFINDEX, request, "SIOCGIFINDEX")
+    index = uapi.IFREQ_INDEX.unpack(request)[1]
+    d.ifindex = d.ifindex or index
+    if d.ifindex != index:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "SIOCGIFINDEX")
+    return True
+
+
+def _netns_of(fd: int, request: int) -> tuple[int, int]:
+    try:
+        netns = retry(fcntl.ioctl, fd, request)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "TUNGETDEVNETNS") from None
+    try:
+        status = os.fstat(netns)
+    finally:
+        os.close(netns)
+    return status.st_dev, status.st_ino
+
+
+def _ioctl(fd: int, request: int, argument: bytearray, name: str) -> None:
+    try:
+        retry(fcntl.ioctl, fd, request, argument)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, name) from None
+
+
+def _delete_group(netlink: Netlink, doomed: Sequence[Doomed]) -> None:
+    """One RCU round for all of them."""
+    # 0 is where every link is at first.
+    group = struct.pack("=I", int.from_bytes(os.urandom(4), "little") & 0x3FFFFFFF | 0x40000000)
+    _set_group(netlink, doomed, group)
+    _check_group(netlink, doomed, group)
+    netlink.put(0, uapi.RTM_DELLINK, uapi.NLM_F_ACK, _link(0) + attribute(uapi.IFLA_GROUP, group))
+    answers: dict[int, int] = {}
+    netlink.exchange(partial(_take_ack, answers))
+    if answers[0]:
+        raise OSError(answers[0], os.strerror(answers[0]), "RTM_DELLINK")
+
+
+def _link(ifindex: int) -> bytes:
+    return uapi.IFINFOMSG.pack(0, 0, ifindex, 0, 0)
+
+
+def _take_ack(answers: dict[int, int], tag: int, kind: int, body: bytes) -> int:
+    if kind != uapi.NLMSG_ERROR:
+        return 0
+    answers[tag] = error_of(body)
+    return 1
+
+
+def _set_group(netlink: Netlink, doomed: Sequence[Doomed], group: bytes) -> None:
+    """Put every link into the group; those that refuse have their error."""
+    answers: dict[int, int] = {}
+    for number, d in enumerate(doomed):
+        if d.has_link:
+            body = _link(d.ifindex) + attribute(uapi.IFLA_GROUP, group)
+            netlink.put(number, uapi.RTM_NEWLINK, uapi.NLM_F_ACK, body)
+        if netlink.queued == _NL_BATCH or (netlink.queued and number + 1 == len(doomed)):
+            netlink.exchange(partial(_take_ack, answers))
+    for number, code in answers.items():
+        if code:
+            doomed[number].refuse(OSError(code, os.strerror(code), "RTM_NEWLINK"))
+
+
+def _take_listed(members: list[int], group: bytes, tag: int, kind: int, body: bytes) -> int:  # noqa: ARG001
+    if kind == uapi.NLMSG_DONE:
+        return 1
+    if kind == uapi.NLMSG_ERROR:
+        code = error_of(body) or errno.EBADMSG
+        raise OSError(code, os.strerror(code))
+    if kind == uapi.RTM_NEWLINK:
+        if len(body) < uapi.IFINFOMSG.size:
+            raise malformed()
+        if dict(attributes(body[uapi.IFINFOMSG.size :])).get(uapi.IFLA_GROUP) == group:
+            members.append(uapi.IFINFOMSG.unpack_from(body)[2])
+    return 0
+
+
+def _check_group(netlink: Netlink, doomed: Sequence[Doomed], group: bytes) -> None:
+    """That the group holds what is to go, all of it and nothing else; whatever is in it dies."""
+    body = _link(0) + attribute(uapi.IFLA_EXT_MASK, struct.pack("=I", uapi.RTEXT_FILTER_SKIP_STATS))
+    for _ in range(_LIST_TRIES):
+        members: list[int] = []
+        netlink.put(0, uapi.RTM_GETLINK, uapi.NLM_F_DUMP, body)
+        netlink.exchange(partial(_take_listed, members, group))
+        if not netlink.torn:
+            break
+    if netlink.torn or sorted(members) != sorted(d.ifindex for d in doomed if d.has_link):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "RTM_GETLINK")

@@ -1,0 +1,239 @@
+"""Nic: the one value with a life. It owns the fds that keep a NIC there.
+
+Every fd is O_CLOEXEC and belongs to its Nic until that is closed or its fds are given away. The TAP lives as long as
+its last fd does, so closing is all there is to cleaning up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+import weakref
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Final, NamedTuple, cast
+
+from vhostnet import qemu
+from vhostnet.engines import ActResult, Engine, Failure, NicResult, Result
+from vhostnet.errors import HostError, NicClosed, host_error, vhost_problem
+from vhostnet.plan import Act, Fds, NicRow, Op, Program, held_row, plan_attach
+from vhostnet.qemu import Dialect
+from vhostnet.spec import InterfaceSpec
+
+
+class Vhost(NamedTuple):
+    """Whether the NIC has its vhost-net fds, and why not. True where it has."""
+
+    on: bool
+    why: str = ""
+
+    def __bool__(self) -> bool:
+        return self.on
+
+
+class Timing(NamedTuple):
+    """One act of this NIC and the nanoseconds it took; netlink acts of one send share its time evenly."""
+
+    act: str
+    ns: int
+
+
+class Run(NamedTuple):
+    """What an engine made of a Program, and which row of it is the NIC."""
+
+    program: Program
+    result: Result
+    row: int
+
+
+class Nic:
+    """A NIC that exists: its TAP is up, and on its bridge, for as long as this object owns the fds.
+
+    Use it as a context manager, or call ``close()``. One that is dropped open is closed with a
+    ResourceWarning. A child made by ``os.fork()`` does not own it: there it is closed, so only this process
+    decides how long the NIC lives; subprocess children get what ``pass_fds=nic.fds`` gives them.
+    """
+
+    def __init__(self, spec: InterfaceSpec, engine: Engine, *runs: Run) -> None:
+        """*runs* is its history: the run that made it, and for one that was made ahead the run that took it."""
+        program, result, row = runs[-1]
+        made = cast(NicResult, result.nics[row])
+        self.spec: Final = spec
+        self.ifname: Final = _name(program, row)
+        self.ifindex: Final = made.ifindex
+        self.mtu: Final = made.mtu
+        self._engine = engine
+        self._runs = runs
+        # The one thing here that changes: whoever pops the fds owns them, so two closers never close twice.
+        self._owned = [made.fds]
+        _living.add(self)
+
+    @property
+    def mac(self) -> str:
+        """The TAP's own MAC; the guest's is ``spec.mac``."""
+        program, _, row = self._runs[-1]
+        return program.nics[row].mac.hex(":")
+
+    @property
+    def vhost(self) -> Vhost:
+        """Whether it has its vhost-net fds, or why not."""
+        program, result, row = self._runs[0]
+        if cast(NicResult, result.nics[row]).fds.vhost:
+            return Vhost(True)
+        for act, outcome in self._acts():
+            if act.op == Op.VHOST_OPEN:
+                return Vhost(False, vhost_problem(outcome.errno, outcome.call, program.nics[row].vhost_path))
+        return Vhost(False, "asked for without: driver name='qemu', vhost='off', or a model that is not virtio")
+
+    @property
+    def timings(self) -> tuple[Timing, ...]:
+        """How long each act of this NIC took, in order."""
+        return tuple(Timing(act.op.name, result.ns) for act, result in self._acts())
+
+    def _acts(self) -> Iterator[tuple[Act, ActResult]]:
+        """This NIC's acts, and what became of each."""
+        for program, result, row in self._runs:
+            every = zip(program.acts, result.acts, strict=True)
+            yield from ((act, outcome) for act, outcome in every if act.nic == row)
+
+    @property
+    def tap_fds(self) -> tuple[int, ...]:
+        """One fd a queue pair. Raises NicClosed."""
+        return self._fds().tap
+
+    @property
+    def vhost_fds(self) -> tuple[int, ...]:
+        """One vhost-net fd a queue pair, without an owner, or none. Raises NicClosed."""
+        return self._fds().vhost
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """All of them, for ``subprocess``'s ``pass_fds``. Raises NicClosed."""
+        fds = self._fds()
+        return fds.tap + fds.vhost
+
+    @property
+    def closed(self) -> bool:
+        """The fds were closed or given away."""
+        return not self._owned
+
+    def qemu_argv(
+        self,
+        *,
+        alias: str | None = None,
+        bus: str | None = None,
+        addr: str | None = None,
+        dialect: Dialect = "classic",
+    ) -> list[str]:
+        """QEMU's arguments for this NIC, with the numbers its fds have here. As ``qemu.qemu_argv``."""
+        tap, vhost = self._fds()
+        return qemu.qemu_argv(self.spec, tap_fds=tap, vhost_fds=vhost, alias=alias, bus=bus, addr=addr, dialect=dialect)
+
+    def reset_queues(self) -> None:
+        """Attach every queue again, for the next QEMU on the same fds.
+
+        A QEMU that ends leaves queues 1..n detached, and the next one aborts on them. Raises HostError
+        (act ``ATTACH``), NicClosed.
+        """
+        program = plan_attach(held_row(self.ifname, self.ifindex, self._fds()))
+        result = self._engine.run(program)
+        if result.failures:
+            raise refusal(program, result.failures[0])
+
+    def detach(self) -> Fds:
+        """Give the fds away: the caller closes them, and with the last TAP fd the NIC goes. Raises NicClosed."""
+        try:
+            return self._owned.pop()
+        except IndexError:
+            raise NicClosed(f"{self.ifname} is closed") from None
+
+    def close(self) -> None:
+        """Close every fd; the TAP goes with its last one. Idempotent, and safe from any thread.
+
+        Takes 20 to 40 ms, which the kernel waits for its grace periods: close many with close_nics().
+        """
+        with contextlib.suppress(NicClosed):
+            self._engine.close([self.detach()])
+
+    def surrender(self) -> tuple[Engine, NicRow] | None:
+        """Give the NIC away to whoever deletes it, with the engine to do it; None when it is closed already."""
+        try:
+            return self._engine, held_row(self.ifname, self.ifindex, self.detach())
+        except NicClosed:
+            return None
+
+    def _fds(self) -> Fds:
+        try:
+            return self._owned[0]
+        except IndexError:
+            raise NicClosed(f"{self.ifname} is closed") from None
+
+    def __enter__(self) -> Nic:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_owned", None):
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{self.spec.queues} queues, vhost {'on' if self.vhost else 'off'}"
+        return f"<Nic {self.ifname} ({self.ifindex}): {state}>"
+
+
+def _name(program: Program, row: int) -> str:
+    nic = program.nics[row]
+    renamed = any(act.op == Op.RENAME and act.nic == row for act in program.acts) if nic.wish else False
+    return nic.wish if renamed else nic.ifname
+
+
+def refusal(program: Program, failure: Failure) -> HostError:
+    """The exception for a refused act of a Program."""
+    act = program.acts[failure.act]
+    nic = program.nics[act.nic]
+    result = failure.result
+    subject = {Op.TAP_OPEN: nic.tap_path, Op.LINK: nic.bridge, Op.ALTNAME: nic.wish, Op.RENAME: nic.wish}.get(
+        act.op, nic.vhost_path
+    )
+    return host_error(
+        result.errno, act=act.op.name, call=result.call, ifname=nic.ifname, queue=result.queue, subject=subject
+    )
+
+
+def close_here(fds: Fds) -> None:
+    """Close the fds one after the other: in a forked child, where no close() is the last one."""
+    for fd in (*fds.vhost, *fds.tap):
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+_living: weakref.WeakSet[Nic] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """A child must not keep the parent's NICs alive, unless it is on its way to exec with the fds it was given."""
+    if _in_popen():
+        return
+    for nic in list(_living):
+        with contextlib.suppress(NicClosed):
+            close_here(nic.detach())
+
+
+def _in_popen() -> bool:
+    """subprocess runs the fork handlers in the child of a Popen that has a preexec_fn."""
+    popen = sys.modules.get("subprocess")
+    code = popen.Popen._execute_child.__code__ if popen else None
+    frame = sys._getframe()
+    while frame.f_back and frame.f_code is not code:
+        frame = frame.f_back
+    return frame.f_code is code
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -552,11 +552,20 @@ static void put_no_ipv6(struct nlmsghdr *message)
 	nl_end_nest(message, families);
 }
 
+static void put_flag_up(struct nlmsghdr *message)
+{
+	struct ifinfomsg *body = NLMSG_DATA(message);
+
+	body->ifi_flags = body->ifi_change = IFF_UP;
+}
+
 static int put_link(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
 	struct nlmsghdr *message = begin_link(run, nic, act);
 
 	act->call = VN_CALL_RTM_NEWLINK;
+	if (nic->up)
+		put_flag_up(message);
 	if (nic->set_mac)
 		nl_attr(message, IFLA_ADDRESS, nic->mac, sizeof(nic->mac));
 	if (nic->mtu)
@@ -574,10 +583,9 @@ static int put_link(struct run *run, struct vn_nic *nic, struct vn_act *act)
 static int put_up(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
 	struct nlmsghdr *message = begin_link(run, nic, act);
-	struct ifinfomsg *body = NLMSG_DATA(message);
 
 	act->call = VN_CALL_RTM_NEWLINK;
-	body->ifi_flags = body->ifi_change = IFF_UP;
+	put_flag_up(message);
 	nl_end(&run->nl, message);
 	return 0;
 }
@@ -660,8 +668,6 @@ static int look_up(int fd, struct vn_bridge *bridge)
 		bridge->mtu = (uint32_t)answer.ifr_mtu;
 	if (rc == 0)
 		rc = check_is_bridge(fd, bridge->name);
-	if (rc == 0)
-		bridge->ports = count_ports(fd, bridge->name);
 	return rc;
 }
 
@@ -1167,6 +1173,8 @@ static int find_bridges(struct run *run, const struct vn_program *program)
 
 		bridge->mtu = bridge->ports = 0;
 		bridge->error = bridge->ifindex ? 0 : look_up(run->nl.fd, bridge);
+		if (bridge->error == 0 && !run->nics[0].held)
+			bridge->ports = count_ports(run->nl.fd, bridge->name);
 	}
 	for (uint32_t i = 0; i < program->n_nics && rc == 0; i++) {
 		struct vn_nic *nic = &run->nics[i];

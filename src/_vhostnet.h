@@ -69,7 +69,8 @@ struct vn_nic {
 	uint32_t mtu;           /* bytes; 0 is the bridge's, which is then put here */
 	uint8_t mac[6];         /* of the TAP */
 	uint8_t set_mac;
-	uint8_t no_ipv6;   /* no IPv6 address is generated on the TAP */
+	uint8_t no_ipv6; /* no IPv6 address is generated on the TAP */
+	uint8_t up;      /* LINK brings it up, too */
 	char wish[16];   /* NUL-terminated; for ALTNAME and RENAME */
 	char alias[128]; /* NUL-terminated; "" leaves it alone */
 	uint32_t held;   /* the NIC exists: these five are in, not out */
@@ -88,7 +89,7 @@ struct vn_bridge {
 	uint32_t ifindex; /* 0 has it looked up */
 	/* out, where it was looked up */
 	uint32_t mtu;
-	uint32_t ports; /* in use, those that this run is to add among them */
+	uint32_t ports; /* in use, those that this run is to add among them; not counted where it adds none */
 	int32_t error;  /* 0, or -errno when it was not found or is no bridge */
 };
 

@@ -23,6 +23,7 @@ FLOORS = (
     {"vhostnet.engines", "vhostnet.bridge"},
     {"vhostnet.nic"},
     {"vhostnet.host", "vhostnet.closing"},
+    {"vhostnet.pool"},
     {"vhostnet.doctor", "vhostnet.demo"},
     {"vhostnet"},
     {"vhostnet.cli"},

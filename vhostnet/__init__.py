@@ -20,6 +20,7 @@ from vhostnet.errors import (
     NoSuchBridge,
     NotABridge,
     NotPermitted,
+    PoolClosed,
     QueueLimit,
     ResourceExhausted,
     SpecError,
@@ -32,6 +33,7 @@ from vhostnet.host import open_nic, open_nics, plan_nics
 from vhostnet.nic import Nic, Timing, Vhost
 from vhostnet.parse import parse_any, parse_domain, parse_interface
 from vhostnet.plan import Act, Fds, NicRow, Op, Program
+from vhostnet.pool import NicPool, PoolStats
 from vhostnet.qemu import assign_aliases, caveats, qemu_argv, qemu_properties
 from vhostnet.spec import CcwAddress, InterfaceSpec, MmioAddress, PciAddress
 
@@ -51,12 +53,15 @@ __all__ = [
     "NameBusy",
     "Nic",
     "NicClosed",
+    "NicPool",
     "NicRow",
     "NoSuchBridge",
     "NotABridge",
     "NotPermitted",
     "Op",
     "PciAddress",
+    "PoolClosed",
+    "PoolStats",
     "Program",
     "QueueLimit",
     "ResourceExhausted",

@@ -3,6 +3,7 @@
 VhostnetError
 +-- SpecError (ValueError)        what was asked cannot be meant
 +-- NicClosed (ValueError)        a Nic that no longer owns its fds was used
++-- PoolClosed (ValueError)       likewise a NicPool
 +-- EngineUnavailable (ImportError)
 +-- HostError (OSError)           what the host refused: errno, act, call, ifname, queue, remedy
     +-- NotPermitted (PermissionError)
@@ -32,6 +33,10 @@ class NicClosed(VhostnetError, ValueError):
 
 class EngineUnavailable(VhostnetError, ImportError):
     """The engine that was asked for by name cannot be loaded here."""
+
+
+class PoolClosed(VhostnetError, ValueError):
+    """The NicPool was closed, or this process is a forked child and the pool its parent's."""
 
 
 class SpecError(VhostnetError, ValueError):
@@ -158,6 +163,7 @@ class Unsupported(HostError):
 
 
 _CAP = "needs CAP_NET_ADMIN in the user namespace that owns the network namespace (run as root, or grant it)"
+_GONE = "the TAP was deleted or its namespace destroyed: open the NIC anew"
 _FDS = "raise the limit on open files (ulimit -n, LimitNOFILE=); a NIC takes one fd a queue, two with vhost-net"
 
 # (act or None for any, errno) -> (class, remedy); the more particular row is looked up first.
@@ -168,7 +174,8 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
     (None, _errno.ENFILE): (ResourceExhausted, "the whole system is out of files: raise fs.file-max"),
     (None, _errno.ENOMEM): (ResourceExhausted, "the kernel is out of memory for this NIC"),
     (None, _errno.ENOBUFS): (ResourceExhausted, "the kernel is out of socket buffers"),
-    (None, _errno.EBADFD): (DeviceGone, "the TAP was deleted or its namespace destroyed: open the NIC anew"),
+    (None, _errno.EBADFD): (DeviceGone, _GONE),
+    (None, _errno.ENODEV): (DeviceGone, _GONE),
     ("TAP_OPEN", _errno.EBUSY): (
         NameBusy,
         "the name is in use: choose another <target dev=>, or leave it out and one is generated",
@@ -209,7 +216,9 @@ def host_error(
         problem = vhost_problem(errno, call, subject)
         if kind not in (NotPermitted, ResourceExhausted):
             kind, remedy = VhostUnavailable, _VHOST_REMEDY
-    elif act == "LINK" and errno == _errno.ENODEV:
+    elif kind is NoSuchBridge and call == "RTM_NEWLINK" and errno == _errno.ENODEV:
+        kind, remedy = DeviceGone, _GONE  # the bridge was found by then
+    elif kind is NoSuchBridge and errno == _errno.ENODEV:
         problem = f"no link {subject!r} here"
     elif kind is NotABridge:
         problem = f"{subject!r} is not a Linux bridge"

@@ -20,6 +20,7 @@ from vhostnet.nic import Nic, Run, refusal
 from vhostnet.plan import MAX_PORTS, QDISCS, Features, Link, Op, Program, Qdisc, plan, resolve, vhost_policy
 from vhostnet.spec import DEFAULT_TAP, VHOST_POLICIES, InterfaceSpec, VhostPolicy
 
+PARKED: Final = ":parked"  # at the end of the mark of a NIC that waits in a pool
 NAME_TRIES: Final = 16  # how often a generated name may be snatched away before we give up
 
 
@@ -91,8 +92,8 @@ def open_nics(
         raise SpecError("is not allowed", attribute="on_error", value=on_error, expected="undo or keep")
     if not specs:
         return []
-    how = _How(vhost, qdisc, selftest, keep=on_error == "keep")
-    return call_inside(netns, lambda: _open(chosen, specs, how))
+    how = How(vhost, qdisc, selftest, keep=on_error == "keep")
+    return call_inside(netns, lambda: make_nics(chosen, specs, how))
 
 
 def plan_nics(
@@ -119,7 +120,9 @@ def _check(vhost: object, qdisc: object) -> None:
         raise SpecError("is not allowed", attribute="qdisc", value=qdisc, expected="noqueue or default")
 
 
-class _How(NamedTuple):
+class How(NamedTuple):
+    """What holds for a whole batch, as open_nics() has it; ``park`` leaves the NICs down, for a pool."""
+
     vhost: VhostPolicy | None
     qdisc: Qdisc
     selftest: bool = False
@@ -127,7 +130,7 @@ class _How(NamedTuple):
     park: bool = False
 
 
-def _open(engine: Engine, specs: Sequence[InterfaceSpec], how: _How) -> list[Nic]:
+def make_nics(engine: Engine, specs: Sequence[InterfaceSpec], how: How) -> list[Nic]:
     """One engine call; another only for generated names that turn out to be somebody's.
 
     Where *how* says keep there is a HostError in the place of each Nic that was refused.
@@ -142,7 +145,7 @@ def _open(engine: Engine, specs: Sequence[InterfaceSpec], how: _How) -> list[Nic
     pending = list(range(len(specs)))
     for attempt in itertools.count(1):
         asked = [specs[number] for number in pending]
-        program = plan(asked, names, features, marks=_marks(len(asked)), **how._asdict())
+        program = plan(asked, names, features, marks=_marks(len(asked), how.park), **how._asdict())
         result = engine.run(program)
         refused = _refused(engine, program, result)
         snatched = [row for row, error in refused.items() if _is_snatched(error, asked[row]) and attempt < NAME_TRIES]
@@ -180,7 +183,7 @@ def _count_ports(engine: Engine, program: Program, error: HostError) -> HostErro
 
 
 def _is_snatched(error: HostError, spec: InterfaceSpec) -> bool:
-    return isinstance(error, NameBusy) and _is_template(spec.ifname)
+    return isinstance(error, NameBusy) and is_template(spec.ifname)
 
 
 _selftested = False  # vhost-net was seen to take a TAP in this process
@@ -225,11 +228,11 @@ def _features(engine: Engine, tap_path: str) -> Features:
 _counters: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
 
 
-def _is_template(ifname: str | None) -> bool:
+def is_template(ifname: str | None) -> bool:
     return ifname is None or "%d" in ifname
 
 
-def _generated(template: str | None) -> str:
+def generated_name(template: str | None) -> str:
     """The next name of a template, from a counter of this process; never the kernel's own %d.
 
     The kernel's costs a walk over every link, and gives a name again as soon as it is free.
@@ -240,27 +243,27 @@ def _generated(template: str | None) -> str:
 
 
 def _names(specs: Sequence[InterfaceSpec]) -> list[str]:
-    return [_generated(spec.ifname) if _is_template(spec.ifname) else cast(str, spec.ifname) for spec in specs]
+    return [generated_name(spec.ifname) if is_template(spec.ifname) else cast(str, spec.ifname) for spec in specs]
 
 
 def _free_names(engine: Engine, specs: Sequence[InterfaceSpec]) -> list[str]:
     """As _names(), but without generated ones that exist already; one that was asked for is the kernel's to judge."""
     free = _names(specs)
-    unsure = [number for number, spec in enumerate(specs) if _is_template(spec.ifname)]
+    unsure = [number for number, spec in enumerate(specs) if is_template(spec.ifname)]
     while unsure:
         links = _describe(engine, [free[number] for number in unsure])
         unsure = [number for number in unsure if free[number] in links]
         for number in unsure:
-            free[number] = _generated(specs[number].ifname)
+            free[number] = generated_name(specs[number].ifname)
     return free
 
 
 # --- marks -----------------------------------------------------------------------------------------------
 
 
-def _marks(count: int) -> list[str]:
-    """One a NIC, for its IFLA_IFALIAS: ``vhostnet:UUID:PID:STARTTIME``, so that a NIC says whose it is."""
-    octets, process = os.urandom(16 * count).hex(), _process()
+def _marks(count: int, park: bool) -> list[str]:
+    """One a NIC, for its IFLA_IFALIAS, so that a NIC says whose it is: ``vhostnet:UUID:PID:STARTTIME[:parked]``."""
+    octets, process = os.urandom(16 * count).hex(), _process() + (PARKED if park else "")
     return [f"vhostnet:{_uuid(octets[at : at + 32])}:{process}" for at in range(0, 32 * count, 32)]
 
 

@@ -137,7 +137,7 @@ class Nic:
         A QEMU that ends leaves queues 1..n detached, and the next one aborts on them. Raises HostError
         (act ``ATTACH``), NicClosed.
         """
-        program = plan_attach(held_row(self.ifname, self.ifindex, self._fds()))
+        program = plan_attach(self.held())
         result = self._engine.run(program)
         if result.failures:
             raise refusal(program, result.failures[0])
@@ -156,6 +156,16 @@ class Nic:
         """
         with contextlib.suppress(NicClosed):
             self._engine.close([self.detach()])
+
+    def become(self, spec: InterfaceSpec, run: Run) -> Nic:
+        """The same NIC after *run* made it *spec*'s; it owns the fds now, and this one is closed."""
+        self.detach()
+        return Nic(spec, self._engine, *self._runs, run)
+
+    def held(self) -> NicRow:
+        """Its row in a Program for a NIC that exists. Raises NicClosed."""
+        program, _, row = self._runs[-1]
+        return held_row(self.ifname, self.ifindex, self._fds(), program.nics[row].alias)
 
     def surrender(self) -> tuple[Engine, NicRow] | None:
         """Give the NIC away to whoever deletes it, with the engine to do it; None when it is closed already."""
@@ -180,8 +190,10 @@ class Nic:
 
     def __del__(self) -> None:
         if getattr(self, "_owned", None):
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
-            self.close()
+            try:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            finally:  # warnings may be errors here
+                self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.spec.queues} queues, vhost {'on' if self.vhost else 'off'}"

@@ -17,8 +17,8 @@ bridges that are only named: nothing is made where one is missing. Then:
 
 A batch runs all acts of one kind before the next kind, so netlink messages go out many to a send.
 
-A NIC that exists already (``held``) takes other acts: ATTACH for the next QEMU on its fds; ALTNAME or RENAME, LINK
-and UP, all in one send, for one that was made ahead and is taken now; DELETE, which takes link and fds away.
+A NIC that exists already (``held``) takes other acts: ATTACH for the next QEMU on its fds; ALTNAME or RENAME and
+LINK, in one send, for one that was made ahead and is taken now; DELETE, which takes link and fds away.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ class NicRow(NamedTuple):
     ``master`` 0 leaves it to the run to look ``bridge`` up, before its first act: it must be there, be a
     bridge, and have a port left. ``mtu`` 0 is the bridge's. ``alias`` is the mark the link gets
     (IFLA_IFALIAS); ``wish`` the name that ALTNAME or RENAME gives it. With ``held`` the NIC exists: its fds
-    and ``ifindex`` are the caller's, and no act but DELETE closes them.
+    and ``ifindex`` are the caller's, and no act but DELETE closes them. With ``up`` the LINK act brings it
+    up, too: for one that was parked.
     """
 
     ifname: str
@@ -120,6 +121,7 @@ class NicRow(NamedTuple):
     wish: str = ""
     ifindex: int = 0
     held: Fds | None = None
+    up: bool = False
 
     @property
     def fds(self) -> Fds:
@@ -154,7 +156,7 @@ class Program:
 
     def __post_init__(self) -> None:
         for nic in self.nics:
-            if not (1 <= nic.queues <= MAX_QUEUES and 0 < len(nic.ifname.encode()) < IFNAMSIZ and _sound(nic)):
+            if not _sound(nic):
                 raise ValueError(f"a malformed row: {nic}")
         rows = range(len(self.nics))
         for act in self.acts:
@@ -179,10 +181,12 @@ _HELD_ONLY: Final = (Op.ATTACH, Op.DELETE)
 
 
 def _sound(nic: NicRow) -> bool:
-    held = nic.held
+    held, wish = nic.held, nic.wish
     return (
-        len(nic.alias) < ALIASSIZ
-        and len(nic.wish.encode()) < IFNAMSIZ
+        1 <= nic.queues <= MAX_QUEUES
+        and 0 < len(nic.ifname.encode()) < IFNAMSIZ
+        and len(nic.alias) < ALIASSIZ
+        and (not wish or len(wish.encode()) < IFNAMSIZ)
         and (held is None or (1 <= len(held.tap) <= nic.queues and len(held.vhost) <= nic.queues))
     )
 
@@ -218,6 +222,8 @@ def _link_parts(nic: NicRow) -> Iterator[str]:
     yield f"mtu {nic.mtu}" if nic.mtu else "mtu of the bridge"
     if nic.bridge:
         yield f"master {nic.bridge}" + (f" ({nic.master})" if nic.master else "")
+    if nic.up:
+        yield "up"
 
 
 # --- policy ----------------------------------------------------------------------------------------------
@@ -288,19 +294,27 @@ def plan(
 def plan_take(parked: NicRow, spec: InterfaceSpec, mark: str, *, wish: str = "", rename: bool = False) -> Program:
     """The Program that makes *spec*'s NIC of one that is parked (``held``): one send.
 
-    *wish* becomes its alternative name, or with *rename* its name.
-    No barrier before UP: nobody has the fds yet, so one that fails is thrown away as nobody saw it.
+    *wish* becomes its alternative name, or with *rename* its name. It comes up in the LINK act, without waiting:
+    nobody has the fds yet, so one that fails is thrown away before anybody could use it.
     """
-    row = parked._replace(
-        bridge=_bridge_of(spec),
-        mtu=_mtu(spec),
-        mac=tap_mac(spec.mac),
+    row = NicRow(
+        parked.ifname,
+        parked.queues,
+        0,
+        "",
+        "",
+        _bridge_of(spec),
+        0,
+        _mtu(spec),
+        tap_mac(spec.mac),
         alias=mark,
         wish=wish,
+        ifindex=parked.ifindex,
+        held=parked.held,
+        up=True,
     )
     name = Op.RENAME if rename else Op.ALTNAME
-    acts = (Act(name, 0),) if wish else ()
-    return Program((row,), (*acts, Act(Op.LINK, 0), Act(Op.UP, 0)))
+    return Program((row,), (Act(name, 0), Act(Op.LINK, 0)) if wish else (Act(Op.LINK, 0),))
 
 
 def plan_attach(held: NicRow) -> Program:
@@ -313,9 +327,9 @@ def plan_delete(held: Sequence[NicRow]) -> Program:
     return Program(tuple(held), tuple([Act(Op.DELETE, nic) for nic in range(len(held))]), keep=True)
 
 
-def held_row(ifname: str, ifindex: int, fds: Fds) -> NicRow:
+def held_row(ifname: str, ifindex: int, fds: Fds, alias: str = "") -> NicRow:
     """The row of a NIC that exists."""
-    return NicRow(ifname, len(fds.tap), 0, "", "", ifindex=ifindex, held=fds)
+    return NicRow(ifname, len(fds.tap), 0, "", "", alias=alias, ifindex=ifindex, held=fds)
 
 
 def resolve(program: Program, bridges: Mapping[str, Link]) -> Program:

@@ -23,13 +23,13 @@ class NativeEngine:
         results = _ActResults(table.acts)
         try:
             rc = lib.vn_run(table.program)
-            if rc == 0:
+            if rc == 0 and not program.keep:
                 return Result(tuple([_nic_result(nic) for nic in table.nics]), results)
         except BaseException:  # such as a KeyboardInterrupt that waited for the call to end
             _close_made(table.nics)
             raise
         failures = failures_of(program, results)
-        if not failures:
+        if rc and not failures:
             raise ValueError(f"the C core refuses the Program ({os.strerror(-rc)})")
         if not program.keep:
             return Result((), results, failures[:1])
@@ -85,7 +85,7 @@ class _Table:
             vhosts = taps + row.queues
             paths = self._string(row.tap_path), self._string(row.vhost_path)
             asked = row.queues, row.tun_flags, self._bridge(row), row.mtu, row.mac or bytes(6), bool(row.mac)
-            names = row.no_ipv6, row.wish.encode(), row.alias.encode()
+            names = row.no_ipv6, row.up, row.wish.encode(), row.alias.encode()
             held = row.held is not None, taps, vhosts, len(row.fds.tap), len(row.fds.vhost), row.ifindex
             if row.held:
                 taps[0 : len(row.held.tap)] = row.held.tap

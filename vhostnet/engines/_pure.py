@@ -243,11 +243,13 @@ class _Bridge:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), "SIOCGIFINDEX")
         self.ifindex: int = uapi.IFREQ_INDEX.unpack(index)[1]
         self.mtu: int = uapi.IFREQ_INDEX.unpack(mtu)[1]
-        self.ports = _count_ports(fd, name)
+        self._fd, self._name = fd, name
+        self._ports: int | None = None
 
     def add_port(self) -> None:
-        self.ports += 1
-        if self.ports > MAX_PORTS:
+        ports = _count_ports(self._fd, self._name) if self._ports is None else self._ports
+        self._ports = ports + 1
+        if self._ports > MAX_PORTS:
             raise OSError(errno.EXFULL, os.strerror(errno.EXFULL), "BRCTL_GET_PORT_LIST")
 
 
@@ -375,7 +377,8 @@ def _put_qdisc(run: _Run, nic: _Nic, running: _Running) -> None:
 
 def _put_link(run: _Run, nic: _Nic, running: _Running) -> None:
     row = nic.row
-    body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, 0, 0)
+    flags = uapi.IFF_UP if row.up else 0
+    body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, flags, flags)
     if row.mac:
         body += attribute(uapi.IFLA_ADDRESS, row.mac)
     if nic.mtu:

@@ -33,9 +33,7 @@ REQUIRED = set(filter(None, os.environ.get("VHOSTNET_REQUIRE", "").split(",")))
 
 @cache
 def lacks(what: str) -> str | None:
-    return {"native": _lacks_native, "tap": _lacks_tap, "qemu": _lacks_qemu, "vhost": _lacks_vhost, "e2e": _lacks_e2e}[
-        what
-    ]()
+    return _PROBES[what]()
 
 
 def _lacks_native() -> str | None:
@@ -70,6 +68,20 @@ def _lacks_vhost() -> str | None:
 
 def _lacks_e2e() -> str | None:
     return _lacks_qemu() or (None if shutil.which("busybox") else "no busybox in PATH")
+
+
+def _lacks_strace() -> str | None:
+    return None if shutil.which("strace") else "no strace in PATH"
+
+
+_PROBES = {
+    "native": _lacks_native,
+    "tap": _lacks_tap,
+    "qemu": _lacks_qemu,
+    "vhost": _lacks_vhost,
+    "e2e": _lacks_e2e,
+    "strace": _lacks_strace,
+}
 
 
 def need(what: str) -> None:

@@ -1,0 +1,101 @@
+"""The exact system calls of a batch: what opening NICs costs, without a clock and so without noise."""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from conftest import need
+
+pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
+
+OPEN = """
+import os, sys, vhostnet
+engine, vhost = sys.argv[1:3]
+def specs(count, queues):
+    return [vhostnet.InterfaceSpec(bridge=f"br{n % 2}", queues=queues, vhost=vhost) for n in range(count)]
+vhostnet.close_nics(vhostnet.open_nics(specs(1, 1), engine=engine))  # what is asked once a process
+asked = specs(int(sys.argv[3]), int(sys.argv[4]))
+os.access("/begin", os.F_OK)
+nics = vhostnet.open_nics(asked, engine=engine)
+os.access("/end", os.F_OK)
+vhostnet.close_nics(nics)
+"""
+
+# The allocator's, whenever it likes.
+MEMORY = {"brk", "mmap", "munmap", "madvise", "mremap", "mprotect"}
+
+
+def trace(path, engine, vhost, count, queues):
+    """How often each call was made: ``openat(tun)``, ``ioctl(TUNSETIFF)``, ``sendto``, ..."""
+    need("strace")
+    for number in range(2):
+        subprocess.run(["ip", "link", "add", f"br{number}", "up", "type", "bridge"], check=True)
+    command = ["strace", "-f", "-qq", "-o", path, sys.executable, "-c", OPEN, engine, vhost, str(count), str(queues)]
+    subprocess.run(command, check=True)
+    lines = path.read_text().splitlines()
+    begin, end = (next(n for n, line in enumerate(lines) if f'"/{what}"' in line) for what in ("begin", "end"))
+    return Counter(name for line in lines[begin + 1 : end] if (name := call(line)) not in MEMORY)
+
+
+def call(line):
+    """The name of a traced call; of open() the device with it, of ioctl() the request."""
+    name, arguments = re.fullmatch(r"\d+ +(\w+)\((.*)", line).groups()
+    if name == "openat":
+        return f"openat({arguments.split(chr(34))[1].rpartition('/')[2]})"
+    if name == "ioctl":
+        return f"ioctl({arguments.split(', ')[1].rstrip(')')})"
+    return {"newfstatat": "fstat" if '""' in arguments else "stat", "statx": "stat"}.get(name, name)
+
+
+def expected(count, queues, bridges):
+    """Per queue open and TUNSETIFF; per NIC name and ifindex, and its share of two sends and their answers."""
+    sends = -(-2 * count // 64) + -(-count // 64)
+    return Counter(
+        {
+            "prlimit64": 1,  # whether all of it fits under RLIMIT_NOFILE,
+            "stat": 1,  # next to what is open already
+            "getrandom": 1,  # the marks
+            "socket": 1,
+            "bind": 1,
+            "getsockname": 1,
+            "ioctl(SIOCGIFMTU)": bridges,
+            "ioctl(SIOCETHTOOL)": bridges,
+            "ioctl(SIOCDEVPRIVATE)": bridges,
+            "openat(tun)": count * queues,
+            "ioctl(TUNSETIFF)": count * queues,
+            "ioctl(SIOCGIFINDEX)": count + bridges,
+            "ioctl(TUNGETIFF)": count,
+            "sendto": sends,
+            "recvmsg": 3 * count,
+            "close": 1,
+        }
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "queues"), [(1, 1), (1, 8), (3, 4), (100, 2)])
+def test_nothing_but_what_it_takes(engine, tmp_path, count, queues):
+    assert trace(tmp_path / "trace", engine, "off", count, queues) == expected(count, queues, min(count, 2))
+
+
+@pytest.mark.slow
+def test_vhost_that_is_not_there_is_one_open_a_nic(engine, tmp_path, lacks_vhost):
+    made = trace(tmp_path / "trace", engine, "auto", 3, 4)
+    assert made == expected(3, 4, 2) + Counter({"openat(vhost-net)": 3})
+
+
+@pytest.fixture
+def lacks_vhost():
+    from conftest import lacks
+
+    if not lacks("vhost"):
+        pytest.skip("it is there; the test below is for that")
+
+
+@pytest.mark.vhost
+def test_vhost_is_an_open_and_a_proof_a_queue(engine, tmp_path):
+    made = trace(tmp_path / "trace", engine, "auto", 2, 3)
+    proof = {"openat(vhost-net)": 6, "fstat": 6, "ioctl(VHOST_GET_FEATURES)": 6}
+    assert made == expected(2, 3, 2) + Counter(proof)

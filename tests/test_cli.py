@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 from conftest import BRIDGE, ROOT, SEED, link_names
+from kernel import ip
 
 from vhostnet import cli
 
@@ -145,8 +148,27 @@ def test_plan_prints_what_would_run_and_touches_nothing(bridge):
     lines = done.stdout.splitlines()
     assert lines[0] == "0  TAP_OPEN    veni_vFsp6g8y  8 queues  tap no_pi vnet_hdr multi_queue  excl"
     assert lines[3].startswith("3  LINK        veni_vFsp6g8y  mac fe:90:6f:28:84:f2  mtu 1500  master vbr2525476 (")
-    assert len(lines) == 5
+    assert re.fullmatch(
+        r"cost: 16 of \d+ fds, 0.9 of \d+ MiB of kernel memory, 1 of 1023 ports of vbr2525476, 5 acts, 14 RTNL turns",
+        lines[5],
+    )
+    assert len(lines) == 6
     assert link_names() == before
+
+
+@pytest.mark.tap
+def test_the_cost_of_many_files(bridge, tmp_path):
+    for number in range(3):
+        file = tmp_path / f"{number}.xml"
+        file.write_text(PLAIN)
+    ip("tuntap add alien mode tap")
+    ip(f"link set alien master {BRIDGE}")
+    program = json.loads(vhostnet("plan", "-j", "--vhost", "off", *map(str, tmp_path.glob("*.xml"))).stdout)
+    assert program["cost"]["fds"] == 3
+    assert program["cost"]["ports"] == {BRIDGE: 3}
+    assert program["left"]["ports"] == {BRIDGE: 1022}
+    assert program["left"]["fds"] < resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert program["cost"]["rtnl_turns"] == 3 * (1 + 1 + 3) + 2
 
 
 @pytest.mark.tap

@@ -16,6 +16,7 @@ FLOORS = (
     {"vhostnet.spec"},
     {"vhostnet.elements"},
     {"vhostnet.parse", "vhostnet.qemu", "vhostnet.plan"},
+    {"vhostnet.cost"},
     {"vhostnet._vhostnet", "vhostnet.engines._uapi", "vhostnet.engines._protocol"},
     {"vhostnet.engines._rtnetlink"},
     {"vhostnet.engines._removal"},

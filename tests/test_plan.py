@@ -6,6 +6,7 @@ import pytest
 from conftest import BRIDGE
 
 from vhostnet import InterfaceSpec, SpecError
+from vhostnet.cost import Cost, cost
 from vhostnet.plan import (
     Act,
     Fds,
@@ -174,12 +175,8 @@ HELD = held_row("pool7", 9, Fds((3, 4, 5), (6, 7, 8)))
 )
 def test_what_is_taken_is_named_and_comes_up(seed, how, first):
     program = plan_take(HELD, seed, "mark", **how)
-    number = len(first)
-    assert str(program).splitlines() == [
-        *first,
-        f"{number}  LINK        pool7  mac fe:90:6f:28:84:f2  mtu of the bridge  master {BRIDGE}",
-        f"{number + 1}  UP          pool7",
-    ]
+    link = f"{len(first)}  LINK        pool7  mac fe:90:6f:28:84:f2  mtu of the bridge  master {BRIDGE}  up"
+    assert str(program).splitlines() == [*first, link]
     assert not any(act.barrier for act in program.acts)  # one send
     assert program.nics[0].alias == "mark"
 
@@ -198,3 +195,30 @@ def test_programs_are_values(seed):
     assert plan([seed], ["a"], ALL) == plan([seed], ["a"], ALL)
     with pytest.raises(dataclasses.FrozenInstanceError):
         plan([seed], ["a"], ALL).acts = ()
+
+
+# --- what it costs ---------------------------------------------------------------------------------------
+
+
+def test_the_cost_of_the_seed(seed):
+    assert cost(plan([seed], ["a"], ALL)) == Cost(
+        fds=16, memory=(257 + 8 * 66) * 1024 + 8 * 11_700, ports={BRIDGE: 1}, acts=5, rtnl_turns=14
+    )
+
+
+def test_the_cost_of_a_batch_is_the_sum(seed, other):
+    batches = ([seed], ["a"]), ([other], ["b"]), ([seed, other], ["a", "b"])
+    one, two, both = (cost(plan(specs, names, ALL)) for specs, names in batches)
+    assert both.fds == one.fds + two.fds
+    assert both.memory == one.memory + two.memory
+    assert both.ports == {BRIDGE: 2}
+    assert both.rtnl_turns == one.rtnl_turns + two.rtnl_turns - 2  # the bridge is looked up once
+
+
+def test_the_default_qdisc_takes_twenty_times_the_memory(seed):
+    slim, fat = (cost(plan([seed], ["a"], ALL, vhost="off", qdisc=qdisc)).memory for qdisc in ("noqueue", "default"))
+    assert 15 < fat / slim < 25
+
+
+def test_what_exists_costs_nothing_more():
+    assert cost(plan_delete([HELD]))[:2] == (0, 0)

@@ -39,7 +39,12 @@ def test_the_code_runs(bridge, code):
 def test_the_plan_is_the_plan(bridge):
     (shown,) = re.findall(r"```text\n(0  TAP_OPEN.*?)```", README, re.DOTALL)
     done = run("-m", "vhostnet", "plan", "examples/seed.xml")
-    assert re.sub(r"\(\d+\)", "(7)", done.stdout) == shown
+    # what is left of fds, memory and ports is the host's
+    assert re.sub(r"\(\d+\)", "(7)", no_limits(done.stdout)) == no_limits(shown)
+
+
+def no_limits(text):
+    return re.sub(r" of \d+ ", " of N ", text)
 
 
 @pytest.mark.parametrize("command", re.findall(r"^vhostnet (\w+) .*#", README, re.MULTILINE))

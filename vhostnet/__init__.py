@@ -8,6 +8,7 @@ with vhostnet.open_nic(spec) as nic:              all of them, or none
 """
 
 from vhostnet.closing import close_nics
+from vhostnet.cost import Cost, Limits, cost
 from vhostnet.engines import select as select_engine
 from vhostnet.errors import (
     BridgeFull,
@@ -29,7 +30,7 @@ from vhostnet.errors import (
     VhostnetWarning,
     VhostUnavailable,
 )
-from vhostnet.host import open_nic, open_nics, plan_nics
+from vhostnet.host import limits, open_nic, open_nics, plan_nics
 from vhostnet.nic import Nic, Timing, Vhost
 from vhostnet.parse import parse_any, parse_domain, parse_interface
 from vhostnet.plan import Act, Fds, NicRow, Op, Program
@@ -43,12 +44,14 @@ __all__ = [
     "Act",
     "BridgeFull",
     "CcwAddress",
+    "Cost",
     "DeviceGone",
     "EngineUnavailable",
     "Fds",
     "FlagMismatch",
     "HostError",
     "InterfaceSpec",
+    "Limits",
     "MmioAddress",
     "NameBusy",
     "Nic",
@@ -75,6 +78,8 @@ __all__ = [
     "assign_aliases",
     "caveats",
     "close_nics",
+    "cost",
+    "limits",
     "open_nic",
     "open_nics",
     "parse_any",

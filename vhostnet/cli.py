@@ -94,7 +94,12 @@ def _argv(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     program = vhostnet.plan_nics(_specs(options.files, options), **_opening(options))
-    print(json.dumps(_program_json(program)) if options.json else program)
+    cost = vhostnet.cost(program)
+    left = vhostnet.limits(program, engine=options.engine, netns=options.netns)
+    if options.json:
+        print(json.dumps({**_program_json(program), "cost": cost._asdict(), "left": left._asdict()}))
+    else:
+        print(program, _cost_line(cost, left), sep="\n")
     return OK
 
 
@@ -169,6 +174,18 @@ def _opening(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("engine", "vhost", "netns", "qdisc")}
 
 
+def _cost_line(cost: vhostnet.Cost, left: vhostnet.Limits) -> str:
+    ports = [f"{count} of {left.ports.get(name, 0)} ports of {name}" for name, count in cost.ports.items()]
+    parts = [
+        f"{cost.fds} of {left.fds} fds",
+        f"{cost.memory / 2**20:.1f} of {left.memory / 2**20:.0f} MiB of kernel memory",
+        *ports,
+        f"{cost.acts} acts",
+        f"{cost.rtnl_turns} RTNL turns",
+    ]
+    return "cost: " + ", ".join(parts)
+
+
 def _program_json(program: vhostnet.Program) -> dict[str, Any]:
     rows = [{**nic._asdict(), "mac": nic.mac.hex(":")} for nic in program.nics]
     acts = [{**act._asdict(), "op": act.op.name} for act in program.acts]
@@ -241,7 +258,7 @@ def parser() -> argparse.ArgumentParser:
     argv.set_defaults(run=_argv)
 
     plan = commands.add_parser(
-        "plan", parents=[reading, opening], help="print every kernel act, in order; touch nothing"
+        "plan", parents=[reading, opening], help="print every kernel act, in order, and what it costs; touch nothing"
     )
     plan.add_argument("files", metavar="FILE", nargs="+", help="an <interface> or a <domain>; - reads standard input")
     plan.set_defaults(run=_plan)

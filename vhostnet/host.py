@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import resource
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, cast, overload
 
 from vhostnet import engines
+from vhostnet.cost import Limits
 from vhostnet.engines import Engine, Result
 from vhostnet.errors import BridgeFull, HostError, NameBusy, SpecError, host_error
 from vhostnet.netns import NetNs, call_inside
@@ -111,6 +114,15 @@ def plan_nics(
     chosen = engines.select(engine)
     _check(vhost, qdisc)
     return call_inside(netns, lambda: _plan(chosen, specs, vhost, qdisc))
+
+
+def limits(program: Program, *, engine: str = "auto", netns: NetNs | None = None) -> Limits:
+    """What this host has left of what *program* takes (``cost()``)."""
+    names = list(dict.fromkeys(nic.bridge for nic in program.nics if nic.bridge))
+    links = call_inside(netns, lambda: _describe(engines.select(engine), names))
+    available = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    ports = {name: MAX_PORTS - links[name].ports for name in names if name in links}
+    return Limits(_allowed_files() - open_files(), int(available[1]) * 1024 if available else 0, ports)
 
 
 def _check(vhost: object, qdisc: object) -> None:
@@ -296,12 +308,16 @@ def open_files() -> int:
         return 0
 
 
+def _allowed_files() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
 def _check_files(specs: Sequence[InterfaceSpec], vhost: VhostPolicy | None) -> None:
     """Whether the batch fits under RLIMIT_NOFILE, before anything is made; vhost-net counts where it is required."""
     needed = 1 + sum([spec.queues * (2 if vhost_policy(spec, vhost) == "require" else 1) for spec in specs])
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    already = open_files()
-    if allowed != resource.RLIM_INFINITY and already + needed > allowed:
+    allowed, already = _allowed_files(), open_files()
+    if already + needed > allowed:
         error = host_error(errno.EMFILE, act="TAP_OPEN", call="open", ifname=None, queue=None)
         error.strerror = f"{needed} fds are needed, and {already} of the {allowed} that are allowed are open"
         raise error

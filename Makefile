@@ -50,9 +50,19 @@ lint: setup  ## ruff, mypy --strict, clang-format, and the C core with every war
 	$(CC) -std=gnu11 -O2 -Wall -Wextra -Wconversion -Werror -fsyntax-only -include stdint.h src/_vhostnet.c
 	$(CC) -std=gnu11 -O2 -Wall -Wextra -Wconversion -Werror -fsyntax-only bench/floor.c
 
-.PHONY: bench
-bench: setup  ## how long it takes, against the bare syscalls (bench/README.md)
+.PHONY: bench bench-quick plots
+bench: setup  ## how long everything takes, against the bare syscalls and everybody else (bench/README.md): minutes
 	$(PYTHON) -m bench.run
+
+bench-quick: setup  ## the same with few rounds, without the long cases: under a minute
+	$(PYTHON) -m bench.run --quick
+
+plots: $(VENV)/plots  ## the newest result as docs/plots/*.svg
+	$(PYTHON) -m bench.plots "$$(ls -t bench/results/*.json | head -n 1)" docs/plots
+
+$(VENV)/plots: $(VENV)/made
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
 
 .PHONY: dist
 dist: setup  ## the sdist and the wheel, the wheel with its C core or not at all

@@ -118,7 +118,8 @@ static int put_link(int s, struct queue *q, int index, uint32_t number, uint32_t
 	memcpy(mac + 3, &number, 3);
 	add(m, IFLA_ADDRESS, mac, 6);
 	add(m, IFLA_MTU, &mtu, 4);
-	add(m, IFLA_MASTER, &master, 4);
+	if (master)
+		add(m, IFLA_MASTER, &master, 4);
 	add(m, IFLA_AF_SPEC, &family, sizeof(family));
 	return end(s, q, m);
 }
@@ -130,10 +131,12 @@ static int put_up(int s, struct queue *q, int index)
 	return end(s, q, begin(q, RTM_NEWLINK, 0, &body, sizeof(body)));
 }
 
-/* Open count NICs, from "floor<first>" on, of so many queues on a bridge; fds[count * queues], indexes[count]. 0 or -1.
+/*
+ * Open count NICs, from "floor<first>" on, of so many queues, going round n_masters bridges; fds[count * queues],
+ * indexes[count]. 0 or -1.
  */
-__attribute__((visibility("default"))) int floor_open(int first, int count, int queues, uint32_t master, int *fds,
-						      int *indexes)
+__attribute__((visibility("default"))) int floor_open(int first, int count, int queues, const uint32_t *masters,
+						      int n_masters, int *fds, int *indexes)
 {
 	int s = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE), failed = 0;
 	struct queue q = { 0 };
@@ -147,7 +150,7 @@ __attribute__((visibility("default"))) int floor_open(int first, int count, int 
 	for (int i = 0; i < count; i++)
 		failed |= put_noqueue(s, &q, indexes[i]);
 	for (int i = 0; i < count; i++)
-		failed |= put_link(s, &q, indexes[i], (uint32_t)i, master);
+		failed |= put_link(s, &q, indexes[i], (uint32_t)(first + i), n_masters ? masters[i % n_masters] : 0);
 	failed |= done(s, &q);
 	for (int i = 0; i < count; i++)
 		failed |= put_up(s, &q, indexes[i]);

@@ -7,6 +7,7 @@ turns such a skip into a failure.
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import socket
 import sys
@@ -91,6 +92,8 @@ def need(what: str) -> None:
 
 
 def pytest_sessionstart() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     lacks("tap")  # a user namespace can be entered only while there is one thread
 
 

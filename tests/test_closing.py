@@ -276,6 +276,7 @@ def test_a_child_forgets_what_its_parent_is_about_to_close(engine, bridge, no_le
 # --- batches ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_thousand_over_four_bridges(engine):
     """Set up, every queue used, torn down."""
     for number in range(4):
@@ -293,6 +294,7 @@ def test_a_thousand_over_four_bridges(engine):
     assert state() == before
 
 
+@pytest.mark.slow
 def test_a_bridge_has_1023_ports(engine, bridge):
     """One more is refused by name before anything is made, whoever has the others."""
     nics = open_some(engine, 1022, queues=1)
@@ -311,6 +313,14 @@ def test_a_bridge_has_1023_ports(engine, bridge):
     assert [type(nic) for nic in kept] == [vhostnet.Nic, vhostnet.BridgeFull, vhostnet.BridgeFull]
     vhostnet.close_nics([*nics, kept[0]])
     assert [name for name in link_names() if name.startswith("vnet")] == []
+
+
+def test_the_ports_of_a_bridge_are_counted(engine, bridge):
+    ip("link add empty type bridge")
+    nics = open_some(engine, 3)
+    found = vhostnet.select_engine(engine).describe([BRIDGE, "empty", "lo", nics[0].ifname])
+    vhostnet.close_nics(nics)
+    assert {name: link.ports for name, link in found.items()} == {BRIDGE: 3, "empty": 0, "lo": 0, nics[0].ifname: 0}
 
 
 def test_keep_gives_what_succeeded(engine, bridge, no_leaks):

@@ -67,7 +67,8 @@ def test_a_selftest_that_fails_is_said(engine, bridge):
     before = state()
     row = NicRow("none", 1, 0x1002, "/dev/net/tun", "/dev/net/tun")
     result = vhostnet.select_engine(engine).run(Program((row,), (Act(Op.TAP_OPEN, 0), Act(Op.SELFTEST, 0))))
-    assert (result.failure.act, result.failure.result.call) == (1, "VHOST_GET_FEATURES")
+    (failure,) = result.failures
+    assert (failure.act, failure.result.call) == (1, "VHOST_GET_FEATURES")
     assert state() == before
 
 
@@ -90,11 +91,28 @@ def test_a_partial_list_is_no_list(engine, bridge):
     chosen = vhostnet.select_engine(engine)
     before = state()
     result = limited(1 + 4 + 2, lambda: chosen.run(program))  # the socket, four queues, two of the four
-    assert result.failure is None
-    assert (result.nics[0].vhost_fds, len(result.nics[0].tap_fds)) == ((), 4)
+    assert result.failures == ()
+    tap, vhost = result.nics[0].fds
+    assert (vhost, len(tap)) == ((), 4)
     assert (result.acts[1].errno, result.acts[1].queue) == (24, 2)
-    for fd in result.nics[0].tap_fds:
-        os.close(fd)
+    chosen.close([result.nics[0].fds])
+    assert state() == before
+
+
+def test_closed_in_one_round_the_vhost_fds_go_too(engine, bridge):
+    before = state()
+    nics = vhostnet.open_nics([spec(queues=2, vhost="require") for _ in range(3)], engine=engine)
+    vhostnet.close_nics(nics)
+    assert state() == before
+
+
+def test_a_pool_has_them_ahead(engine, bridge):
+    before = state()
+    with vhostnet.NicPool(spec(vhost="require"), size=2, low=0, engine=engine) as pool:
+        pool.fill()
+        with pool.take() as nic:
+            assert (bool(nic.vhost), len(nic.vhost_fds)) == (True, 2)
+            assert own_from_elsewhere(nic.vhost_fds) == ["owned", "2"]
     assert state() == before
 
 

@@ -1,0 +1,354 @@
+"""Who is measured: the bare system calls, this library, and the other ways there are to do the same."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import itertools
+import os
+import socket
+import struct
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import vhostnet
+from bench.cases import Case
+from vhostnet.engines import _uapi as uapi
+from vhostnet.plan import TunFlag
+
+
+class Opened(NamedTuple):
+    """What there is now: the links, and the fds that hold them."""
+
+    indexes: list[int]
+    fds: list[int]
+
+
+class Contestant(Protocol):
+    """Somebody who does what a case asks for."""
+
+    @property
+    def noqueue(self) -> bool:
+        """What it makes has no qdisc."""
+
+    def prepare(self, case: Case) -> Any:
+        """What is needed for it; not timed."""
+
+    def act(self, asked: Any) -> Any:
+        """Do it; timed."""
+
+    def give(self, made: Any) -> Opened:
+        """What there is now, for checking and deleting; not timed."""
+
+
+def bridge_names(case: Case) -> list[str]:
+    """The bridges of a case."""
+    return [f"bench{number}" for number in range(case.bridges)]
+
+
+def bridge_of(case: Case, number: int) -> str:
+    """The NICs of a case go round its bridges."""
+    return f"bench{number % case.bridges}"
+
+
+class Floor:
+    """bench/floor.c, compiled on the spot."""
+
+    noqueue = True
+
+    def __init__(self) -> None:
+        source = Path(__file__).with_name("floor.c")
+        with tempfile.TemporaryDirectory() as directory:
+            made = Path(directory) / "floor.so"
+            subprocess.run(["cc", "-std=gnu11", "-O2", "-shared", "-fPIC", "-o", made, source], check=True)
+            self.lib = ctypes.CDLL(str(made))
+        self._numbers = itertools.count()
+        self._groups = itertools.count(0x7E57_0000)
+
+    def prepare(self, case: Case) -> Any:
+        """The arguments of floor_open()."""
+        return self.arguments(case.batch, case.queues, bridge_names(case))
+
+    def arguments(self, count: int, queues: int, bridges: Sequence[str]) -> Any:
+        """So many NICs of so many queues on these bridges; on none where there are none."""
+        first = next(self._numbers) * 10_000 % 10_000_000
+        masters = (ctypes.c_uint32 * max(1, len(bridges)))(*map(socket.if_nametoindex, bridges))
+        fds, indexes = (ctypes.c_int * (count * queues))(), (ctypes.c_int * count)()
+        return first, count, queues, masters, len(bridges), fds, indexes
+
+    def act(self, asked: Any) -> Any:
+        """The bare system calls."""
+        if self.lib.floor_open(*asked) != 0:
+            raise RuntimeError("the floor failed")
+        return asked
+
+    def give(self, made: Any) -> Opened:
+        """The C arrays as lists."""
+        return Opened(list(made[6]), list(made[5]))
+
+    def delete(self, indexes: Sequence[int]) -> None:
+        """All links at once, by a group of their own."""
+        if self.lib.floor_delete(len(indexes), (ctypes.c_int * len(indexes))(*indexes), next(self._groups)) != 0:
+            raise RuntimeError("deleting failed")
+
+
+@dataclass(frozen=True)
+class Library:
+    """The whole of open_nics(): from specs to Nic objects."""
+
+    engine: str
+    noqueue: bool = True
+
+    def prepare(self, case: Case) -> Any:
+        """The specs."""
+        return [
+            vhostnet.InterfaceSpec(bridge=bridge_of(case, number), queues=case.queues, vhost="off")
+            for number in range(case.batch)
+        ]
+
+    def act(self, asked: Any) -> Any:
+        """One call."""
+        return vhostnet.open_nics(asked, engine=self.engine)
+
+    def give(self, made: Any) -> Opened:
+        """The Nics' indexes and fds."""
+        return Opened([nic.ifindex for nic in made], [fd for nic in made for fd in nic.detach().tap])
+
+
+# --- the other ways --------------------------------------------------------------------------------------
+
+
+class Asked(NamedTuple):
+    """One NIC, for those who are not this library."""
+
+    name: str
+    queues: int
+    bridge: str
+    mac: str
+
+
+_numbers = itertools.count()
+MARK = b"vhostnet:00000000-0000-4000-a000-000000000000:1000:100000"
+
+
+def open_taps(asked: Asked, *, probe: bool = False) -> list[int]:
+    """The queues of a TAP, by fcntl."""
+    fds = []
+    flags = TunFlag.TAP | TunFlag.NO_PI | TunFlag.VNET_HDR | (TunFlag.MULTI_QUEUE if asked.queues > 1 else 0)
+    request = uapi.IFREQ_FLAGS.pack(asked.name.encode(), flags)
+    for _ in range(asked.queues):
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+        if probe:
+            fcntl.ioctl(fd, uapi.TUNGETFEATURES, struct.pack("I", 0))
+        fcntl.ioctl(fd, uapi.TUNSETIFF, request)
+        fds.append(fd)
+    return fds
+
+
+def configure(sock: socket.socket, asked: Asked) -> None:
+    """MAC, MTU, bridge and UP by ioctls, one after the other, as libvirt does."""
+    name = asked.name.encode()
+    fcntl.ioctl(sock, 0x8924, struct.pack("16sH6s16x", name, 1, bytes.fromhex(asked.mac.replace(":", ""))))
+    fcntl.ioctl(sock, 0x8922, uapi.IFREQ_INDEX.pack(name, 1500))  # SIOCSIFMTU; before: SIOCSIFHWADDR
+    index = socket.if_nametoindex(asked.name)
+    fcntl.ioctl(sock, 0x89A2, uapi.IFREQ_INDEX.pack(asked.bridge.encode(), index))  # SIOCBRADDIF
+    fcntl.ioctl(sock, 0x8914, uapi.IFREQ_FLAGS.pack(name, uapi.IFF_UP | 0x1002))  # SIOCSIFFLAGS
+
+
+def by_ioctl(asked: Sequence[Asked], *, tc: bool, probe: bool = False) -> list[list[int]]:
+    """NIC after NIC: the queues, then the ioctls; and with *tc* noqueue when it is up."""
+    made = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for one in asked:
+            made.append(open_taps(one, probe=probe))
+            configure(sock, one)
+            if tc:
+                subprocess.run(["tc", "qdisc", "add", "dev", one.name, "root", "handle", "0:", "noqueue"], check=True)
+    return made
+
+
+def _added(one: Asked) -> str:
+    return f"tuntap add dev {one.name} mode tap vnet_hdr" + (" multi_queue" if one.queues > 1 else "")
+
+
+def _set(one: Asked) -> str:
+    return f"link set dev {one.name} address {one.mac} mtu 1500 master {one.bridge} up"
+
+
+def by_ip(asked: Sequence[Asked]) -> list[list[int]]:
+    """Two processes of ``ip`` a NIC, which make it persistent; then the queues, and it is let go of."""
+    made = []
+    for one in asked:
+        for command in (_added(one), _set(one)):
+            subprocess.run(["ip", *command.split()], check=True)
+        made.append(_attach(one))
+    return made
+
+
+def by_ip_batch(asked: Sequence[Asked]) -> list[list[int]]:
+    """One process of ``ip`` for all."""
+    commands = "\n".join(line for one in asked for line in (_added(one), _set(one)))
+    subprocess.run(["ip", "-batch", "-"], input=commands, text=True, check=True)
+    return [_attach(one) for one in asked]
+
+
+def by_pyroute2(asked: Sequence[Asked]) -> list[list[int]]:
+    """The queues by fcntl, the rest by pyroute2's own calls."""
+    from pyroute2 import IPRoute
+
+    made = []
+    with IPRoute() as ip:
+        for one in asked:
+            made.append(open_taps(one))
+            index = socket.if_nametoindex(one.name)
+            ip.link("set", index=index, address=one.mac, mtu=1500, master=socket.if_nametoindex(one.bridge))
+            ip.link("set", index=index, state="up")
+    return made
+
+
+def _attach(one: Asked) -> list[int]:
+    fds = open_taps(one)
+    fcntl.ioctl(fds[0], 0x400454CB, 0)  # TUNSETPERSIST: from now on it lives as long as its fds
+    return fds
+
+
+@dataclass(frozen=True)
+class Others:
+    """Another way: a function from what is asked to the fds of each NIC."""
+
+    way: Callable[[Sequence[Asked]], list[list[int]]]
+    noqueue: bool = False
+
+    def prepare(self, case: Case) -> Any:
+        """Names and MACs."""
+        numbers = [next(_numbers) for _ in range(case.batch)]
+        return [
+            Asked(f"other{number}", case.queues, bridge_of(case, at), f"fe:54:02:{number.to_bytes(3, 'big').hex(':')}")
+            for at, number in enumerate(numbers)
+        ]
+
+    def act(self, asked: Any) -> Any:
+        """The whole batch."""
+        return asked, self.way(asked)
+
+    def give(self, made: Any) -> Opened:
+        """By name."""
+        asked, fds = made
+        return Opened([socket.if_nametoindex(one.name) for one in asked], [fd for some in fds for fd in some])
+
+
+# --- closing ---------------------------------------------------------------------------------------------
+
+
+def close_all(fds: Sequence[int]) -> None:
+    """One after the other."""
+    for fd in fds:
+        os.close(fd)
+
+
+@dataclass(frozen=True)
+class Closer:
+    """NICs that are open are to go: the links, and the fds."""
+
+    way: Callable[[list[vhostnet.Nic]], None]
+    noqueue: bool = True
+
+    def prepare(self, case: Case) -> Any:
+        """They are opened."""
+        return vhostnet.open_nics(Library("auto").prepare(case))
+
+    def act(self, asked: Any) -> Any:
+        """They go."""
+        self.way(asked)
+
+    def give(self, made: Any) -> Opened:  # noqa: ARG002
+        """Nothing is left."""
+        return Opened([], [])
+
+
+def closers(floor: Floor) -> dict[str, Contestant]:
+    """The ways to close."""
+
+    def by_group(nics: list[vhostnet.Nic]) -> None:
+        floor.delete([nic.ifindex for nic in nics])
+        close_all([fd for nic in nics for fd in nic.detach().tap])
+
+    def by_threads(count: int) -> Callable[[list[vhostnet.Nic]], None]:
+        def way(nics: list[vhostnet.Nic]) -> None:
+            with ThreadPoolExecutor(count) as pool:
+                list(pool.map(close_all, [nic.detach().tap for nic in nics]))
+
+        return way
+
+    return {
+        "bare group": Closer(by_group),
+        "close_nics": Closer(vhostnet.close_nics),
+        "32 threads": Closer(by_threads(32)),
+        "8 threads": Closer(by_threads(8)),
+        "one by one": Closer(lambda nics: close_all([fd for nic in nics for fd in nic.detach().tap])),
+    }
+
+
+# --- taking ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Taker:
+    """A NIC that is parked becomes a VM's: by the pool, or with *floor* by the bare exchange with the kernel."""
+
+    engine: str
+    floor: Floor | None = None
+    noqueue: bool = True
+    _pool: vhostnet.NicPool | None = field(default=None, init=False)
+
+    def prepare(self, case: Case) -> Any:
+        """A pool with something parked, and what is wished for."""
+        (spec,) = Library(self.engine).prepare(case)
+        self._pool = self._pool or vhostnet.NicPool(spec, size=32, low=0, engine=self.engine)
+        self._pool.fill()
+        if self.floor:
+            return self._pool._pop(), next(_numbers), MARK
+        return spec
+
+    def act(self, asked: Any) -> Any:
+        """One exchange."""
+        if self.floor:
+            nic, number, mark = asked
+            if self.floor.lib.floor_take(nic.ifindex, number, mark) != 0:
+                raise RuntimeError("the floor failed")
+            return nic
+        assert self._pool
+        return self._pool.take(asked)
+
+    def give(self, made: Any) -> Opened:
+        """The Nic's."""
+        return Library(self.engine).give([made])
+
+    def close(self) -> None:
+        """The parked ones go."""
+        if self._pool:
+            self._pool.close()
+
+
+def everybody() -> tuple[Floor, dict[str, Contestant]]:
+    """All of them, by name; the floor is also who cleans up."""
+    floor = Floor()
+    return floor, {
+        "floor": floor,
+        "native": Library("native"),
+        "pure": Library("pure"),
+        "libvirt": Others(lambda asked: by_ioctl(asked, tc=True), noqueue=True),
+        "ganeti": Others(lambda asked: by_ioctl(asked, tc=False, probe=True)),
+        "ip -batch": Others(by_ip_batch),
+        "ip": Others(by_ip),
+        "pyroute2": Others(by_pyroute2),
+        **closers(floor),
+        "bare exchange": Taker("native", floor),
+        "take": Taker("native"),
+        "take, pure": Taker("pure"),
+    }

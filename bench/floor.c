@@ -58,6 +58,8 @@ static int done(int s, struct queue *q)
 	char answer[512];
 	int failed = 0;
 
+	if (q->messages == 0)
+		return 0;
 	if (send(s, q->data, q->length, 0) < 0)
 		return -1;
 	for (; q->messages > 0; q->messages--) {
@@ -173,8 +175,7 @@ __attribute__((visibility("default"))) int floor_delete(int count, const int *in
 		add(m, IFLA_GROUP, &group, 4);
 		failed |= end(s, &q, m);
 	}
-	if (q.messages)
-		failed |= done(s, &q);
+	failed |= done(s, &q);
 	body.ifi_index = 0;
 	m = begin(&q, RTM_DELLINK, 0, &body, sizeof(body));
 	add(m, IFLA_GROUP, &group, 4);

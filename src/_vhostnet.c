@@ -8,12 +8,14 @@
  */
 
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -21,6 +23,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -1213,10 +1216,60 @@ static void unmake(struct run *run, uint32_t n_nics)
 	}
 }
 
+/*
+ * How many fds there are whose number is less, by the list of them; all of them when not even the list can be opened,
+ * and none where nobody tells.
+ */
+static uint64_t count_files(uint64_t below)
+{
+	DIR *directory = opendir("/proc/self/fd");
+	const struct dirent *entry;
+	uint64_t count = 0;
+
+	if (!directory)
+		return errno == EMFILE ? below : 0;
+	while ((entry = readdir(directory)))
+		count += entry->d_name[0] != '.' && strtoull(entry->d_name, NULL, 10) < below;
+	closedir(directory);
+	return count - 1; /* the directory's own */
+}
+
+/* Linux 6.2 and later say at once how many fds there are; the list is for those, and for when it is close. */
+static bool fits(uint64_t needed, uint64_t allowed)
+{
+	struct stat status = { 0 };
+
+	if (stat("/proc/self/fd", &status) == 0 && status.st_size > 0 && (uint64_t)status.st_size + needed <= allowed)
+		return true;
+	return count_files(allowed) + needed <= allowed;
+}
+
+/* Whether all that must be opened fits under RLIMIT_NOFILE, before the first of it is. */
+static int check_files(struct run *run, const struct vn_program *program)
+{
+	uint64_t needed = 0;
+	struct rlimit limit;
+
+	for (uint32_t i = 0; i < program->n_acts; i++) {
+		const struct vn_act *act = &program->acts[i];
+
+		if (act->op == VN_TAP_OPEN || (act->op == VN_VHOST_OPEN && !(act->flags & VN_OPTIONAL)))
+			needed += program->nics[act->nic].queues;
+	}
+	if (needed == 0 || run->keep || getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY ||
+	    fits(needed, limit.rlim_cur))
+		return 0;
+	run->acts[0].error = -EMFILE;
+	run->acts[0].call = VN_CALL_RLIMIT_NOFILE;
+	return -EMFILE;
+}
+
 static int run_acts(struct run *run, const struct vn_program *program)
 {
-	int rc = find_bridges(run, program);
+	int rc = check_files(run, program);
 
+	if (rc == 0)
+		rc = find_bridges(run, program);
 	for (uint32_t i = 0; i < program->n_acts && rc == 0; i++)
 		rc = step(run, i);
 	if (rc == 0)

@@ -53,6 +53,7 @@
 #define VN_CALL_RTM_GETLINK 22
 #define VN_CALL_RTM_DELLINK 23
 #define VN_CALL_RTM_NEWLINKPROP 24
+#define VN_CALL_RLIMIT_NOFILE 25
 
 /*
  * One NIC. The caller owns the memory, and the fds of rows that did not fail. What a run opened for a row that failed

@@ -1,5 +1,6 @@
 """What the host refuses: the error says what, where and what to do, on both engines alike, and nothing is left."""
 
+import dataclasses
 import errno
 import os
 import resource
@@ -128,7 +129,7 @@ def limited(allowed, function):
 
 
 @pytest.mark.parametrize("allowed", range(6))
-def test_out_of_fds_at_every_open(engine, bridge, allowed):
+def test_too_few_fds_are_noticed_before_anything_is_made(engine, bridge, allowed):
     """The socket comes first, then two queues of two NICs; the sixth fd is enough."""
     program = vhostnet.plan_nics([spec(ifname="a"), spec(ifname="b")], engine=engine)
     chosen = vhostnet.select_engine(engine)
@@ -139,9 +140,26 @@ def test_out_of_fds_at_every_open(engine, bridge, allowed):
         chosen.close([nic.fds for nic in result.nics])
     else:
         ((act, outcome),) = result.failures
-        wanted = [(0, "socket", None), (0, "open", 0), (0, "open", 1), (1, "open", 0), (1, "open", 1)][allowed]
-        assert (outcome.errno, act, outcome.call, outcome.queue) == (errno.EMFILE, *wanted)
+        call = "RLIMIT_NOFILE" if allowed else "socket"
+        assert (outcome.errno, act, outcome.call, outcome.queue) == (errno.EMFILE, 0, call, None)
         assert result.nics == ()
+    assert state() == before
+
+
+@pytest.mark.parametrize("allowed", range(1, 5))
+def test_out_of_fds_at_every_open(engine, bridge, allowed):
+    """Who keeps what succeeds is not stopped before: the first NIC has its fds, or its error says where they ended."""
+    program = vhostnet.plan_nics([spec(ifname="a"), spec(ifname="b", queues=3)], engine=engine)
+    program = dataclasses.replace(program, keep=True)
+    chosen = vhostnet.select_engine(engine)
+    before = state()
+    result = limited(allowed, lambda: chosen.run(program))
+    opened = allowed - 1  # the socket
+    refused = {0: opened, 1: 0} if opened < 2 else {1: opened - 2}
+    assert {program.acts[act].nic: outcome.queue for act, outcome in result.failures} == refused
+    assert {(outcome.errno, outcome.call) for _, outcome in result.failures} == {(errno.EMFILE, "open")}
+    assert [nic is None for nic in result.nics] == [row in refused for row in range(2)]
+    chosen.close([nic.fds for nic in result.nics if nic])
     assert state() == before
 
 
@@ -156,7 +174,7 @@ def test_out_of_fds_names_the_limit(engine, bridge):
 
     error = limited(4, work)
     assert (error.errno, error.act, error.queue) == (errno.EMFILE, "TAP_OPEN", None)
-    assert "9 fds are needed" in str(error)
+    assert "8 fds are needed, and " in str(error)
     assert "ulimit -n" in error.remedy
     assert state() == before
 

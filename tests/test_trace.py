@@ -58,7 +58,6 @@ def expected(count, queues, bridges):
         {
             "prlimit64": 1,  # whether all of it fits under RLIMIT_NOFILE,
             "stat": 1,  # next to what is open already
-            "getrandom": 1,  # the marks
             "socket": 1,
             "bind": 1,
             "getsockname": 1,

@@ -15,6 +15,7 @@ from typing import Literal
 
 from vhostnet import bridge, engines, host
 from vhostnet.errors import EngineUnavailable, HostError, SpecError, VhostnetError, host_error, vhost_problem
+from vhostnet.files import allowed_files, open_files
 from vhostnet.plan import MAX_PORTS, Act, NicRow, Op, Program, TunFlag, vhost_policy
 from vhostnet.qemu import caveats
 from vhostnet.spec import DEFAULT_TAP, DEFAULT_VHOST, InterfaceSpec
@@ -107,9 +108,9 @@ def _capability() -> Check:
 
 
 def _files(needed: int) -> Check:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = soft - host.open_files()
-    detail = f"{free} of {soft} left (hard limit {hard})" + (f", {needed} needed" if needed else "")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = allowed_files() - open_files()
+    detail = f"{free} of {allowed_files()} left (hard limit {hard})" + (f", {needed} needed" if needed else "")
     if free < needed:
         error = host_error(errno.EMFILE, act="TAP_OPEN", call="open", ifname=None, queue=None, subject=DEFAULT_TAP)
         return Check("open files", "fail", detail, error.remedy, error)

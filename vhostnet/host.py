@@ -6,21 +6,19 @@ import errno
 import itertools
 import os
 import re
-import resource
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, cast, overload
 
 from vhostnet import engines
-from vhostnet.cost import Limits
+from vhostnet.cost import Limits, cost
 from vhostnet.engines import Engine, Result
 from vhostnet.errors import BridgeFull, HostError, NameBusy, SpecError, host_error
+from vhostnet.files import allowed_files, open_files
 from vhostnet.netns import NetNs, call_inside
 from vhostnet.nic import Nic, Run, refusal
-from vhostnet.plan import MAX_PORTS, QDISCS, Features, Link, Op, Program, Qdisc, plan, resolve, vhost_policy
+from vhostnet.plan import MAX_PORTS, QDISCS, Features, Link, Op, Program, Qdisc, fds_needed, plan, resolve
 from vhostnet.spec import DEFAULT_TAP, VHOST_POLICIES, InterfaceSpec, VhostPolicy
 
 PARKED: Final = ":parked"  # at the end of the mark of a NIC that waits in a pool
@@ -120,9 +118,9 @@ def limits(program: Program, *, engine: str = "auto", netns: NetNs | None = None
     """What this host has left of what *program* takes (``cost()``)."""
     names = list(dict.fromkeys(nic.bridge for nic in program.nics if nic.bridge))
     links = call_inside(netns, lambda: _describe(engines.select(engine), names))
-    available = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    available = re.search(r"^MemAvailable:\s*(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
     ports = {name: MAX_PORTS - links[name].ports for name in names if name in links}
-    return Limits(_allowed_files() - open_files(), int(available[1]) * 1024 if available else 0, ports)
+    return Limits(allowed_files() - open_files(), int(available[1]) * 1024 if available else 0, ports)
 
 
 def _check(vhost: object, qdisc: object) -> None:
@@ -148,8 +146,6 @@ def make_nics(engine: Engine, specs: Sequence[InterfaceSpec], how: How) -> list[
     Where *how* says keep there is a HostError in the place of each Nic that was refused.
     """
     global _selftested
-    if not how.keep:
-        _check_files(specs, how.vhost)
     features = _features(engine, specs[0].tap_path)
     how = how._replace(selftest=how.selftest and not _selftested)
     names = _names(specs)
@@ -181,16 +177,20 @@ def _refused(engine: Engine, program: Program, result: Result) -> dict[int, Host
     first = result.failures[0]
     failures = dict.fromkeys((row for row, nic in enumerate(result.nics) if nic is None), first)
     failures.update((program.acts[failure.act].nic, failure) for failure in result.failures)
-    return {row: _count_ports(engine, program, refusal(program, failure)) for row, failure in failures.items()}
+    return {row: _with_numbers(engine, program, refusal(program, failure)) for row, failure in failures.items()}
 
 
-def _count_ports(engine: Engine, program: Program, error: HostError) -> HostError:
-    """A full bridge: how many ports it has, and how many NICs were to join."""
+def _with_numbers(engine: Engine, program: Program, error: HostError) -> HostError:
+    """What there is not enough of: how much there is, and how much was asked for."""
     if isinstance(error, BridgeFull):
         name = next(nic.bridge for nic in program.nics if nic.ifname == error.ifname)
         ports = {link.name: link.ports for link in _describe(engine, [name]).values()}.get(name, MAX_PORTS)
-        joining = sum(nic.bridge == name for nic in program.nics)
+        joining = cost(program).ports[name]
         error.strerror = f"bridge {name!r} has {ports} of {MAX_PORTS} ports in use, and {joining} NICs are to join it"
+    elif error.call == "RLIMIT_NOFILE":
+        open_now, allowed, needed = open_files(), allowed_files(), fds_needed(program)
+        error.ifname = None  # it is about all of them
+        error.strerror = f"{needed} fds are needed, and {open_now} of the {allowed} that are allowed are open"
     return error
 
 
@@ -275,49 +275,41 @@ def _free_names(engine: Engine, specs: Sequence[InterfaceSpec]) -> list[str]:
 
 def _marks(count: int, park: bool) -> list[str]:
     """One a NIC, for its IFLA_IFALIAS, so that a NIC says whose it is: ``vhostnet:UUID:PID:STARTTIME[:parked]``."""
-    octets, process = os.urandom(16 * count).hex(), _process() + (PARKED if park else "")
-    return [f"vhostnet:{_uuid(octets[at : at + 32])}:{process}" for at in range(0, 32 * count, 32)]
+    process = _process() + (PARKED if park else "")
+    return [f"vhostnet:{_uuid()}:{process}" for _ in range(count)]
 
 
-def _uuid(octets: str) -> str:
-    """A random UUID (RFC 9562, version 4) of 32 random hexadecimal digits."""
-    return f"{octets[:8]}-{octets[8:12]}-4{octets[13:16]}-a{octets[17:20]}-{octets[20:]}"
+def _uuid() -> str:
+    """A UUID (RFC 9562, version 8: of our own making): 64 random bits of this process, and a counter.
+
+    Without a system call: each that gives up the GIL can wait 5 ms to get it back.
+    """
+    random, number = _process_random(), next(_uuids)
+    return f"{random[:8]}-{random[8:12]}-8{random[12:15]}-a{number >> 48 & 0xFFF:03x}-{number & 0xFFFFFFFFFFFF:012x}"
+
+
+_uuids = itertools.count()
+
+
+@lru_cache(maxsize=1)
+def _process_random() -> str:
+    return os.urandom(8).hex()
 
 
 @lru_cache(maxsize=1)
 def _process() -> str:
     """This process: its pid, and when it started, in clock ticks since boot (proc(5), stat, field 22)."""
     try:
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        fields = _read("/proc/self/stat").rpartition(")")[2].split()
     except OSError:
         return f"{os.getpid()}:0"
     return f"{os.getpid()}:{fields[19]}"
 
 
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read()
+
+
 os.register_at_fork(after_in_child=_process.cache_clear)
-
-
-# --- open files ------------------------------------------------------------------------------------------
-
-
-def open_files() -> int:
-    """How many fds this process has. Linux 6.2 and later say it in one call."""
-    try:
-        return os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd"))
-    except OSError:
-        return 0
-
-
-def _allowed_files() -> int:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
-
-
-def _check_files(specs: Sequence[InterfaceSpec], vhost: VhostPolicy | None) -> None:
-    """Whether the batch fits under RLIMIT_NOFILE, before anything is made; vhost-net counts where it is required."""
-    needed = 1 + sum([spec.queues * (2 if vhost_policy(spec, vhost) == "require" else 1) for spec in specs])
-    allowed, already = _allowed_files(), open_files()
-    if already + needed > allowed:
-        error = host_error(errno.EMFILE, act="TAP_OPEN", call="open", ifname=None, queue=None)
-        error.strerror = f"{needed} fds are needed, and {already} of the {allowed} that are allowed are open"
-        raise error
+os.register_at_fork(after_in_child=_process_random.cache_clear)

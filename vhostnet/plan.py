@@ -332,6 +332,12 @@ def held_row(ifname: str, ifindex: int, fds: Fds, alias: str = "") -> NicRow:
     return NicRow(ifname, len(fds.tap), 0, "", "", alias=alias, ifindex=ifindex, held=fds)
 
 
+def fds_needed(program: Program) -> int:
+    """How many fds must be opened; vhost-net's where it is required."""
+    must = (act for act in program.acts if act.op == Op.TAP_OPEN or (act.op == Op.VHOST_OPEN and not act.optional))
+    return sum(program.nics[act.nic].queues for act in must)
+
+
 def resolve(program: Program, bridges: Mapping[str, Link]) -> Program:
     """The same Program with what is known of its bridges put in: what a dry run shows."""
     rows = []

@@ -25,7 +25,8 @@ from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._protocol import ActResult, NicResult, Result, failures_of
 from vhostnet.engines._removal import DELETE_BATCH, Doomed, close_fds, delete_links
 from vhostnet.engines._rtnetlink import Netlink, attribute, attributes, error_of, kernel_call, malformed, retry
-from vhostnet.plan import MAX_PORTS, Act, Fds, Link, NicRow, Op, Program, TunFlag
+from vhostnet.files import fits
+from vhostnet.plan import MAX_PORTS, Act, Fds, Link, NicRow, Op, Program, TunFlag, fds_needed
 
 _VHOST_NEEDED: Final = 1 << uapi.VIRTIO_NET_F_MRG_RXBUF | 1 << uapi.VIRTIO_F_VERSION_1
 _NL_BATCH: Final = 64
@@ -102,6 +103,7 @@ class _Run:
         self.nics = [_Nic(row) for row in program.nics]
         self.acts = [_Running(number, act) for number, act in enumerate(program.acts)]
         self.keep = program.keep
+        self.needed = fds_needed(program)
         self.queued: list[_Running] = []  # they wait for the next flush
         self.batch = 0  # how many of their kind may
 
@@ -114,7 +116,7 @@ class _Run:
                 nic.failed = True
             return
         try:
-            done = self._find_bridges() and all(map(self._step, self.acts)) and self._flush()
+            done = self._check_files() and self._find_bridges() and all(map(self._step, self.acts)) and self._flush()
             self._unmake(every=not done)
         except BaseException:
             self._unmake(every=True)
@@ -131,6 +133,12 @@ class _Run:
             for d in doomed:
                 d.error = 0
             close_fds(doomed)
+
+    def _check_files(self) -> bool:
+        """Whether all that must be opened fits under RLIMIT_NOFILE, before the first of it is."""
+        if self.keep or not self.needed or fits(self.needed):
+            return True
+        return self._refuse(self.acts[0], OSError(errno.EMFILE, os.strerror(errno.EMFILE), "RLIMIT_NOFILE"))
 
     def _find_bridges(self) -> bool:
         """Every bridge that is only named, and room on it for every NIC, before anything is made."""

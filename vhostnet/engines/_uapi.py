@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import platform
+import os
 import struct
 from typing import Final
 
 
 def _ioc(direction: int, kind: str, number: int, size: int) -> int:
     """linux/ioctl.h; alpha, mips, powerpc and sparc count directions in three bits of their own."""
-    if platform.machine().startswith(("alpha", "mips", "ppc", "sparc")):
+    if os.uname().machine.startswith(("alpha", "mips", "ppc", "sparc")):
         return {0: 1, 1: 4, 2: 2}[direction] << 29 | size << 16 | ord(kind) << 8 | number
     return direction << 30 | size << 16 | ord(kind) << 8 | number
 

@@ -1,0 +1,36 @@
+"""The fds of this process: how many are open, and how many may be."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import sys
+
+
+def allowed_files() -> int:
+    """RLIMIT_NOFILE: every fd's number is less than this."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def open_files() -> int:
+    """How many fds there are below that limit, by the list of them.
+
+    All of them when not even the list can be opened, and none where nobody tells.
+    """
+    try:
+        listed = os.listdir("/proc/self/fd")
+    except OSError as error:
+        return allowed_files() if error.errno == errno.EMFILE else 0
+    return sum(int(fd) < allowed_files() for fd in listed) - 1  # the list's own
+
+
+def fits(needed: int) -> bool:
+    """Whether so many more can be opened. Linux 6.2 and later say at once how many there are."""
+    try:
+        if 0 < os.stat("/proc/self/fd").st_size <= allowed_files() - needed:
+            return True
+    except OSError:
+        pass
+    return open_files() + needed <= allowed_files()

@@ -312,7 +312,9 @@ class Taker:
         self._pool = self._pool or vhostnet.NicPool(spec, size=32, low=0, engine=self.engine)
         self._pool.fill()
         if self.floor:
-            return self._pool._pop(), next(_numbers), MARK
+            parked = self._pool._pop()
+            assert parked
+            return parked.nic, next(_numbers), MARK
         return spec
 
     def act(self, asked: Any) -> Any:

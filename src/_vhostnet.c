@@ -657,8 +657,11 @@ static uint32_t count_ports(int fd, const char *name)
 	return count;
 }
 
-/* By ioctls: asked by RTM_GETLINK a bridge recites all of itself, which takes twice as long. */
-static int look_up(int fd, struct vn_bridge *bridge)
+/*
+ * By ioctls: asked by RTM_GETLINK a bridge recites all of itself, which takes twice as long. Where no NIC joins, all of
+ * them held and its ports already, there is no need to know what it is and how full.
+ */
+static int look_up(int fd, struct vn_bridge *bridge, bool joins)
 {
 	struct ifreq answer;
 	int rc = ask_by_name(fd, bridge->name, SIOCGIFINDEX, &answer);
@@ -669,8 +672,10 @@ static int look_up(int fd, struct vn_bridge *bridge)
 		rc = ask_by_name(fd, bridge->name, SIOCGIFMTU, &answer);
 	if (rc == 0)
 		bridge->mtu = (uint32_t)answer.ifr_mtu;
-	if (rc == 0)
+	if (rc == 0 && joins)
 		rc = check_is_bridge(fd, bridge->name);
+	if (rc == 0 && joins)
+		bridge->ports = count_ports(fd, bridge->name);
 	return rc;
 }
 
@@ -1169,15 +1174,16 @@ static int blame(struct run *run, const struct vn_program *program, uint32_t nic
 /* Every bridge that is only named, and room on it for every NIC, before anything is made. */
 static int find_bridges(struct run *run, const struct vn_program *program)
 {
+	bool joins = false;
 	int rc = 0;
 
+	for (uint32_t i = 0; i < program->n_nics; i++)
+		joins |= !run->nics[i].held;
 	for (uint32_t i = 0; i < program->n_bridges; i++) {
 		struct vn_bridge *bridge = &run->bridges[i];
 
 		bridge->mtu = bridge->ports = 0;
-		bridge->error = bridge->ifindex ? 0 : look_up(run->nl.fd, bridge);
-		if (bridge->error == 0 && !run->nics[0].held)
-			bridge->ports = count_ports(run->nl.fd, bridge->name);
+		bridge->error = bridge->ifindex ? 0 : look_up(run->nl.fd, bridge, joins);
 	}
 	for (uint32_t i = 0; i < program->n_nics && rc == 0; i++) {
 		struct vn_nic *nic = &run->nics[i];

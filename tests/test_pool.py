@@ -244,7 +244,7 @@ def test_what_is_too_old_is_replaced(engine, bridge):
 
 
 def test_one_that_was_deleted_by_somebody_is_passed_over(pool):
-    first = pool._parked[0][1].ifname
+    first = pool._parked[0].nic.ifname
     ip(f"link del {first}")
     with pool.take() as nic:
         assert nic.ifname != first

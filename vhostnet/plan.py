@@ -26,6 +26,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple, cast
 
 from vhostnet.errors import SpecError
@@ -158,12 +159,12 @@ class Program:
         for nic in self.nics:
             if not _sound(nic):
                 raise ValueError(f"a malformed row: {nic}")
-        rows = range(len(self.nics))
-        for act in self.acts:
-            if act.nic not in rows:
-                raise ValueError(f"no row for {act}")
-            if act.op in (_NEW_ONLY if self.nics[act.nic].held else _HELD_ONLY):
-                raise ValueError(f"{act} is not for such a row: {self.nics[act.nic]}")
+        count = len(self.nics)
+        for op, row, _, _ in self.acts:
+            if not 0 <= row < count:
+                raise ValueError(f"no row {row} for {op.name}")
+            if op in (_NEW_ONLY if self.nics[row].held else _HELD_ONLY):
+                raise ValueError(f"{op.name} is not for such a row: {self.nics[row]}")
 
     def __str__(self) -> str:
         width = max((len(nic.ifname) for nic in self.nics), default=0)
@@ -276,8 +277,13 @@ def plan(
     _check_unique("mac", [spec.mac for spec in specs])
     told = zip(specs, names, marks or [""] * len(names), strict=True)
     rows = tuple([_row(spec, name, mark, features) for spec, name, mark in told])
-    every = range(len(rows))
-    policies = [vhost_policy(spec, vhost) for spec in specs]
+    policies = tuple([vhost_policy(spec, vhost) for spec in specs])
+    return Program(rows, _acts(policies, qdisc, selftest, park), keep)
+
+
+@lru_cache(maxsize=8)  # most batches are like the one before
+def _acts(policies: tuple[VhostPolicy, ...], qdisc: Qdisc, selftest: bool, park: bool) -> tuple[Act, ...]:
+    every = range(len(policies))
     wanted = [nic for nic in every if policies[nic] != "off"]
     acts = [Act(Op.TAP_OPEN, nic) for nic in every]
     acts += [Act(Op.VHOST_OPEN, nic, optional=policies[nic] == "auto") for nic in wanted]
@@ -288,7 +294,7 @@ def plan(
     acts += [Act(Op.LINK, nic) for nic in every]
     if not park:
         acts += [Act(Op.UP, nic, barrier=nic == 0) for nic in every]
-    return Program(rows, tuple(acts), keep)
+    return tuple(acts)
 
 
 def plan_take(parked: NicRow, spec: InterfaceSpec, mark: str, *, wish: str = "", rename: bool = False) -> Program:
@@ -313,8 +319,14 @@ def plan_take(parked: NicRow, spec: InterfaceSpec, mark: str, *, wish: str = "",
         held=parked.held,
         up=True,
     )
-    name = Op.RENAME if rename else Op.ALTNAME
-    return Program((row,), (Act(name, 0), Act(Op.LINK, 0)) if wish else (Act(Op.LINK, 0),))
+    if not wish:
+        return Program((row,), _LINK)
+    return Program((row,), _RENAME if rename else _ALTNAME)
+
+
+_LINK: Final = (Act(Op.LINK, 0),)
+_ALTNAME: Final = (Act(Op.ALTNAME, 0), *_LINK)
+_RENAME: Final = (Act(Op.RENAME, 0), *_LINK)
 
 
 def plan_attach(held: NicRow) -> Program:

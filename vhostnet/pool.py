@@ -25,7 +25,7 @@ from vhostnet.host import PARKED, How, generated_name, is_template, make_nics
 from vhostnet.mac import random_mac
 from vhostnet.netns import NetNs, call_inside
 from vhostnet.nic import Nic, Run, refusal
-from vhostnet.plan import Qdisc, plan_take
+from vhostnet.plan import NicRow, Qdisc, plan_take
 from vhostnet.spec import VNET_HDR_MODELS, InterfaceSpec
 
 BATCH: Final = 64  # NICs the refill makes in one engine call
@@ -52,6 +52,20 @@ class PoolStats(NamedTuple):
     returned: int
     discarded: int
     error: VhostnetError | None
+
+
+class _Parked(NamedTuple):
+    """A NIC that waits, since ``made`` (the monotonic clock), and its row for the run that takes it."""
+
+    made: float
+    nic: Nic
+    row: NicRow
+
+
+def _row(nic: Nic) -> NicRow:
+    """With the mark it gets when it is taken."""
+    row = nic.held()
+    return row._replace(alias=row.alias.removesuffix(PARKED))
 
 
 class NicPool:
@@ -99,7 +113,7 @@ class NicPool:
         self._wanted = threading.Event()  # the refill has something to do
         self._wanted.set()
         self._closed = False
-        self._parked: deque[tuple[float, Nic]] = deque()
+        self._parked: deque[_Parked] = deque()
         self._made = self._taken = self._missed = self._returned = self._discarded = 0
         self._error: VhostnetError | None = None
 
@@ -155,7 +169,7 @@ class NicPool:
         self._wanted.set()
         with self._making:  # what the refill is making now it closes by itself
             pass
-        close_nics([nic for _, nic in parked])
+        close_nics([one.nic for one in parked])
         if threading.current_thread() is not self._refill:
             self._refill.join()
 
@@ -193,39 +207,42 @@ class NicPool:
                 "needs another TAP than this pool's", attribute="model", value=spec.model, expected=self.shape.model
             )
 
-    def _pop(self) -> Nic | None:
+    def _pop(self) -> _Parked | None:
         """The one that was parked longest; None where there is none."""
         aged: list[Nic] = []
-        nic = None
+        found = None
         with self._lock:
             if self._closed:
                 raise PoolClosed(f"{self!r} cannot be taken from")
-            while self._parked and nic is None:
-                made, nic = self._parked.popleft()
-                if self.max_age is not None and time.monotonic() - made > self.max_age:
-                    aged.append(nic)
-                    nic = None
+            while self._parked and found is None:
+                found = self._parked.popleft()
+                if self.max_age is not None and time.monotonic() - found.made > self.max_age:
+                    aged.append(found.nic)
+                    found = None
             self._taken += 1
-            self._missed += nic is None
+            self._missed += found is None
             self._discarded += len(aged)
             low = len(self._parked) < self.low
         if low:
             self._wanted.set()
         if aged:
             close_nics(aged, wait=False)
-        return nic
+        return found
 
-    def _make_ready(self, parked: Nic, spec: InterfaceSpec, rename: bool) -> Nic:
+    def _make_ready(self, parked: _Parked, spec: InterfaceSpec, rename: bool) -> Nic:
         wish = spec.ifname or ""
         if wish and is_template(wish):
             wish = generated_name(wish)
-        row = parked.held()
-        program = plan_take(row, spec, row.alias.removesuffix(PARKED), wish=wish, rename=rename)
-        result = call_inside(self._netns, lambda: self._engine.run(program))
+        nic, row = parked.nic, parked.row
+        program = plan_take(row, spec, row.alias, wish=wish, rename=rename)
+        if self._netns is None:
+            result = self._engine.run(program)
+        else:
+            result = call_inside(self._netns, lambda: self._engine.run(program))
         if result.failures:
-            close_nics([parked], wait=False)
+            close_nics([nic], wait=False)
             raise refusal(program, result.failures[0])
-        return parked.become(spec, Run(program, result, 0))
+        return nic.become(spec, Run(program, result, 0))
 
     def _make_now(self, spec: InterfaceSpec) -> Nic:
         how = self._how._replace(park=False)
@@ -246,7 +263,7 @@ class NicPool:
                 self._error = None
                 if not self._closed:
                     now = time.monotonic()
-                    self._parked.extend((now, nic) for nic in made)
+                    self._parked.extend(_Parked(now, nic, _row(nic)) for nic in made)
                     self._made += len(made)
                     return True
             close_nics(made)
@@ -268,8 +285,8 @@ class NicPool:
             return
         with self._lock:
             oldest = time.monotonic() - self.max_age
-            aged = [nic for made, nic in self._parked if made < oldest]
-            self._parked = deque(entry for entry in self._parked if entry[0] >= oldest)
+            aged = [one.nic for one in self._parked if one.made < oldest]
+            self._parked = deque(one for one in self._parked if one.made >= oldest)
             self._discarded += len(aged)
         close_nics(aged)
 

@@ -60,6 +60,7 @@ def _check(rc: int, call: str) -> None:
         raise OSError(-rc, os.strerror(-rc), call)
 
 
+_NO_MAC = bytes(6)
 _FLAGS = {(False, False): 0, (True, False): lib.VN_OPTIONAL, (False, True): lib.VN_BARRIER}
 
 
@@ -82,25 +83,26 @@ class _Table:
         table = []
         taps = self._fds
         for row in rows:
-            vhosts = taps + row.queues
-            paths = self._string(row.tap_path), self._string(row.vhost_path)
-            asked = row.queues, row.tun_flags, self._bridge(row), row.mtu, row.mac or bytes(6), bool(row.mac)
-            names = row.no_ipv6, row.up, row.wish.encode(), row.alias.encode()
-            held = row.held is not None, taps, vhosts, len(row.fds.tap), len(row.fds.vhost), row.ifindex
-            if row.held:
-                taps[0 : len(row.held.tap)] = row.held.tap
-                vhosts[0 : len(row.held.vhost)] = row.held.vhost
-            table.append((row.ifname.encode(), *paths, *asked, *names, *held))
-            taps = vhosts + row.queues
+            name, queues, flags, tap_path, vhost_path, bridge, master, mtu, mac, no_ipv6, alias, wish = row[:12]
+            ifindex, held, up = row[12:]
+            vhosts = taps + queues
+            paths = self._string(tap_path), self._string(vhost_path)
+            joined = self._bridges.setdefault((bridge, master), len(self._bridges)) if bridge else -1
+            asked = queues, flags, joined, mtu, mac or _NO_MAC, bool(mac), no_ipv6, up, wish.encode(), alias.encode()
+            fds: tuple[Any, ...] = 0, taps, vhosts
+            if held:
+                fds = 1, taps, vhosts, len(held.tap), len(held.vhost), ifindex
+                taps[0 : len(held.tap)] = held.tap
+                vhosts[0 : len(held.vhost)] = held.vhost
+            table.append((name.encode(), *paths, *asked, *fds))
+            taps = vhosts + queues
         return table
 
     def _string(self, text: str) -> Any:
-        if text not in self._strings:
-            self._strings[text] = ffi.new("char[]", os.fsencode(text))
-        return self._strings[text]
-
-    def _bridge(self, row: NicRow) -> int:
-        return self._bridges.setdefault((row.bridge, row.master), len(self._bridges)) if row.bridge else -1
+        found = self._strings.get(text)
+        if found is None:
+            found = self._strings[text] = ffi.new("char[]", os.fsencode(text))
+        return found
 
 
 class _ActResults(Sequence[ActResult]):

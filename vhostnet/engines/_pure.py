@@ -245,20 +245,24 @@ class _Bridge:
         index, mtu = _ifreq(name, 0), _ifreq(name, 0)
         _ioctl(fd, uapi.SIOCGIFINDEX, index, "SIOCGIFINDEX")
         _ioctl(fd, uapi.SIOCGIFMTU, mtu, "SIOCGIFINDEX")
-        info = bytearray(uapi.DRVINFO.pack(uapi.ETHTOOL_GDRVINFO, b""))
-        _ioctl(fd, uapi.SIOCETHTOOL, _ifreq_data(name, info), "SIOCGIFINDEX")
-        if uapi.DRVINFO.unpack(info)[1].rstrip(b"\0") != b"bridge":
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), "SIOCGIFINDEX")
         self.ifindex: int = uapi.IFREQ_INDEX.unpack(index)[1]
         self.mtu: int = uapi.IFREQ_INDEX.unpack(mtu)[1]
         self._fd, self._name = fd, name
         self._ports: int | None = None
 
     def add_port(self) -> None:
-        ports = _count_ports(self._fd, self._name) if self._ports is None else self._ports
-        self._ports = ports + 1
+        if self._ports is None:
+            self._check()
+            self._ports = _count_ports(self._fd, self._name)
+        self._ports += 1
         if self._ports > MAX_PORTS:
             raise OSError(errno.EXFULL, os.strerror(errno.EXFULL), "BRCTL_GET_PORT_LIST")
+
+    def _check(self) -> None:
+        info = bytearray(uapi.DRVINFO.pack(uapi.ETHTOOL_GDRVINFO, b""))
+        _ioctl(self._fd, uapi.SIOCETHTOOL, _ifreq_data(self._name, info), "SIOCGIFINDEX")
+        if uapi.DRVINFO.unpack(info)[1].rstrip(b"\0") != b"bridge":
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), "SIOCGIFINDEX")
 
 
 def _ifreq_data(name: str, data: bytearray | array.array[int]) -> bytearray:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import BRIDGE, ROOT
 
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -36,6 +36,22 @@ def test_the_code_runs(bridge, code):
 
 @pytest.mark.tap
 @pytest.mark.slow
+def test_the_pool_of_the_docs_runs(bridge):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.DOTALL)
+    done = run("-W", "error", "-c", code.replace("br0", BRIDGE))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.tap
+@pytest.mark.slow
+def test_the_pool_example_runs(bridge):
+    done = run("-W", "error", "examples/pool.py", BRIDGE, "4")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("<Nic vnp") == 2
+
+
+@pytest.mark.tap
+@pytest.mark.slow
 def test_the_plan_is_the_plan(bridge):
     (shown,) = re.findall(r"```text\n(0  TAP_OPEN.*?)```", README, re.DOTALL)
     done = run("-m", "vhostnet", "plan", "examples/seed.xml")
@@ -53,6 +69,10 @@ def test_the_commands_are_there(command):
     assert command in done.stdout
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
-def test_the_links_lead_somewhere(link):
-    assert (ROOT / link).exists()
+PAGES = [ROOT / "README.md", ROOT / "bench" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKS = [(page, link) for page in PAGES for link in sorted(set(re.findall(r"\]\(([^)#:]+)\)", page.read_text())))]
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS, ids=[f"{page.stem}-{link}" for page, link in LINKS])
+def test_the_links_lead_somewhere(page, link):
+    assert (page.parent / link).exists()

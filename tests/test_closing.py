@@ -73,12 +73,14 @@ def test_what_is_closed_already_is_passed_over(engine, bridge, no_leaks):
     nics[1].close()
     vhostnet.close_nics(nics)
     vhostnet.close_nics(nics)
+    assert not [name for name in link_names() if name.startswith("vnet")]
 
 
 def test_a_link_that_was_deleted_meanwhile(engine, bridge, no_leaks):
     nics = open_some(engine, 3)
     ip(f"link del {nics[1].ifname}")
     vhostnet.close_nics(nics)
+    assert not [name for name in link_names() if name.startswith("vnet")]
 
 
 def test_a_renamed_one_is_still_ours(engine, bridge, no_leaks):
@@ -86,6 +88,7 @@ def test_a_renamed_one_is_still_ours(engine, bridge, no_leaks):
     ip(f"link set {nics[0].ifname} down")
     ip(f"link set {nics[0].ifname} name other")
     vhostnet.close_nics(nics)
+    assert link_names() == ["lo", BRIDGE]
 
 
 def test_a_link_of_the_same_name_and_ifindex_is_not_ours(engine, bridge):

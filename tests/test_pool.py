@@ -354,6 +354,7 @@ def test_dropped_open_it_closes_and_warns(engine, bridge):
         del pool
         gc.collect()
         until(lambda: state() == before)
+    assert state() == before
 
 
 def test_a_forked_child_has_no_pool(pool):

@@ -109,8 +109,9 @@ def _capability() -> Check:
 
 def _files(needed: int) -> Check:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = allowed_files() - open_files()
-    detail = f"{free} of {allowed_files()} left (hard limit {hard})" + (f", {needed} needed" if needed else "")
+    allowed = allowed_files()
+    free = allowed - open_files(allowed)
+    detail = f"{free} of {allowed} left (hard limit {hard})" + (f", {needed} needed" if needed else "")
     if free < needed:
         error = host_error(errno.EMFILE, act="TAP_OPEN", call="open", ifname=None, queue=None, subject=DEFAULT_TAP)
         return Check("open files", "fail", detail, error.remedy, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -14,23 +15,22 @@ def allowed_files() -> int:
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
-def open_files() -> int:
-    """How many fds there are below that limit, by the list of them.
+def open_files(below: int) -> int:
+    """How many fds there are whose number is less, by the list of them.
 
     All of them when not even the list can be opened, and none where nobody tells.
     """
     try:
         listed = os.listdir("/proc/self/fd")
     except OSError as error:
-        return allowed_files() if error.errno == errno.EMFILE else 0
-    return sum(int(fd) < allowed_files() for fd in listed) - 1  # the list's own
+        return below if error.errno == errno.EMFILE else 0
+    return sum(int(fd) < below for fd in listed) - 1  # the list's own
 
 
 def fits(needed: int) -> bool:
     """Whether so many more can be opened. Linux 6.2 and later say at once how many there are."""
-    try:
-        if 0 < os.stat("/proc/self/fd").st_size <= allowed_files() - needed:
+    allowed = allowed_files()
+    with contextlib.suppress(OSError):
+        if 0 < os.stat("/proc/self/fd").st_size <= allowed - needed:
             return True
-    except OSError:
-        pass
-    return open_files() + needed <= allowed_files()
+    return open_files(allowed) + needed <= allowed

@@ -120,7 +120,8 @@ def limits(program: Program, *, engine: str = "auto", netns: NetNs | None = None
     links = call_inside(netns, lambda: _describe(engines.select(engine), names))
     available = re.search(r"^MemAvailable:\s*(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
     ports = {name: MAX_PORTS - links[name].ports for name in names if name in links}
-    return Limits(allowed_files() - open_files(), int(available[1]) * 1024 if available else 0, ports)
+    allowed = allowed_files()
+    return Limits(allowed - open_files(allowed), int(available[1]) * 1024 if available else 0, ports)
 
 
 def _check(vhost: object, qdisc: object) -> None:
@@ -188,9 +189,11 @@ def _with_numbers(engine: Engine, program: Program, error: HostError) -> HostErr
         joining = cost(program).ports[name]
         error.strerror = f"bridge {name!r} has {ports} of {MAX_PORTS} ports in use, and {joining} NICs are to join it"
     elif error.call == "RLIMIT_NOFILE":
-        open_now, allowed, needed = open_files(), allowed_files(), fds_needed(program)
+        allowed, needed = allowed_files(), fds_needed(program)
         error.ifname = None  # it is about all of them
-        error.strerror = f"{needed} fds are needed, and {open_now} of the {allowed} that are allowed are open"
+        error.strerror = (
+            f"{needed} fds are needed, and {open_files(allowed)} of the {allowed} that are allowed are open"
+        )
     return error
 
 

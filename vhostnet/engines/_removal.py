@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import struct
 from collections.abc import Sequence
@@ -17,10 +16,10 @@ from functools import partial
 from typing import Final
 
 from vhostnet.engines import _uapi as uapi
-from vhostnet.engines._rtnetlink import Netlink, attribute, attributes, error_of, malformed, retry
+from vhostnet.engines._calls import ioctl, refusal
+from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute, attributes, error_of, malformed
 
 DELETE_BATCH: Final = 128  # links of one group: RTNL is held until the last one is gone
-_NL_BATCH: Final = 64
 _LIST_TRIES: Final = 8  # a listing is of no use when links come and go meanwhile
 _CLOSERS: Final = 64
 
@@ -105,38 +104,28 @@ def _claim(netlink: Netlink, d: Doomed, here: tuple[int, int] | None) -> bool:
     """Proof that the ifindex is our TAP's, in this namespace, by what holds it; False when it has no link any more."""
     request = bytearray(uapi.IFREQ_INDEX.size)
     try:
-        _ioctl(d.tap[0], uapi.TUNGETIFF, request, "TUNGETIFF")
+        ioctl(d.tap[0], uapi.TUNGETIFF, request, "TUNGETIFF")
     except OSError as error:
         if error.errno == errno.EBADFD:
             return False
         raise
     if here and _netns_of(d.tap[0], uapi.TUNGETDEVNETNS) != here:
-        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), "TUNGETDEVNETNS")
-    _ioctl(netlink.fileno(), uapi.SIOCGIFINDEX, request, "SIOCGIFINDEX")
+        raise refusal(errno.EXDEV, "TUNGETDEVNETNS")
+    ioctl(netlink.fileno(), uapi.SIOCGIFINDEX, request, "SIOCGIFINDEX")
     index = uapi.IFREQ_INDEX.unpack(request)[1]
     d.ifindex = d.ifindex or index
     if d.ifindex != index:
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "SIOCGIFINDEX")
+        raise refusal(errno.ESTALE, "SIOCGIFINDEX")
     return True
 
 
 def _netns_of(fd: int, request: int) -> tuple[int, int]:
-    try:
-        netns = retry(fcntl.ioctl, fd, request)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, "TUNGETDEVNETNS") from None
+    netns = ioctl(fd, request, 0, "TUNGETDEVNETNS")
     try:
         status = os.fstat(netns)
     finally:
         os.close(netns)
     return status.st_dev, status.st_ino
-
-
-def _ioctl(fd: int, request: int, argument: bytearray, name: str) -> None:
-    try:
-        retry(fcntl.ioctl, fd, request, argument)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, name) from None
 
 
 def _delete_group(netlink: Netlink, doomed: Sequence[Doomed]) -> None:
@@ -149,7 +138,7 @@ def _delete_group(netlink: Netlink, doomed: Sequence[Doomed]) -> None:
     answers: dict[int, int] = {}
     netlink.exchange(partial(_take_ack, answers))
     if answers[0]:
-        raise OSError(answers[0], os.strerror(answers[0]), "RTM_DELLINK")
+        raise refusal(answers[0], "RTM_DELLINK")
 
 
 def _link(ifindex: int) -> bytes:
@@ -170,11 +159,11 @@ def _set_group(netlink: Netlink, doomed: Sequence[Doomed], group: bytes) -> None
         if d.has_link:
             body = _link(d.ifindex) + attribute(uapi.IFLA_GROUP, group)
             netlink.put(number, uapi.RTM_NEWLINK, uapi.NLM_F_ACK, body)
-        if netlink.queued == _NL_BATCH or (netlink.queued and number + 1 == len(doomed)):
+        if netlink.queued == NL_BATCH or (netlink.queued and number + 1 == len(doomed)):
             netlink.exchange(partial(_take_ack, answers))
     for number, code in answers.items():
         if code:
-            doomed[number].refuse(OSError(code, os.strerror(code), "RTM_NEWLINK"))
+            doomed[number].refuse(refusal(code, "RTM_NEWLINK"))
 
 
 def _take_listed(members: list[int], group: bytes, tag: int, kind: int, body: bytes) -> int:  # noqa: ARG001
@@ -201,4 +190,4 @@ def _check_group(netlink: Netlink, doomed: Sequence[Doomed], group: bytes) -> No
         if not netlink.torn:
             break
     if netlink.torn or sorted(members) != sorted(d.ifindex for d in doomed if d.has_link):
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "RTM_GETLINK")
+        raise refusal(errno.ESTALE, "RTM_GETLINK")

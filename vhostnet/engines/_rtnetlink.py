@@ -5,36 +5,18 @@ Each failed kernel call surfaces as an OSError whose ``filename`` is the call's 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar
+from typing import Final
 
+from vhostnet.engines._calls import kernel_call, retry
 from vhostnet.engines._uapi import NETLINK_ROUTE, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSGHDR, RTATTR
 
+NL_BATCH: Final = 64  # messages of one send: what it holds RTNL for stays short
 ANSWER_BYTES: Final = 32768  # what the kernel puts into one datagram of a listing, at the most
-EINTR_TRIES: Final = 16
-
-_T = TypeVar("_T")
-
-
-@contextlib.contextmanager
-def kernel_call(name: str) -> Iterator[None]:
-    """Whatever fails inside is reported as the kernel call *name*."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, name) from None
-
-
-def retry(function: Callable[..., _T], *arguments: Any) -> _T:
-    for _ in range(EINTR_TRIES):
-        with contextlib.suppress(InterruptedError):
-            return function(*arguments)
-    return function(*arguments)
 
 
 def attribute(kind: int, value: bytes) -> bytes:

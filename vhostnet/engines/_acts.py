@@ -1,0 +1,223 @@
+"""The acts of the pure engine, one function each."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import socket
+import stat
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from vhostnet.engines import _uapi as uapi
+from vhostnet.engines._calls import ifreq, ioctl, kernel_call, open_device, refusal
+from vhostnet.engines._removal import DELETE_BATCH, Doomed
+from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute
+from vhostnet.plan import Act, Fds, NicRow, Op, TunFlag
+
+_VHOST_NEEDED: Final = 1 << uapi.VIRTIO_NET_F_MRG_RXBUF | 1 << uapi.VIRTIO_F_VERSION_1
+_IPV6_MIN_MTU: Final = 1280
+_RING_ENTRIES: Final = 256
+_RING_BYTES: Final = 16384
+
+
+class Nic:
+    """A row on its way: what there is of it."""
+
+    def __init__(self, row: NicRow) -> None:
+        held = row.held or Fds((), ())
+        self.row = row
+        self.ifindex = row.ifindex
+        self.master = row.master
+        self.mtu = row.mtu
+        self.tap_fds = list(held.tap)
+        self.vhost_fds = list(held.vhost)
+        self.failed = False  # an act of it was refused, and the later ones are left out
+
+    def doomed(self) -> Doomed:
+        return Doomed(self.tap_fds, self.vhost_fds, self.ifindex)
+
+
+class Running:
+    """An act on its way."""
+
+    def __init__(self, number: int, act: Act) -> None:
+        self.number = number
+        self.act = act
+        self.errno = 0
+        self.call = ""
+        self.queue: int | None = None
+        self.ns = 0
+        self.answered = True
+
+    def refuse(self, error: OSError) -> None:
+        self.errno = error.errno or errno.EIO
+        self.call = str(error.filename or "")
+        self.answered = True
+
+
+def _tap_open(netlink: Netlink, nic: Nic, running: Running) -> None:
+    row = nic.row
+    for queue in range(row.queues):
+        running.queue = queue
+        fd = open_device(row.tap_path)
+        nic.tap_fds.append(fd)
+        flags = row.tun_flags | (0 if queue else TunFlag.EXCL)
+        ioctl(fd, uapi.TUNSETIFF, ifreq(row.ifname, flags), "TUNSETIFF")
+    running.queue = None
+    _identify(netlink, nic)
+
+
+def _identify(netlink: Netlink, nic: Nic) -> None:
+    """The ifindex, and proof that it is our device's: names can be changed by others, ifindexes cannot."""
+    request = ifreq(nic.row.ifname, 0)
+    ioctl(netlink.fileno(), uapi.SIOCGIFINDEX, request, "SIOCGIFINDEX")
+    nic.ifindex = uapi.IFREQ_INDEX.unpack(request)[1]
+    request = ifreq("", 0)
+    ioctl(nic.tap_fds[0], uapi.TUNGETIFF, request, "TUNGETIFF")
+    if bytes(request[:16]).partition(b"\0")[0] != os.fsencode(nic.row.ifname):
+        raise refusal(errno.ESTALE, "TUNGETIFF")
+
+
+def _open_vhost(path: str) -> int:
+    """O_NONBLOCK | O_NOCTTY: the path is the user's and may be a tty or a FIFO; QEMU sets O_NONBLOCK anyway."""
+    return open_device(path, os.O_NONBLOCK | os.O_NOCTTY)
+
+
+def _prove_vhost(fd: int) -> None:
+    """Proof that it is vhost-net, without ever owning it: a second VHOST_SET_OWNER, QEMU's, would be EBUSY."""
+    with kernel_call("fstat"):
+        mode = os.fstat(fd).st_mode
+    if not stat.S_ISCHR(mode):
+        raise refusal(errno.ENOTTY, "VHOST_GET_FEATURES")
+    word = bytearray(8)
+    ioctl(fd, uapi.VHOST_GET_FEATURES, word, "VHOST_GET_FEATURES")
+    if struct.unpack("=Q", word)[0] & _VHOST_NEEDED != _VHOST_NEEDED:
+        raise refusal(errno.EPROTONOSUPPORT, "VHOST_GET_FEATURES")
+
+
+def _vhost_open(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: ARG001
+    try:
+        for queue in range(nic.row.queues):
+            running.queue = queue
+            nic.vhost_fds.append(_open_vhost(nic.row.vhost_path))
+            _prove_vhost(nic.vhost_fds[-1])
+    except BaseException:
+        while nic.vhost_fds:  # all or none: QEMU refuses fewer vhost fds than TAP fds
+            os.close(nic.vhost_fds.pop())
+        raise
+    running.queue = None
+
+
+def _selftest(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: ARG001
+    fd = _open_vhost(nic.row.vhost_path)
+    try:
+        _prove_vhost(fd)
+        with kernel_call("mmap"):
+            memory = mmap.mmap(-1, 2 * _RING_BYTES)
+        base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        _wire_up(fd, base, nic.tap_fds[0])
+    finally:
+        os.close(fd)
+
+
+def _wire_up(fd: int, base: int, tap: int) -> None:
+    """A whole dummy ring, and the TAP bound to it: anything but a TAP answers ENOTSOCK."""
+
+    def tell(request: int, layout: str, call: str, *values: int) -> None:
+        ioctl(fd, request, bytearray(struct.pack(layout, *values)), call)
+
+    ioctl(fd, uapi.VHOST_SET_OWNER, 0, "VHOST_SET_OWNER")
+    tell(uapi.VHOST_SET_FEATURES, "=Q", "VHOST_SET_FEATURES", _VHOST_NEEDED)
+    tell(uapi.VHOST_SET_MEM_TABLE, "=IIQQQQ", "VHOST_SET_MEM_TABLE", 1, 0, 0, 2 * _RING_BYTES, base, 0)
+    for index in (0, 1):
+        start = base + index * _RING_BYTES
+        tell(uapi.VHOST_SET_VRING_NUM, uapi.VRING_STATE.format, "VHOST_SET_VRING", index, _RING_ENTRIES)
+        tell(uapi.VHOST_SET_VRING_BASE, uapi.VRING_STATE.format, "VHOST_SET_VRING", index, 0)
+        # flags, then descriptors, used, available, log
+        addresses = (start, start + 8192, start + 4096, 0)
+        tell(uapi.VHOST_SET_VRING_ADDR, uapi.VRING_ADDR.format, "VHOST_SET_VRING", index, 0, *addresses)
+    for index in (0, 1):
+        for backend in (tap, -1):
+            tell(uapi.VHOST_NET_SET_BACKEND, uapi.VRING_FILE.format, "VHOST_NET_SET_BACKEND", index, backend)
+
+
+def _attach(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: ARG001
+    """Queue 0 is attached always; QEMU leaves the others detached when it ends."""
+    for queue, fd in enumerate(nic.tap_fds[1:], 1):
+        running.queue = queue
+        request = ifreq("", 0)
+        ioctl(fd, uapi.TUNGETIFF, request, "TUNGETIFF")
+        if uapi.IFREQ_FLAGS.unpack(request)[1] & TunFlag.DETACH_QUEUE:
+            ioctl(fd, uapi.TUNSETQUEUE, ifreq("", uapi.IFF_ATTACH_QUEUE), "TUNSETQUEUE")
+    running.queue = None
+
+
+def _put(netlink: Netlink, running: Running, kind: int, flags: int, body: bytes, call: str) -> None:
+    """Queue a message for the next flush; its answer is the act's."""
+    running.call = call
+    netlink.put(running.number, kind, uapi.NLM_F_ACK | flags, body)
+
+
+def _put_qdisc(netlink: Netlink, nic: Nic, running: Running) -> None:
+    body = uapi.TCMSG.pack(socket.AF_UNSPEC, nic.ifindex, 0, uapi.TC_H_ROOT, 0) + attribute(uapi.TCA_KIND, b"noqueue\0")
+    _put(netlink, running, uapi.RTM_NEWQDISC, uapi.NLM_F_CREATE | uapi.NLM_F_REPLACE, body, "RTM_NEWQDISC")
+
+
+def _put_link(netlink: Netlink, nic: Nic, running: Running) -> None:
+    row = nic.row
+    flags = uapi.IFF_UP if row.up else 0
+    body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, flags, flags)
+    if row.mac:
+        body += attribute(uapi.IFLA_ADDRESS, row.mac)
+    if nic.mtu:
+        body += attribute(uapi.IFLA_MTU, struct.pack("=I", nic.mtu))
+    if row.alias:
+        body += attribute(uapi.IFLA_IFALIAS, row.alias.encode())
+    if nic.master:
+        body += attribute(uapi.IFLA_MASTER, struct.pack("=I", nic.master))
+    if row.no_ipv6 and nic.mtu >= _IPV6_MIN_MTU:  # below it there is no IPv6 to set anything in
+        mode = attribute(uapi.IFLA_INET6_ADDR_GEN_MODE, bytes([uapi.IN6_ADDR_GEN_MODE_NONE]))
+        body += attribute(uapi.IFLA_AF_SPEC, attribute(socket.AF_INET6, mode))
+    _put(netlink, running, uapi.RTM_NEWLINK, 0, body, "RTM_NEWLINK")
+
+
+def _put_up(netlink: Netlink, nic: Nic, running: Running) -> None:
+    body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, uapi.IFF_UP, uapi.IFF_UP)
+    _put(netlink, running, uapi.RTM_NEWLINK, 0, body, "RTM_NEWLINK")
+
+
+def _put_rename(netlink: Netlink, nic: Nic, running: Running) -> None:
+    body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, 0, 0)
+    body += attribute(uapi.IFLA_IFNAME, os.fsencode(nic.row.wish) + b"\0")
+    _put(netlink, running, uapi.RTM_NEWLINK, 0, body, "RTM_NEWLINK")
+
+
+def _put_altname(netlink: Netlink, nic: Nic, running: Running) -> None:
+    body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, 0, 0)
+    name = attribute(uapi.IFLA_ALT_IFNAME, os.fsencode(nic.row.wish) + b"\0")
+    body += attribute(uapi.NLA_F_NESTED | uapi.IFLA_PROP_LIST, name)
+    flags = uapi.NLM_F_CREATE | uapi.NLM_F_EXCL | uapi.NLM_F_APPEND
+    _put(netlink, running, uapi.RTM_NEWLINKPROP, flags, body, "RTM_NEWLINKPROP")
+
+
+def _put_delete(netlink: Netlink, nic: Nic, running: Running) -> None:
+    """Nothing yet: those of one round are deleted together."""
+
+
+# op -> what does it, and how many are put together until the next flush does them; 0: it is done at once
+ACTS: Final[dict[Op, tuple[Callable[[Netlink, Nic, Running], None], int]]] = {
+    Op.TAP_OPEN: (_tap_open, 0),
+    Op.VHOST_OPEN: (_vhost_open, 0),
+    Op.SELFTEST: (_selftest, 0),
+    Op.QDISC: (_put_qdisc, NL_BATCH),
+    Op.LINK: (_put_link, NL_BATCH),
+    Op.UP: (_put_up, NL_BATCH),
+    Op.ATTACH: (_attach, 0),
+    Op.ALTNAME: (_put_altname, NL_BATCH),
+    Op.RENAME: (_put_rename, NL_BATCH),
+    Op.DELETE: (_put_delete, DELETE_BATCH),
+}

@@ -1,0 +1,57 @@
+"""Kernel calls for the pure engine: tried again on EINTR, and what refuses is named.
+
+Each failed kernel call surfaces as an OSError whose ``filename`` is the call's name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+from vhostnet.engines import _uapi as uapi
+
+EINTR_TRIES: Final = 16
+
+_T = TypeVar("_T")
+
+
+def refusal(errno: int, call: str) -> OSError:
+    """The kernel call *call* was refused, or might as well have been."""
+    return OSError(errno, os.strerror(errno), call)
+
+
+@contextlib.contextmanager
+def kernel_call(name: str) -> Iterator[None]:
+    """Whatever fails inside is reported as the kernel call *name*."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, name) from None
+
+
+def retry(function: Callable[..., _T], *arguments: Any) -> _T:
+    for _ in range(EINTR_TRIES):
+        with contextlib.suppress(InterruptedError):
+            return function(*arguments)
+    return function(*arguments)
+
+
+def open_device(path: str, flags: int = 0) -> int:
+    with kernel_call("open"):
+        return retry(os.open, path, os.O_RDWR | os.O_CLOEXEC | flags)
+
+
+def ioctl(fd: int, request: int, argument: bytearray | int, name: str) -> int:
+    """Errors name it *name*."""
+    try:
+        return retry(fcntl.ioctl, fd, request, argument)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, name) from None
+
+
+def ifreq(name: str, flags: int = 0) -> bytearray:
+    """A struct ifreq of the link *name*."""
+    return bytearray(uapi.IFREQ_FLAGS.pack(os.fsencode(name), flags & 0xFFFF))

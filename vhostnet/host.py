@@ -141,34 +141,54 @@ class How(NamedTuple):
     park: bool = False
 
 
-def make_nics(engine: Engine, specs: Sequence[InterfaceSpec], how: How) -> list[Nic]:
+def make_nics(
+    engine: Engine,
+    specs: Sequence[InterfaceSpec],
+    how: How,
+    names: Sequence[str] | None = None,
+    tries: int = NAME_TRIES,
+) -> list[Nic]:
     """One engine call; another only for generated names that turn out to be somebody's.
 
     Where *how* says keep there is a HostError in the place of each Nic that was refused.
     """
+    program, result = _run(engine, specs, names or _names(specs), how)
+    if not result.failures:
+        return [Nic(spec, engine, Run(program, result, row)) for row, spec in enumerate(specs)]
+    refused = _refused(engine, program, result)
+    snatched = [row for row, error in refused.items() if tries > 1 and _is_snatched(error, specs[row])]
+    if not how.keep and not snatched:
+        raise next(iter(refused.values()))
+    if not how.keep:
+        return make_nics(engine, specs, how, _free_names(engine, specs), tries - 1)
+    made: list[Any] = [
+        refused.get(row) or Nic(spec, engine, Run(program, result, row)) for row, spec in enumerate(specs)
+    ]
+    if snatched:
+        again = [specs[row] for row in snatched]
+        renamed = make_nics(engine, again, how, _free_names(engine, again), tries - 1)
+        for row, nic in zip(snatched, renamed, strict=True):
+            made[row] = nic
+    return made
+
+
+def _run(engine: Engine, specs: Sequence[InterfaceSpec], names: Sequence[str], how: How) -> tuple[Program, Result]:
     global _selftested
-    features = _features(engine, specs[0].tap_path)
-    how = how._replace(selftest=how.selftest and not _selftested)
-    names = _names(specs)
-    opened: list[Any] = [None] * len(specs)
-    pending = list(range(len(specs)))
-    for attempt in itertools.count(1):
-        asked = [specs[number] for number in pending]
-        program = plan(asked, names, features, marks=_marks(len(asked), how.park), **how._asdict())
-        result = engine.run(program)
-        refused = _refused(engine, program, result)
-        snatched = [row for row, error in refused.items() if _is_snatched(error, asked[row]) and attempt < NAME_TRIES]
-        if refused and not how.keep and not snatched:
-            raise next(iter(refused.values()))
-        for row, number in enumerate(pending if result.nics else ()):
-            opened[number] = refused.get(row) or Nic(asked[row], engine, Run(program, result, row))
-        if not snatched:
-            break
-        if how.keep:
-            pending = [pending[row] for row in snatched]
-        names = _free_names(engine, [specs[number] for number in pending])
-    _selftested = _selftested or (how.selftest and any(act.op == Op.SELFTEST for act in program.acts))
-    return opened
+    program = plan(
+        specs,
+        names,
+        _features(engine, specs[0].tap_path),
+        marks=_marks(len(specs), how.park),
+        vhost=how.vhost,
+        qdisc=how.qdisc,
+        selftest=how.selftest and not _selftested,
+        keep=how.keep,
+        park=how.park,
+    )
+    result = engine.run(program)
+    if how.selftest and not result.failures and any(act.op == Op.SELFTEST for act in program.acts):
+        _selftested = True
+    return program, result
 
 
 def _refused(engine: Engine, program: Program, result: Result) -> dict[int, HostError]:

@@ -44,7 +44,8 @@ class Case:
 
 
 CASES = (
-    *(Case(queues, 1, rounds=20, per_round=10) for queues in (1, 2, 4, 8, 16)),
+    *(Case(queues, 1, rounds=20, per_round=10) for queues in (1, 2, 4, 16)),
+    Case(8, 1, rounds=80, per_round=10),
     *(Case(queues, 16, rounds=10) for queues in (1, 2, 4, 16)),
     Case(8, 16, rounds=8, who=EVERYBODY),
     Case(8, 100, rounds=20),
@@ -57,7 +58,7 @@ CASES = (
     Case(8, 128, rounds=10, beside="process", quick=False),
     Case(8, 128, rounds=3, beside="thread", quick=False),  # the pure engine takes seconds
     Case(8, 128, rounds=4, who=CLOSERS, what="close"),
-    Case(8, 1, rounds=25, who=TAKERS, what="take", per_round=5),
+    Case(8, 1, rounds=60, who=TAKERS, what="take", per_round=5),
 )
 MEMORY_QUEUES = (1, 2, 4, 8, 16)
 MEMORY_BATCH = 128

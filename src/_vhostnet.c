@@ -139,6 +139,8 @@ static int nl_open(struct netlink *nl)
 	struct sockaddr_nl address = { .nl_family = AF_NETLINK };
 	socklen_t size = sizeof(address);
 
+	nl->first = nl->queued = nl->pending = 0;
+	nl->length = 0;
 	nl->fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
 	if (nl->fd < 0)
 		return -errno;
@@ -1288,16 +1290,16 @@ static int run_acts(struct run *run, const struct vn_program *program)
 
 int vn_run(struct vn_program *program)
 {
-	struct run run = {
-		.nics = program->nics,
-		.acts = program->acts,
-		.bridges = program->bridges,
-		.keep = program->keep != 0,
-	};
+	struct run run; /* its buffer is large, and needs no zeros */
 	int rc = check(program);
 
 	if (rc < 0)
 		return rc;
+	run.nics = program->nics;
+	run.acts = program->acts;
+	run.bridges = program->bridges;
+	run.keep = program->keep != 0;
+	run.first = run.next = 0;
 	clear_results(program);
 	rc = nl_open(&run.nl);
 	if (rc < 0) {
@@ -1394,7 +1396,7 @@ static void put_lookup(struct netlink *nl, const struct vn_link *link, uint32_t 
 
 int vn_describe(struct vn_link *links, uint32_t n_links)
 {
-	struct netlink nl = { 0 };
+	struct netlink nl;
 	uint32_t call;
 	int rc;
 

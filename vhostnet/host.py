@@ -297,18 +297,13 @@ def _free_names(engine: Engine, specs: Sequence[InterfaceSpec]) -> list[str]:
 
 
 def _marks(count: int, park: bool) -> list[str]:
-    """One a NIC, for its IFLA_IFALIAS, so that a NIC says whose it is: ``vhostnet:UUID:PID:STARTTIME[:parked]``."""
-    process = _process() + (PARKED if park else "")
-    return [f"vhostnet:{_uuid()}:{process}" for _ in range(count)]
+    """One a NIC, for its IFLA_IFALIAS, so that a NIC says whose it is: ``vhostnet:UUID:PID:STARTTIME[:parked]``.
 
-
-def _uuid() -> str:
-    """A UUID (RFC 9562, version 8: of our own making): 64 random bits of this process, and a counter.
-
-    Without a system call: each that gives up the GIL can wait 5 ms to get it back.
+    The UUID (RFC 9562, version 8: of our own making) is 64 random bits of this process, and a counter: no system
+    call, since each that gives up the GIL can wait 5 ms to get it back.
     """
-    random, number = _process_random(), next(_uuids)
-    return f"{random[:8]}-{random[8:12]}-8{random[12:15]}-a{number >> 48 & 0xFFF:03x}-{number & 0xFFFFFFFFFFFF:012x}"
+    head, tail = f"vhostnet:{_process_random()}", f":{_process()}{PARKED if park else ''}"
+    return [f"{head}{next(_uuids):012x}{tail}" for _ in range(count)]
 
 
 _uuids = itertools.count()
@@ -316,7 +311,9 @@ _uuids = itertools.count()
 
 @lru_cache(maxsize=1)
 def _process_random() -> str:
-    return os.urandom(8).hex()
+    """All of a UUID but its last twelve digits."""
+    digits = os.urandom(9).hex()
+    return f"{digits[:8]}-{digits[8:12]}-8{digits[12:15]}-a{digits[15:18]}-"
 
 
 @lru_cache(maxsize=1)

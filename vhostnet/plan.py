@@ -391,7 +391,7 @@ def _bridge_of(spec: InterfaceSpec) -> str:
 
 
 def _check_unique(what: str, values: Sequence[str]) -> None:
-    if len(set(values)) == len(values):
+    if len(values) == 1 or len(set(values)) == len(values):
         return
     seen: set[str] = set()
     for value in values:

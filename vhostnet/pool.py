@@ -126,8 +126,10 @@ class NicPool:
 
         Raises SpecError for a spec of another shape, PoolClosed, and what open_nic() raises.
         """
-        spec = replace(self.shape, mac=random_mac(), ifname=None) if spec is None else spec
-        self._check_shape(spec)
+        if spec is None:
+            spec = replace(self.shape, mac=random_mac(), ifname=None)
+        elif _shape(spec) != self._key or spec.model != self.shape.model:
+            self._check_shape(spec)
         while True:
             parked = self._pop()
             if parked is None:
@@ -195,14 +197,11 @@ class NicPool:
     # --- taking ---
 
     def _check_shape(self, spec: InterfaceSpec) -> None:
-        if _shape(spec) != self._key:
-            for name in _SHAPE:
-                if getattr(spec, name) != getattr(self.shape, name):
-                    ours = getattr(self.shape, name)
-                    raise SpecError(
-                        "is not this pool's", attribute=name, value=getattr(spec, name), expected=repr(ours)
-                    )
-        if spec.model != self.shape.model and _kind(spec) != _kind(self.shape):
+        for name in _SHAPE:
+            theirs, ours = getattr(spec, name), getattr(self.shape, name)
+            if theirs != ours:
+                raise SpecError("is not this pool's", attribute=name, value=theirs, expected=repr(ours))
+        if _kind(spec) != _kind(self.shape):
             raise SpecError(
                 "needs another TAP than this pool's", attribute="model", value=spec.model, expected=self.shape.model
             )

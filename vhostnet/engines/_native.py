@@ -61,6 +61,7 @@ def _check(rc: int, call: str) -> None:
 
 
 _NO_MAC = bytes(6)
+_EMPTY = ffi.new("char[]", b"")
 _FLAGS = {(False, False): 0, (True, False): lib.VN_OPTIONAL, (False, True): lib.VN_BARRIER}
 
 
@@ -68,7 +69,7 @@ class _Table:
     """A Program as the C core reads it, and all the memory it points into."""
 
     def __init__(self, program: Program) -> None:
-        self._strings: dict[str, Any] = {}
+        self._strings: dict[str, Any] = {"": _EMPTY}
         self._bridges: dict[tuple[str, int], int] = {}
         self._fds = ffi.new("int32_t[]", 2 * sum([row.queues for row in program.nics]))
         self.nics = ffi.new("struct vn_nic[]", self._rows(program.nics))

@@ -1203,6 +1203,35 @@ static int find_bridges(struct run *run, const struct vn_program *program)
 	return rc;
 }
 
+/*
+ * Every held NIC that is to be changed by its ifindex, before that is done: that it is ours, here. A caller may be in
+ * another network namespace by now, or somebody may have deleted or moved the TAP.
+ */
+static int claim_held(struct run *run, const struct vn_program *program)
+{
+	struct stat here = { 0 };
+	bool known = false;
+	int rc = 0;
+
+	for (uint32_t i = 0; i < program->n_acts && rc == 0; i++) {
+		struct vn_act *act = &run->acts[i];
+		struct doomed d = { .nic = &run->nics[act->nic], .call = VN_CALL_TUNGETDEVNETNS };
+
+		if (!d.nic->held || d.nic->failed || ACTS[act->op].batch != NL_BATCH)
+			continue;
+		act->error = known ? 0 : netns_of(run->nl.fd, SIOCGSKNS, &here);
+		known = act->error == 0;
+		if (known)
+			act->error = claim(&run->nl, &d, &here);
+		if (d.gone)
+			act->error = -EBADFD;
+		act->call = d.call;
+		if (act->error < 0)
+			rc = refuse(run, act);
+	}
+	return rc;
+}
+
 /* Delete what this run made of the NICs that failed: by the group, and by closing what the group could not have. */
 static void unmake(struct run *run, uint32_t n_nics)
 {
@@ -1278,6 +1307,8 @@ static int run_acts(struct run *run, const struct vn_program *program)
 
 	if (rc == 0)
 		rc = find_bridges(run, program);
+	if (rc == 0)
+		rc = claim_held(run, program);
 	for (uint32_t i = 0; i < program->n_acts && rc == 0; i++)
 		rc = step(run, i);
 	if (rc == 0)

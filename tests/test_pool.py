@@ -1,5 +1,6 @@
 """NicPool: NICs made ahead, taken by one exchange, and never used twice."""
 
+import functools
 import gc
 import os
 import select
@@ -145,6 +146,27 @@ def test_a_pool_in_another_namespace(engine, bridge, tmp_path):
     os.close(fd)
 
 
+def test_a_thread_elsewhere_gets_its_nic_where_the_pool_is(engine, bridge):
+    """No link of the thread's own namespace is touched: one there has the ifindex and the name of the parked NIC."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    with NicPool(wish(), size=1, low=0, engine=engine) as pool:
+        pool.fill()
+        parked = pool._parked[0].nic
+        vhostnet.netns.unshare_net()
+        bridges.make_bridge(BRIDGE)
+        ip(f"link add {parked.ifname} index {parked.ifindex} type bridge")
+        before = link(parked.ifname)
+        nics = [pool.take(), pool.take()]  # the second is made on the spot
+        assert link(parked.ifname) == before
+        assert pool.stats[2:4] == (2, 1)
+        for nic in nics:
+            there = vhostnet.netns.call_inside(home, functools.partial(link, nic.ifname))
+            assert (there["ifindex"], there["up"], there["master"]) == (nic.ifindex, True, BRIDGE)
+        vhostnet.close_nics(nics)
+    assert link_names() == sorted(["lo", BRIDGE, parked.ifname])
+    os.close(home)
+
+
 # --- another shape ---------------------------------------------------------------------------------------
 
 
@@ -248,7 +270,7 @@ def test_one_that_was_deleted_by_somebody_is_passed_over(pool):
     ip(f"link del {first}")
     with pool.take() as nic:
         assert nic.ifname != first
-    assert pool.stats.discarded == 1
+    assert (pool.stats.discarded, pool.stats.taken) == (1, 1)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ the one is done ahead and the other left out: a name that is wished for becomes 
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -97,6 +98,8 @@ class NicPool:
         self.low: Final = size // 2 if low is None else low
         self.max_age: Final = max_age
         self._engine = engines.select(engine)
+        # A path of its own namespace's would mean another one in every thread.
+        self._home = None if netns is not None else os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._netns = netns
         self._how = How(None, qdisc, park=True)
         self._key = _shape(self.shape)
@@ -139,6 +142,7 @@ class NicPool:
             except DeviceGone:
                 with self._lock:
                     self._discarded += 1
+                    self._taken -= 1
 
     def give_back(self, nic: Nic) -> None:
         """The VM is gone, and so is its NIC: it is deleted in the background and a new one made ahead instead.
@@ -174,6 +178,13 @@ class NicPool:
         close_nics([one.nic for one in parked])
         if threading.current_thread() is not self._refill:
             self._refill.join()
+        self._leave_home()
+
+    def _leave_home(self) -> None:
+        with self._lock:
+            home, self._home = self._home, None
+        if home is not None:
+            os.close(home)
 
     def __enter__(self) -> NicPool:
         return self
@@ -234,10 +245,9 @@ class NicPool:
             wish = generated_name(wish)
         nic, row = parked.nic, parked.row
         program = plan_take(row, spec, row.alias, wish=wish, rename=rename)
-        if self._netns is None:
-            result = self._engine.run(program)
-        else:
-            result = call_inside(self._netns, lambda: self._engine.run(program))
+        result = call_inside(self._netns, lambda: self._engine.run(program))
+        if self._home is not None and result.failures and result.failures[0].result.errno == errno.EXDEV:
+            result = call_inside(self._home, lambda: self._engine.run(program))  # the caller's thread is elsewhere
         if result.failures:
             close_nics([nic], wait=False)
             raise refusal(program, result.failures[0])
@@ -245,7 +255,14 @@ class NicPool:
 
     def _make_now(self, spec: InterfaceSpec) -> Nic:
         how = self._how._replace(park=False)
-        return call_inside(self._netns, lambda: make_nics(self._engine, [spec], how))[0]
+        return call_inside(self._away(), lambda: make_nics(self._engine, [spec], how))[0]
+
+    def _away(self) -> NetNs | None:
+        """The pool's network namespace where this thread is in another; None where it is there."""
+        if self._home is None:
+            return self._netns
+        here, home = os.stat("/proc/thread-self/ns/net"), os.stat(self._home)
+        return None if os.path.samestat(here, home) else self._home
 
     # --- making ahead ---
 
@@ -257,7 +274,7 @@ class NicPool:
             if missing <= 0:
                 return False
             specs = [replace(self.shape, mac=random_mac()) for _ in range(min(missing, BATCH))]
-            made = call_inside(self._netns, lambda: make_nics(self._engine, specs, self._how))
+            made = call_inside(self._away(), lambda: make_nics(self._engine, specs, self._how))
             with self._lock:
                 self._error = None
                 if not self._closed:
@@ -326,6 +343,7 @@ def _after_fork_in_child() -> None:
     for pool in list(_pools):
         pool._reset()
         pool._closed = True
+        pool._leave_home()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -17,8 +17,8 @@ from vhostnet.engines._acts import ACTS, Nic, Running
 from vhostnet.engines._calls import ioctl, open_device, refusal
 from vhostnet.engines._links import Bridge, describe
 from vhostnet.engines._protocol import ActResult, NicResult, Result, failures_of
-from vhostnet.engines._removal import DELETE_BATCH, Doomed, close_fds, delete_links
-from vhostnet.engines._rtnetlink import Netlink, error_of
+from vhostnet.engines._removal import DELETE_BATCH, Doomed, claim, close_fds, delete_links, netns_of
+from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, error_of
 from vhostnet.files import fits
 from vhostnet.plan import Fds, Link, Op, Program, fds_needed
 
@@ -43,7 +43,8 @@ class _Run:
                 nic.failed = True
             return
         try:
-            done = self._check_files() and self._find_bridges() and all(map(self._step, self.acts)) and self._flush()
+            ready = self._check_files() and self._find_bridges() and self._claim_held()
+            done = ready and all(map(self._step, self.acts)) and self._flush()
             self._unmake(every=not done)
         except BaseException:
             self._unmake(every=True)
@@ -84,6 +85,25 @@ class _Run:
             except OSError as error:
                 blamed = (a for a in self.acts if (a.act.op, a.act.nic) == (Op.LINK, number))
                 if not self._refuse(next(blamed, self.acts[0]), error):
+                    return False
+        return True
+
+    def _claim_held(self) -> bool:
+        """Every held NIC that is to be changed by its ifindex, before that is done: that it is ours, here.
+
+        A caller may be in another network namespace by now, or somebody may have deleted or moved the TAP.
+        """
+        here: tuple[int, int] | None = None
+        for running in self.acts:
+            nic = self.nics[running.act.nic]
+            if not nic.row.held or nic.failed or ACTS[running.act.op][1] != NL_BATCH:
+                continue
+            try:
+                here = here or netns_of(self.netlink.fileno(), uapi.SIOCGSKNS)
+                if not claim(self.netlink, nic.doomed(), here):
+                    raise refusal(errno.EBADFD, "TUNGETIFF")
+            except OSError as error:
+                if not self._refuse(running, error):
                     return False
         return True
 

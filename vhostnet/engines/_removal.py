@@ -88,19 +88,19 @@ def _claim_all(netlink: Netlink, doomed: Sequence[Doomed], held: bool) -> None:
     here: tuple[int, int] | OSError | None = None
     if held:
         try:
-            here = _netns_of(netlink.fileno(), uapi.SIOCGSKNS)
+            here = netns_of(netlink.fileno(), uapi.SIOCGSKNS)
         except OSError as error:
             here = error
     for d in doomed:
         try:
             if isinstance(here, OSError):
                 raise here
-            d.gone = not d.tap or not _claim(netlink, d, here)
+            d.gone = not d.tap or not claim(netlink, d, here)
         except OSError as error:
             d.refuse(error)
 
 
-def _claim(netlink: Netlink, d: Doomed, here: tuple[int, int] | None) -> bool:
+def claim(netlink: Netlink, d: Doomed, here: tuple[int, int] | None) -> bool:
     """Proof that the ifindex is our TAP's, in this namespace, by what holds it; False when it has no link any more."""
     request = bytearray(uapi.IFREQ_INDEX.size)
     try:
@@ -109,7 +109,7 @@ def _claim(netlink: Netlink, d: Doomed, here: tuple[int, int] | None) -> bool:
         if error.errno == errno.EBADFD:
             return False
         raise
-    if here and _netns_of(d.tap[0], uapi.TUNGETDEVNETNS) != here:
+    if here and netns_of(d.tap[0], uapi.TUNGETDEVNETNS) != here:
         raise refusal(errno.EXDEV, "TUNGETDEVNETNS")
     ioctl(netlink.fileno(), uapi.SIOCGIFINDEX, request, "SIOCGIFINDEX")
     index = uapi.IFREQ_INDEX.unpack(request)[1]
@@ -119,7 +119,8 @@ def _claim(netlink: Netlink, d: Doomed, here: tuple[int, int] | None) -> bool:
     return True
 
 
-def _netns_of(fd: int, request: int) -> tuple[int, int]:
+def netns_of(fd: int, request: int) -> tuple[int, int]:
+    """The network namespace of a socket (SIOCGSKNS) or a TAP (TUNGETDEVNETNS), to compare with another."""
     netns = ioctl(fd, request, 0, "TUNGETDEVNETNS")
     try:
         status = os.fstat(netns)

@@ -57,7 +57,7 @@ CASES = (
     Case(8, 1, rounds=8, beside="thread", per_round=10),
     Case(8, 128, rounds=10, beside="process", quick=False),
     Case(8, 128, rounds=3, beside="thread", quick=False),  # the pure engine takes seconds
-    Case(8, 128, rounds=4, who=CLOSERS, what="close"),
+    Case(8, 128, rounds=10, who=CLOSERS, what="close"),
     Case(8, 1, rounds=60, who=TAKERS, what="take", per_round=5),
 )
 MEMORY_QUEUES = (1, 2, 4, 8, 16)

@@ -133,7 +133,6 @@ class Asked(NamedTuple):
 
 
 _numbers = itertools.count()
-MARK = b"vhostnet:00000000-0000-4000-a000-000000000000:1000:100000"
 
 
 def open_taps(asked: Asked, *, probe: bool = False) -> list[int]:
@@ -314,14 +313,14 @@ class Taker:
         if self.floor:
             parked = self._pool._pop()
             assert parked
-            return parked.nic, next(_numbers), MARK
+            return parked.nic, next(_numbers)
         return spec
 
     def act(self, asked: Any) -> Any:
         """One exchange."""
         if self.floor:
-            nic, number, mark = asked
-            if self.floor.lib.floor_take(nic.ifindex, number, mark) != 0:
+            nic, number = asked
+            if self.floor.lib.floor_take(nic.ifindex, number) != 0:
                 raise RuntimeError("the floor failed")
             return nic
         assert self._pool

@@ -24,6 +24,7 @@
 
 #define BATCH 64
 #define SIZE 192 /* of a message, at the most */
+#define MARK "vhostnet:00000000-0000-4000-a000-000000000000:1000:100000"
 
 struct queue {
 	size_t length;
@@ -80,7 +81,7 @@ static int end(int s, struct queue *q, const struct nlmsghdr *m)
 
 static int make_tap(const char *name, int queues, int *fds, int s)
 {
-	struct ifreq request;
+	struct ifreq request, read_back;
 
 	for (int i = 0; i < queues; i++) {
 		memset(&request, 0, sizeof(request));
@@ -91,7 +92,7 @@ static int make_tap(const char *name, int queues, int *fds, int s)
 		if (fds[i] < 0 || ioctl(fds[i], TUNSETIFF, &request) < 0)
 			return -1;
 	}
-	if (ioctl(s, SIOCGIFINDEX, &request) < 0)
+	if (ioctl(s, SIOCGIFINDEX, &request) < 0 || ioctl(fds[0], TUNGETIFF, &read_back) < 0)
 		return -1;
 	return request.ifr_ifindex;
 }
@@ -120,6 +121,7 @@ static int put_link(int s, struct queue *q, int index, uint32_t number, uint32_t
 	memcpy(mac + 3, &number, 3);
 	add(m, IFLA_ADDRESS, mac, 6);
 	add(m, IFLA_MTU, &mtu, 4);
+	add(m, IFLA_IFALIAS, MARK, strlen(MARK));
 	if (master)
 		add(m, IFLA_MASTER, &master, 4);
 	add(m, IFLA_AF_SPEC, &family, sizeof(family));
@@ -185,7 +187,7 @@ __attribute__((visibility("default"))) int floor_delete(int count, const int *in
 }
 
 /* Take a NIC that is parked on its bridge: MAC, mark and UP, in one exchange. 0 or -1. */
-__attribute__((visibility("default"))) int floor_take(int index, uint32_t number, const char *mark)
+__attribute__((visibility("default"))) int floor_take(int index, uint32_t number)
 {
 	int s = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE), failed = 0;
 	struct ifinfomsg body = { .ifi_index = index, .ifi_flags = IFF_UP, .ifi_change = IFF_UP };
@@ -195,7 +197,7 @@ __attribute__((visibility("default"))) int floor_take(int index, uint32_t number
 
 	memcpy(mac + 3, &number, 3);
 	add(m, IFLA_ADDRESS, mac, 6);
-	add(m, IFLA_IFALIAS, mark, strlen(mark));
+	add(m, IFLA_IFALIAS, MARK, strlen(MARK));
 	failed |= end(s, &q, m) | done(s, &q);
 	close(s);
 	return failed ? -1 : 0;

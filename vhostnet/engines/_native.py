@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from vhostnet._vhostnet import ffi, lib
@@ -61,7 +62,6 @@ def _check(rc: int, call: str) -> None:
 
 
 _NO_MAC = bytes(6)
-_EMPTY = ffi.new("char[]", b"")
 _FLAGS = {(False, False): 0, (True, False): lib.VN_OPTIONAL, (False, True): lib.VN_BARRIER}
 
 
@@ -69,8 +69,8 @@ class _Table:
     """A Program as the C core reads it, and all the memory it points into."""
 
     def __init__(self, program: Program) -> None:
-        self._strings: dict[str, Any] = {"": _EMPTY}
         self._bridges: dict[tuple[str, int], int] = {}
+        self._kept: list[Any] = []
         self._fds = ffi.new("int32_t[]", 2 * sum([row.queues for row in program.nics]))
         self.nics = ffi.new("struct vn_nic[]", self._rows(program.nics))
         acts = [(op, nic, _FLAGS[optional, barrier]) for op, nic, optional, barrier in program.acts]
@@ -87,7 +87,8 @@ class _Table:
             name, queues, flags, tap_path, vhost_path, bridge, master, mtu, mac, no_ipv6, alias, wish = row[:12]
             ifindex, held, up = row[12:]
             vhosts = taps + queues
-            paths = self._string(tap_path), self._string(vhost_path)
+            paths = _string(tap_path), _string(vhost_path)
+            self._kept.append(paths)
             joined = self._bridges.setdefault((bridge, master), len(self._bridges)) if bridge else -1
             asked = queues, flags, joined, mtu, mac or _NO_MAC, bool(mac), no_ipv6, up, wish.encode(), alias.encode()
             fds: tuple[Any, ...] = 0, taps, vhosts
@@ -99,11 +100,10 @@ class _Table:
             taps = vhosts + queues
         return table
 
-    def _string(self, text: str) -> Any:
-        found = self._strings.get(text)
-        if found is None:
-            found = self._strings[text] = ffi.new("char[]", os.fsencode(text))
-        return found
+
+@lru_cache(maxsize=64)  # NICs have the same few paths
+def _string(text: str) -> Any:
+    return ffi.new("char[]", os.fsencode(text))
 
 
 class _ActResults(Sequence[ActResult]):
@@ -124,8 +124,9 @@ class _ActResults(Sequence[ActResult]):
 
 
 def _nic_result(nic: Any) -> NicResult:
-    taps, vhosts = ffi.unpack(nic.tap_fds, nic.n_tap), ffi.unpack(nic.vhost_fds, nic.n_vhost)
-    return NicResult(nic.ifindex, nic.mtu, Fds(tuple(taps), tuple(vhosts)))
+    taps, vhosts = nic.n_tap, nic.n_vhost
+    fds = Fds(tuple(ffi.unpack(nic.tap_fds, taps)), tuple(ffi.unpack(nic.vhost_fds, vhosts)) if vhosts else ())
+    return NicResult(nic.ifindex, nic.mtu, fds)
 
 
 def _close_made(nics: Any) -> None:

@@ -1136,8 +1136,10 @@ static int check(const struct vn_program *program)
 	return 0;
 }
 
-static void clear_results(const struct vn_program *program)
+static void clear_results(struct vn_program *program)
 {
+	program->undo_error = 0;
+	program->undo_call = VN_CALL_NONE;
 	for (uint32_t i = 0; i < program->n_nics; i++) {
 		struct vn_nic *nic = &program->nics[i];
 
@@ -1233,21 +1235,26 @@ static int claim_held(struct run *run, const struct vn_program *program)
 }
 
 /* Delete what this run made of the NICs that failed: by the group, and by closing what the group could not have. */
-static void unmake(struct run *run, uint32_t n_nics)
+static void unmake(struct run *run, struct vn_program *program)
 {
 	struct doomed doomed[DELETE_BATCH];
 	uint32_t n = 0;
 
-	for (uint32_t i = 0; i < n_nics; i++) {
+	for (uint32_t i = 0; i < program->n_nics; i++) {
 		struct vn_nic *nic = &run->nics[i];
 
 		if (nic->failed && !nic->held && nic->n_tap + nic->n_vhost > 0)
 			doomed[n++] = (struct doomed){ .nic = nic };
-		if (n == 0 || (n < DELETE_BATCH && i + 1 < n_nics))
+		if (n == 0 || (n < DELETE_BATCH && i + 1 < program->n_nics))
 			continue;
 		delete_links(&run->nl, doomed, n, false);
-		for (uint32_t d = 0; d < n; d++)
-			doomed[d].error = 0;
+		for (uint32_t d = 0; d < n; d++) {
+			if (program->undo_error == 0 && doomed[d].error < 0) {
+				program->undo_error = doomed[d].error;
+				program->undo_call = doomed[d].call;
+			}
+			doomed[d].error = 0; /* so that it is closed */
+		}
 		close_fds(doomed, n);
 		n = 0;
 	}
@@ -1301,7 +1308,7 @@ static int check_files(struct run *run, const struct vn_program *program)
 	return -EMFILE;
 }
 
-static int run_acts(struct run *run, const struct vn_program *program)
+static int run_acts(struct run *run, struct vn_program *program)
 {
 	int rc = check_files(run, program);
 
@@ -1315,7 +1322,7 @@ static int run_acts(struct run *run, const struct vn_program *program)
 		rc = flush(run);
 	for (uint32_t i = 0; i < program->n_nics && rc < 0; i++)
 		run->nics[i].failed = 1; /* all or none */
-	unmake(run, program->n_nics);
+	unmake(run, program);
 	return rc;
 }
 
@@ -1362,15 +1369,39 @@ int vn_close(struct vn_nic *nics, uint32_t n_nics)
 
 /* ---- questions ------------------------------------------------------------------------------------------ */
 
-static void read_kind(struct vn_link *link, const struct rtattr *info)
+/* Each attribute of a TUN or TAP device is one octet. */
+static void read_tun(struct vn_link *link, const struct rtattr *info)
 {
 	const char *data = RTA_DATA(info);
 	size_t left = RTA_PAYLOAD(info);
 	const struct rtattr *a;
 
-	while ((a = next_attr(&data, &left)))
+	while ((a = next_attr(&data, &left))) {
+		uint8_t value = RTA_PAYLOAD(a) == 1 ? *(const uint8_t *)RTA_DATA(a) : 0;
+
+		if (a->rta_type == IFLA_TUN_TYPE)
+			link->tun_flags |= value;
+		if (a->rta_type == IFLA_TUN_PI && !value)
+			link->tun_flags |= IFF_NO_PI;
+		if (a->rta_type == IFLA_TUN_VNET_HDR && value)
+			link->tun_flags |= IFF_VNET_HDR;
+		if (a->rta_type == IFLA_TUN_MULTI_QUEUE && value)
+			link->tun_flags |= IFF_MULTI_QUEUE;
+	}
+}
+
+static void read_info(struct vn_link *link, const struct rtattr *info)
+{
+	const char *data = RTA_DATA(info);
+	size_t left = RTA_PAYLOAD(info);
+	const struct rtattr *a;
+
+	while ((a = next_attr(&data, &left))) {
 		if (a->rta_type == IFLA_INFO_KIND && RTA_PAYLOAD(a) < sizeof(link->kind))
 			memcpy(link->kind, RTA_DATA(a), RTA_PAYLOAD(a));
+		if (a->rta_type == IFLA_INFO_DATA && strcmp(link->kind, "tun") == 0) /* the kind comes first */
+			read_tun(link, a);
+	}
 }
 
 static void read_attribute(struct vn_link *link, const struct rtattr *attribute)
@@ -1384,7 +1415,7 @@ static void read_attribute(struct vn_link *link, const struct rtattr *attribute)
 		link->mac_len = (uint32_t)size;
 	}
 	if (attribute->rta_type == IFLA_LINKINFO)
-		read_kind(link, attribute);
+		read_info(link, attribute);
 }
 
 static int read_link(struct vn_link *link, const struct nlmsghdr *message)

@@ -115,6 +115,9 @@ struct vn_program {
 	uint32_t n_acts;
 	uint32_t n_bridges;
 	uint32_t keep; /* go on with the other NICs when one is refused */
+	/* out: what was refused while NICs that failed were deleted; those were closed instead */
+	int32_t undo_error; /* 0, or the first -errno */
+	uint32_t undo_call;
 };
 
 /* One link to look up by name. */
@@ -126,6 +129,7 @@ struct vn_link {
 	uint8_t mac[32];
 	char kind[16];  /* "" for a link of no rtnetlink kind */
 	uint32_t ports; /* of a bridge: how many it has */
+	uint32_t tun_flags; /* of a TUN or TAP device: the ifr_flags it was made with */
 };
 
 /*

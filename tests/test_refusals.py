@@ -7,6 +7,7 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 from conftest import BRIDGE, state
@@ -64,15 +65,54 @@ def test_a_name_that_is_somebodys_altname(engine, bridge):
     assert refused(vhostnet.NameBusy, spec(ifname="mine"), engine=engine).ifname == "mine"
 
 
-def test_a_tap_of_other_flags(engine, bridge):
-    ip("tuntap add mine mode tap")
-    error = refused((vhostnet.FlagMismatch, vhostnet.NameBusy), spec(ifname="mine"), engine=engine)
-    assert error.call == "TUNSETIFF"
+def test_who_holds_it_is_named(engine, bridge):
+    with vhostnet.open_nic(spec(ifname="mine"), engine=engine) as nic:
+        holder = subprocess.Popen(["sleep", "60"], pass_fds=nic.fds)
+        error = refused(vhostnet.NameBusy, spec(ifname="mine"), engine=engine)
+        assert {held.pid for held in error.holders} == {os.getpid(), holder.pid}
+        assert f"'sleep' (pid {holder.pid})" in str(error)
+        holder.kill()
+        holder.wait()
+
+
+def test_a_holder_of_that_name_in_another_namespace_is_none(engine, bridge):
+    ip("tuntap add dev mine mode tap vnet_hdr multi_queue")
+    thread = threading.Thread(target=hold_elsewhere, args=("mine", held := []))
+    thread.start()
+    thread.join()
+    error = refused(vhostnet.NameBusy, spec(ifname="mine"), engine=engine)
+    assert (type(error), error.holders) == (vhostnet.NameBusy, ())
+    held[0].close()
+
+
+def hold_elsewhere(ifname, held):
+    vhostnet.netns.unshare_net()
+    held.append(vhostnet.open_nic(InterfaceSpec(type="ethernet", ifname=ifname, queues=2, vhost="off")))
+
+
+@pytest.mark.parametrize(
+    ("made", "found"),
+    [
+        ("mode tap", ("tap", "no_pi")),
+        ("mode tun pi", ("tun",)),
+        ("mode tap vnet_hdr", ("tap", "no_pi", "vnet_hdr")),
+        ("mode tap multi_queue", ("tap", "no_pi", "multi_queue")),
+    ],
+)
+def test_a_tap_of_other_flags(engine, bridge, made, found):
+    ip(f"tuntap add dev mine {made}")
+    error = refused(vhostnet.FlagMismatch, spec(ifname="mine"), engine=engine)
+    assert (error.errno, error.act, error.call, error.queue) == (errno.EBUSY, "TAP_OPEN", "TUNSETIFF", 0)
+    assert error.asked == ("tap", "no_pi", "vnet_hdr", "multi_queue")
+    assert error.found == found
+    assert f"a {' '.join(found)} device" in str(error)
 
 
 def test_a_name_of_something_else(engine, bridge):
-    error = refused((vhostnet.FlagMismatch, vhostnet.NameBusy), spec(ifname="lo"), engine=engine)
-    assert error.ifname == "lo"
+    error = refused(vhostnet.NameBusy, spec(ifname=BRIDGE), engine=engine)
+    assert (type(error), error.ifname, error.holders) == (vhostnet.NameBusy, BRIDGE, ())
+    assert "a link of kind 'bridge'" in str(error)
+    assert "kind 'hardware'" in str(refused(vhostnet.NameBusy, spec(ifname="lo"), engine=engine))
 
 
 def test_one_bad_nic_leaves_none_of_the_batch(engine, bridge):
@@ -175,6 +215,7 @@ def test_out_of_fds_names_the_limit(engine, bridge):
     error = limited(4, work)
     assert (error.errno, error.act, error.queue) == (errno.EMFILE, "TAP_OPEN", None)
     assert "8 fds are needed, and " in str(error)
+    assert (error.needed, error.allowed) == (8, 4)
     assert "ulimit -n" in error.remedy
     assert state() == before
 

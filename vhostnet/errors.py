@@ -7,9 +7,11 @@ VhostnetError
 +-- EngineUnavailable (ImportError)
 +-- HostError (OSError)           what the host refused: errno, act, call, ifname, queue, remedy
     +-- NotPermitted (PermissionError)
-    +-- NameBusy        +-- FlagMismatch   +-- QueueLimit   +-- DeviceGone
+    +-- NameBusy                           holders
+    |   +-- FlagMismatch                   asked, found
+    +-- ResourceExhausted                  needed, allowed
     +-- NoSuchBridge    +-- NotABridge     +-- BridgeFull
-    +-- VhostUnavailable                   +-- ResourceExhausted
+    +-- QueueLimit      +-- DeviceGone     +-- VhostUnavailable
     +-- Unsupported
 """
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import errno as _errno
 import os
+from typing import NamedTuple
 
 
 class VhostnetError(Exception):
@@ -87,8 +90,11 @@ class HostError(VhostnetError, OSError):
 
     ``errno`` is the kernel's; ``act`` the step of the Program (``"TAP_OPEN"``), ``call`` the kernel
     call inside it (``"TUNSETIFF"``), ``ifname`` the NIC, ``queue`` its queue (None where the act is
-    not about one queue), ``remedy`` what to do about it.
+    not about one queue), ``remedy`` what to do about it. ``undoing`` is what was refused while the rest was
+    being undone, None as a rule; what could not be deleted then was closed.
     """
+
+    undoing: HostError | None = None
 
     def __init__(
         self,
@@ -115,19 +121,35 @@ class HostError(VhostnetError, OSError):
         what = f"{where}{nic}{queue}".strip()
         name = _errno.errorcode.get(self.errno or 0, str(self.errno))
         remedy = f"; {self.remedy}" if self.remedy else ""
-        return f"{what}{': ' if what else ''}{self.strerror} ({name}){remedy}"
+        undoing = f"; while undoing it: {self.undoing}" if self.undoing else ""
+        return f"{what}{': ' if what else ''}{self.strerror} ({name}){remedy}{undoing}"
 
 
 class NotPermitted(HostError, PermissionError):
     """A capability or the access to a device node is missing."""
 
 
+class Holder(NamedTuple):
+    """A process that has a TAP open."""
+
+    pid: int
+    command: str
+
+
 class NameBusy(HostError):
-    """The interface name is taken, by a link or by the alternative name of one."""
+    """The interface name is taken, by a link or by the alternative name of one.
+
+    ``holders`` are the processes that have it open, as far as /proc tells.
+    """
+
+    holders: tuple[Holder, ...] = ()
 
 
-class FlagMismatch(HostError):
-    """A device of that name exists with other TUN flags."""
+class FlagMismatch(NameBusy):
+    """A TUN or TAP device of that name exists, with other flags: ``found``, where ``asked`` was asked for."""
+
+    asked: tuple[str, ...] = ()
+    found: tuple[str, ...] = ()
 
 
 class NoSuchBridge(HostError):
@@ -147,7 +169,13 @@ class QueueLimit(HostError):
 
 
 class ResourceExhausted(HostError):
-    """File descriptors or memory ran out."""
+    """File descriptors or memory ran out.
+
+    ``needed`` and ``allowed`` count fds, or bytes where it was memory; None where nobody tells.
+    """
+
+    needed: int | None = None
+    allowed: int | None = None
 
 
 class DeviceGone(HostError):
@@ -180,10 +208,7 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
         NameBusy,
         "the name is in use: choose another <target dev=>, or leave it out and one is generated",
     ),
-    ("TAP_OPEN", _errno.EINVAL): (
-        FlagMismatch,
-        "a link of that name exists that is no TAP, or one made with other flags: choose another name",
-    ),
+    ("TAP_OPEN", _errno.EINVAL): (HostError, "the kernel refuses this name, or these flags: see vhostnet doctor"),
     ("TAP_OPEN", _errno.E2BIG): (QueueLimit, "the kernel gives a TAP at most 256 queues"),
     ("TAP_OPEN", _errno.ENOENT): (Unsupported, "no such device node: load the driver (modprobe tun)"),
     ("TAP_OPEN", _errno.ENODEV): (Unsupported, "the driver is not there: load it (modprobe tun)"),

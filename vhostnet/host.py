@@ -5,20 +5,21 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, cast, overload
 
 from vhostnet import engines
-from vhostnet.cost import Limits, cost
+from vhostnet.cost import Limits
 from vhostnet.engines import Engine, Result
-from vhostnet.errors import BridgeFull, HostError, NameBusy, SpecError, host_error
+from vhostnet.errors import HostError, NameBusy, SpecError, host_error
 from vhostnet.files import allowed_files, open_files
+from vhostnet.holders import started
 from vhostnet.netns import NetNs, call_inside
-from vhostnet.nic import Nic, Run, refusal
-from vhostnet.plan import MAX_PORTS, QDISCS, Features, Link, Op, Program, Qdisc, fds_needed, plan, resolve
+from vhostnet.nic import Nic, Run
+from vhostnet.plan import MAX_PORTS, QDISCS, Features, Op, Program, Qdisc, plan, resolve
+from vhostnet.reasons import describe, explained, free_memory, refusals
 from vhostnet.spec import DEFAULT_TAP, VHOST_POLICIES, InterfaceSpec, VhostPolicy
 
 PARKED: Final = ":parked"  # at the end of the mark of a NIC that waits in a pool
@@ -117,11 +118,10 @@ def plan_nics(
 def limits(program: Program, *, engine: str = "auto", netns: NetNs | None = None) -> Limits:
     """What this host has left of what *program* takes (``cost()``)."""
     names = list(dict.fromkeys(nic.bridge for nic in program.nics if nic.bridge))
-    links = call_inside(netns, lambda: _describe(engines.select(engine), names))
-    available = re.search(r"^MemAvailable:\s*(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
+    links = call_inside(netns, lambda: describe(engines.select(engine), names))
     ports = {name: MAX_PORTS - links[name].ports for name in names if name in links}
     allowed = allowed_files()
-    return Limits(allowed - open_files(allowed), int(available[1]) * 1024 if available else 0, ports)
+    return Limits(allowed - open_files(allowed), free_memory() or 0, ports)
 
 
 def _check(vhost: object, qdisc: object) -> None:
@@ -155,20 +155,23 @@ def make_nics(
     program, result = _run(engine, specs, names or _names(specs), how)
     if not result.failures:
         return [Nic(spec, engine, Run(program, result, row)) for row, spec in enumerate(specs)]
-    refused = _refused(engine, program, result)
+    refused = refusals(program, result)
     snatched = [row for row, error in refused.items() if tries > 1 and _is_snatched(error, specs[row])]
-    if not how.keep and not snatched:
-        raise next(iter(refused.values()))
-    if not how.keep:
+    if not how.keep and snatched:
         return make_nics(engine, specs, how, _free_names(engine, specs), tries - 1)
+    if not how.keep:
+        raise explained(engine, program, next(iter(refused.values())))
     made: list[Any] = [
-        refused.get(row) or Nic(spec, engine, Run(program, result, row)) for row, spec in enumerate(specs)
+        explained(engine, program, refused[row]) if row in refused else Nic(spec, engine, Run(program, result, row))
+        for row, spec in enumerate(specs)
+        if row not in snatched
     ]
     if snatched:
         again = [specs[row] for row in snatched]
-        renamed = make_nics(engine, again, how, _free_names(engine, again), tries - 1)
-        for row, nic in zip(snatched, renamed, strict=True):
-            made[row] = nic
+        for row, nic in zip(
+            snatched, make_nics(engine, again, how, _free_names(engine, again), tries - 1), strict=True
+        ):
+            made.insert(row, nic)
     return made
 
 
@@ -191,32 +194,6 @@ def _run(engine: Engine, specs: Sequence[InterfaceSpec], names: Sequence[str], h
     return program, result
 
 
-def _refused(engine: Engine, program: Program, result: Result) -> dict[int, HostError]:
-    """Row -> why it was refused. In a run that did not get as far as its acts, every row for the same reason."""
-    if not result.failures:
-        return {}
-    first = result.failures[0]
-    failures = dict.fromkeys((row for row, nic in enumerate(result.nics) if nic is None), first)
-    failures.update((program.acts[failure.act].nic, failure) for failure in result.failures)
-    return {row: _with_numbers(engine, program, refusal(program, failure)) for row, failure in failures.items()}
-
-
-def _with_numbers(engine: Engine, program: Program, error: HostError) -> HostError:
-    """What there is not enough of: how much there is, and how much was asked for."""
-    if isinstance(error, BridgeFull):
-        name = next(nic.bridge for nic in program.nics if nic.ifname == error.ifname)
-        ports = {link.name: link.ports for link in _describe(engine, [name]).values()}.get(name, MAX_PORTS)
-        joining = cost(program).ports[name]
-        error.strerror = f"bridge {name!r} has {ports} of {MAX_PORTS} ports in use, and {joining} NICs are to join it"
-    elif error.call == "RLIMIT_NOFILE":
-        allowed, needed = allowed_files(), fds_needed(program)
-        error.ifname = None  # it is about all of them
-        error.strerror = (
-            f"{needed} fds are needed, and {open_files(allowed)} of the {allowed} that are allowed are open"
-        )
-    return error
-
-
 def _is_snatched(error: HostError, spec: InterfaceSpec) -> bool:
     return isinstance(error, NameBusy) and is_template(spec.ifname)
 
@@ -228,20 +205,12 @@ def _plan(engine: Engine, specs: Sequence[InterfaceSpec], vhost: VhostPolicy | N
     features = _features(engine, specs[0].tap_path if specs else DEFAULT_TAP)
     program = plan(specs, _free_names(engine, specs), features, vhost=vhost, qdisc=qdisc)
     wanted = list(dict.fromkeys(nic.bridge for nic in program.nics if nic.bridge))
-    links = _describe(engine, wanted)
+    links = describe(engine, wanted)
     for name in wanted:
         if name not in links or links[name].kind != "bridge":
             code = errno.EOPNOTSUPP if name in links else errno.ENODEV
             raise host_error(code, act="LINK", call="RTM_GETLINK", ifname=None, queue=None, subject=name)
     return resolve(program, links)
-
-
-def _describe(engine: Engine, names: Sequence[str]) -> dict[str, Link]:
-    try:
-        return engine.describe(names) if names else {}
-    except OSError as error:
-        call = str(error.filename or "")
-        raise host_error(error.errno or 0, act="DESCRIBE", call=call, ifname=None, queue=None) from None
 
 
 @lru_cache(maxsize=8)
@@ -286,7 +255,7 @@ def _free_names(engine: Engine, specs: Sequence[InterfaceSpec]) -> list[str]:
     free = _names(specs)
     unsure = [number for number, spec in enumerate(specs) if is_template(spec.ifname)]
     while unsure:
-        links = _describe(engine, [free[number] for number in unsure])
+        links = describe(engine, [free[number] for number in unsure])
         unsure = [number for number in unsure if free[number] in links]
         for number in unsure:
             free[number] = generated_name(specs[number].ifname)
@@ -318,17 +287,8 @@ def _process_random() -> str:
 
 @lru_cache(maxsize=1)
 def _process() -> str:
-    """This process: its pid, and when it started, in clock ticks since boot (proc(5), stat, field 22)."""
-    try:
-        fields = _read("/proc/self/stat").rpartition(")")[2].split()
-    except OSError:
-        return f"{os.getpid()}:0"
-    return f"{os.getpid()}:{fields[19]}"
-
-
-def _read(path: str) -> str:
-    with open(path) as file:
-        return file.read()
+    """This process: its pid, and when it started."""
+    return f"{os.getpid()}:{started(os.getpid()) or 0}"
 
 
 os.register_at_fork(after_in_child=_process.cache_clear)

@@ -25,8 +25,9 @@ from vhostnet.errors import DeviceGone, PoolClosed, SpecError, VhostnetError
 from vhostnet.host import PARKED, How, generated_name, is_template, make_nics
 from vhostnet.mac import random_mac
 from vhostnet.netns import NetNs, call_inside
-from vhostnet.nic import Nic, Run, refusal
+from vhostnet.nic import Nic, Run
 from vhostnet.plan import NicRow, Qdisc, plan_take
+from vhostnet.reasons import refusal
 from vhostnet.spec import VNET_HDR_MODELS, InterfaceSpec
 
 BATCH: Final = 64  # NICs the refill makes in one engine call

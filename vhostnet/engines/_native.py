@@ -32,9 +32,11 @@ class NativeEngine:
         failures = failures_of(program, results)
         if rc and not failures:
             raise ValueError(f"the C core refuses the Program ({os.strerror(-rc)})")
+        undo = _undo(table.program)
         if not program.keep:
-            return Result((), results, failures[:1])
-        return Result(tuple([None if nic.failed else _nic_result(nic) for nic in table.nics]), results, failures)
+            return Result((), results, failures[:1], undo)
+        nics = tuple([None if nic.failed else _nic_result(nic) for nic in table.nics])
+        return Result(nics, results, failures, undo)
 
     def close(self, held: Sequence[Fds]) -> None:
         every = ffi.new("int32_t[]", [fd for fds in held for fd in (*fds.tap, *fds.vhost)])
@@ -129,6 +131,10 @@ def _nic_result(nic: Any) -> NicResult:
     return NicResult(nic.ifindex, nic.mtu, fds)
 
 
+def _undo(program: Any) -> ActResult | None:
+    return ActResult(-program.undo_error, CALLS[program.undo_call], None, 0) if program.undo_error else None
+
+
 def _close_made(nics: Any) -> None:
     for nic in nics:
         if not nic.held:
@@ -138,4 +144,4 @@ def _close_made(nics: Any) -> None:
 
 def _link(name: str, link: Any) -> Link:
     mac = bytes(ffi.buffer(link.mac, link.mac_len))
-    return Link(name, link.ifindex, ffi.string(link.kind).decode(), link.mtu, mac, link.ports)
+    return Link(name, link.ifindex, ffi.string(link.kind).decode(), link.mtu, mac, link.ports, link.tun_flags)

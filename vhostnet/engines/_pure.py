@@ -33,6 +33,7 @@ class _Run:
         self.needed = fds_needed(program)
         self.queued: list[Running] = []  # they wait for the next flush
         self.batch = 0  # how many of their kind may
+        self.undo: ActResult | None = None  # what was refused first while NICs that failed were deleted
 
     def execute(self) -> None:
         try:
@@ -59,7 +60,9 @@ class _Run:
             doomed = [nic.doomed() for nic in failed[first : first + DELETE_BATCH]]
             delete_links(self.netlink, doomed, held=False)
             for d in doomed:
-                d.error = 0
+                if d.error and not self.undo:
+                    self.undo = ActResult(d.error, d.call, None, 0)
+                d.error = 0  # so that it is closed
             close_fds(doomed)
 
     def _check_files(self) -> bool:
@@ -195,12 +198,12 @@ class PureEngine:
         )
         failures = failures_of(program, results)
         if failures and not program.keep:
-            return Result((), results, failures[:1])
+            return Result((), results, failures[:1], run.undo)
         nics = (
             None if nic.failed else NicResult(nic.ifindex, nic.mtu, Fds(tuple(nic.tap_fds), tuple(nic.vhost_fds)))
             for nic in run.nics
         )
-        return Result(tuple(nics), results, failures)
+        return Result(tuple(nics), results, failures, run.undo)
 
     def close(self, held: Sequence[Fds]) -> None:
         close_fds([Doomed(list(fds.tap), list(fds.vhost), 0) for fds in held])

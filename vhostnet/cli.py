@@ -149,6 +149,16 @@ def _examine(options: argparse.Namespace, doctor: Any) -> Iterator[Any]:
             yield from doctor.examine_specs(specs)
 
 
+def _list(options: argparse.Namespace) -> int:
+    found = vhostnet.list_nics(netns=options.netns)
+    if options.json:
+        print(json.dumps([_nic_json(nic) for nic in found]))
+    else:
+        for nic in found:
+            print(_nic_line(nic))
+    return OK
+
+
 def _demo(options: argparse.Namespace) -> int:
     from vhostnet import demo
 
@@ -186,6 +196,25 @@ def _cost_line(cost: vhostnet.Cost, left: vhostnet.Limits) -> str:
     return "cost: " + ", ".join(parts)
 
 
+def _nic_line(nic: vhostnet.FoundNic) -> str:
+    detached = f" {nic.detached} detached" if nic.detached else ""
+    parts = [
+        f"{nic.ifname:<15}",
+        f"{nic.bridge or '-':<15}",
+        f"{'UP' if nic.up else 'DOWN':<4}",
+        f"queues {nic.attached}{detached}",
+        f"made by {nic.mark.pid}" + ("" if nic.mark.maker_lives else " (gone)"),
+        "held by " + (" ".join(f"{shlex.quote(holder.command)}({holder.pid})" for holder in nic.holders) or "?"),
+        *(["parked"] if nic.mark.parked else []),
+    ]
+    return "  ".join(parts)
+
+
+def _nic_json(nic: vhostnet.FoundNic) -> dict[str, Any]:
+    mark = {**nic.mark._asdict(), "maker_lives": nic.mark.maker_lives}
+    return {**nic._asdict(), "mark": mark, "holders": [holder._asdict() for holder in nic.holders]}
+
+
 def _program_json(program: vhostnet.Program) -> dict[str, Any]:
     rows = [{**nic._asdict(), "mac": nic.mac.hex(":")} for nic in program.nics]
     acts = [{**act._asdict(), "op": act.op.name} for act in program.acts]
@@ -196,12 +225,13 @@ def _show(error: BaseException, as_json: bool) -> None:
     if not as_json:
         print(f"vhostnet: {error}", file=sys.stderr)
         return
-    details = {name: value for name in _DETAILS if (value := getattr(error, name, None)) not in (None, "")}
+    details = {name: value for name in _DETAILS if (value := getattr(error, name, None)) not in (None, "", ())}
     print(json.dumps({"error": type(error).__name__, "message": str(error), **details}, default=str), file=sys.stderr)
 
 
 _DETAILS = (
     *("errno", "act", "call", "ifname", "queue", "remedy"),
+    *("needed", "allowed", "asked", "found", "holders"),
     *("element", "attribute", "line", "value", "expected"),
 )
 
@@ -277,6 +307,11 @@ def parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("file", metavar="FILE", nargs="?", help="an <interface> or a <domain>")
     doctor.set_defaults(run=_doctor)
+
+    listing = commands.add_parser("list", help="say which NICs here are ours, who made them and who has them open")
+    listing.add_argument("-j", "--json", action="store_true", help="JSON out, errors on stderr too")
+    listing.add_argument("-n", "--netns", metavar="PATH", help="those of this network namespace")
+    listing.set_defaults(run=_list)
 
     demo = commands.add_parser("demo", help="the whole job, in a network namespace of its own")
     demo.add_argument("--nics", type=int, default=64, metavar="N", help="how many to time (default: 64)")

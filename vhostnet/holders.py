@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 from collections import defaultdict
@@ -75,6 +74,8 @@ def _is_in(pid: int, fd: int, netns: os.stat_result) -> bool:
 
 
 def _copy(pid: int, fd: int) -> int:
+    import ctypes  # takes longer to import than this module
+
     pidfd = os.pidfd_open(pid)
     try:
         copy = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, pidfd, fd, 0)

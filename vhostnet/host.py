@@ -15,14 +15,13 @@ from vhostnet.cost import Limits
 from vhostnet.engines import Engine, Result
 from vhostnet.errors import HostError, NameBusy, SpecError, host_error
 from vhostnet.files import allowed_files, open_files
-from vhostnet.holders import started
+from vhostnet.marks import make_marks
 from vhostnet.netns import NetNs, call_inside
 from vhostnet.nic import Nic, Run
 from vhostnet.plan import MAX_PORTS, QDISCS, Features, Op, Program, Qdisc, plan, resolve
 from vhostnet.reasons import describe, explained, free_memory, refusals
 from vhostnet.spec import DEFAULT_TAP, VHOST_POLICIES, InterfaceSpec, VhostPolicy
 
-PARKED: Final = ":parked"  # at the end of the mark of a NIC that waits in a pool
 NAME_TRIES: Final = 16  # how often a generated name may be snatched away before we give up
 
 
@@ -181,7 +180,7 @@ def _run(engine: Engine, specs: Sequence[InterfaceSpec], names: Sequence[str], h
         specs,
         names,
         _features(engine, specs[0].tap_path),
-        marks=_marks(len(specs), how.park),
+        marks=make_marks(len(specs), parked=how.park),
         vhost=how.vhost,
         qdisc=how.qdisc,
         selftest=how.selftest and not _selftested,
@@ -260,36 +259,3 @@ def _free_names(engine: Engine, specs: Sequence[InterfaceSpec]) -> list[str]:
         for number in unsure:
             free[number] = generated_name(specs[number].ifname)
     return free
-
-
-# --- marks -----------------------------------------------------------------------------------------------
-
-
-def _marks(count: int, park: bool) -> list[str]:
-    """One a NIC, for its IFLA_IFALIAS, so that a NIC says whose it is: ``vhostnet:UUID:PID:STARTTIME[:parked]``.
-
-    The UUID (RFC 9562, version 8: of our own making) is 64 random bits of this process, and a counter: no system
-    call, since each that gives up the GIL can wait 5 ms to get it back.
-    """
-    head, tail = f"vhostnet:{_process_random()}", f":{_process()}{PARKED if park else ''}"
-    return [f"{head}{next(_uuids):012x}{tail}" for _ in range(count)]
-
-
-_uuids = itertools.count()
-
-
-@lru_cache(maxsize=1)
-def _process_random() -> str:
-    """All of a UUID but its last twelve digits."""
-    digits = os.urandom(9).hex()
-    return f"{digits[:8]}-{digits[8:12]}-8{digits[12:15]}-a{digits[15:18]}-"
-
-
-@lru_cache(maxsize=1)
-def _process() -> str:
-    """This process: its pid, and when it started."""
-    return f"{os.getpid()}:{started(os.getpid()) or 0}"
-
-
-os.register_at_fork(after_in_child=_process.cache_clear)
-os.register_at_fork(after_in_child=_process_random.cache_clear)

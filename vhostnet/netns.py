@@ -27,12 +27,24 @@ def call_inside(netns: NetNs | None, function: Callable[[], _T]) -> _T:
     """
     if netns is None:
         return function()
+
+    def inside() -> _T:
+        _enter(netns)
+        return function()
+
+    return call_aside(inside)
+
+
+def call_aside(function: Callable[[], _T]) -> _T:
+    """What *function* returns or raises, run on a thread of its own, in this thread's namespace.
+
+    For pyroute2, too: it runs an event loop, and this thread may have one running already.
+    """
     outcome: list[_T] = []
     failure: list[BaseException] = []
 
     def work() -> None:
         try:
-            _enter(netns)
             outcome.append(function())
         except BaseException as error:  # carried over to the caller's thread
             failure.append(error)

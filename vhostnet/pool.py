@@ -22,8 +22,9 @@ from typing import Final, NamedTuple
 from vhostnet import engines
 from vhostnet.closing import close_nics
 from vhostnet.errors import DeviceGone, PoolClosed, SpecError, VhostnetError
-from vhostnet.host import PARKED, How, generated_name, is_template, make_nics
+from vhostnet.host import How, generated_name, is_template, make_nics
 from vhostnet.mac import random_mac
+from vhostnet.marks import taken
 from vhostnet.netns import NetNs, call_inside
 from vhostnet.nic import Nic, Run
 from vhostnet.plan import NicRow, Qdisc, plan_take
@@ -67,7 +68,7 @@ class _Parked(NamedTuple):
 def _row(nic: Nic) -> NicRow:
     """With the mark it gets when it is taken."""
     row = nic.held()
-    return row._replace(alias=row.alias.removesuffix(PARKED))
+    return row._replace(alias=taken(row.alias))
 
 
 class NicPool:

@@ -130,10 +130,9 @@ def _doctor(options: argparse.Namespace) -> int:
         checks.append(check)
         if not options.json:
             remedy = f"  -> {check.remedy}" if check.remedy else ""
-            print(f"{check.state:<4}  {check.name:<10}  {check.detail}{remedy}", flush=True)
+            print(f"{check.state:<4}  {check.name:<12}  {check.detail}{remedy}", flush=True)
     if options.json:
-        shown = ("name", "state", "detail", "remedy")
-        print(json.dumps([{key: getattr(check, key) for key in shown} for check in checks]))
+        print(json.dumps([_check_json(check) for check in checks], default=str))
     failed = [check for check in checks if check.state == "fail"]
     return exit_code(failed[0].error or VhostnetError()) if failed else OK
 
@@ -221,12 +220,21 @@ def _program_json(program: vhostnet.Program) -> dict[str, Any]:
     return {"nics": rows, "acts": acts}
 
 
+def _check_json(check: Any) -> dict[str, Any]:
+    shown = {key: getattr(check, key) for key in ("name", "state", "detail", "remedy")}
+    return {**shown, "error": _error_json(check.error)} if check.error else shown
+
+
 def _show(error: BaseException, as_json: bool) -> None:
     if not as_json:
         print(f"vhostnet: {error}", file=sys.stderr)
         return
+    print(json.dumps(_error_json(error), default=str), file=sys.stderr)
+
+
+def _error_json(error: BaseException) -> dict[str, Any]:
     details = {name: value for name in _DETAILS if (value := getattr(error, name, None)) not in (None, "", ())}
-    print(json.dumps({"error": type(error).__name__, "message": str(error), **details}, default=str), file=sys.stderr)
+    return {"error": type(error).__name__, "message": str(error), **details}
 
 
 _DETAILS = (

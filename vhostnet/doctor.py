@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 from vhostnet import bridge, engines, host
+from vhostnet.cost import cost
+from vhostnet.engines import Engine
 from vhostnet.errors import EngineUnavailable, HostError, SpecError, VhostnetError, host_error, vhost_problem
 from vhostnet.files import allowed_files, open_files
 from vhostnet.plan import MAX_PORTS, Act, NicRow, Op, Program, TunFlag, vhost_policy
 from vhostnet.qemu import caveats
+from vhostnet.reasons import describe, free_files, free_memory, name_taken, unfit_bridge
 from vhostnet.spec import DEFAULT_TAP, DEFAULT_VHOST, InterfaceSpec
 
 State = Literal["ok", "note", "fail"]
@@ -53,8 +56,16 @@ def examine_specs(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
     need = {spec.vhost_path: spec.vhost == "require" for spec in specs if vhost_policy(spec, None) != "off"}
     for path, needed in need.items():
         yield _vhost(path, needed=needed)
-    yield _files(sum(spec.queues * (1 + (vhost_policy(spec, None) != "off")) for spec in specs))
-    yield _planned(specs)
+    engine = engines.select()
+    try:
+        program = host.draft(engine, specs)
+    except (SpecError, HostError) as error:
+        yield _failed("plan", error)
+        return
+    yield Check("plan", "ok", f"{len(program.acts)} acts for {len(specs)} NICs")
+    yield from _resources(program)
+    yield from _joined(engine, program)
+    yield from _names(engine, program, specs)
     for spec in specs:
         yield from (Check(spec.ifname or "NIC", "note", caveat) for caveat in caveats(spec))
 
@@ -135,14 +146,38 @@ def _qemu() -> Check:
     return Check("qemu", "ok", f"{path}: {version.partition(chr(10))[0]}")
 
 
-def _planned(specs: Sequence[InterfaceSpec]) -> Check:
-    try:
-        program = host.plan_nics(specs)
-    except (SpecError, HostError) as error:
-        return _failed("plan", error)
-    asked = [spec.ifname for spec in specs if spec.ifname and "%d" not in spec.ifname]
-    taken = engines.select().describe(asked)
-    if taken:
-        names = " ".join(taken)
-        return _failed("plan", host_error(errno.EBUSY, act="TAP_OPEN", call="TUNSETIFF", ifname=names, queue=None))
-    return Check("plan", "ok", f"{len(program.acts)} acts for {len(specs)} NICs")
+# --- a file ----------------------------------------------------------------------------------------------
+
+
+def _resources(program: Program) -> Iterator[Check]:
+    """vhost-net counts where it is tried."""
+    takes = cost(program)
+    yield _files(takes.fds)
+    for name, code, needed, allowed, unit in (
+        ("system files", errno.ENFILE, takes.fds, free_files(), 1),
+        ("memory", errno.ENOMEM, takes.memory, free_memory(), 2**20),
+    ):
+        if allowed is None or needed <= allowed:
+            continue
+        error = host_error(code, act="TAP_OPEN", call="open", ifname=None, queue=None, subject=DEFAULT_TAP)
+        what = f"{needed // unit} needed, {allowed // unit} left" + (" (MiB)" if unit > 1 else "")
+        yield Check(name, "fail", what, error.remedy, error)
+
+
+def _joined(engine: Engine, program: Program) -> Iterator[Check]:
+    joining = cost(program).ports
+    links = describe(engine, list(joining))
+    for name, count in joining.items():
+        unfit = unfit_bridge(name, links.get(name), count)
+        free = f"{name}: {MAX_PORTS - links[name].ports} ports free, {count} needed" if name in links else ""
+        yield _failed("bridge", unfit) if unfit else Check("bridge", "ok", free)
+
+
+def _names(engine: Engine, program: Program, specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
+    """Names that were asked for and are somebody's."""
+    asked = [row for row, spec in zip(program.nics, specs, strict=True) if not host.is_template(spec.ifname)]
+    taken = describe(engine, [row.ifname for row in asked])
+    for row in asked:
+        if row.ifname in taken:
+            busy = host_error(errno.EBUSY, act="TAP_OPEN", call="TUNSETIFF", ifname=row.ifname, queue=None)
+            yield _failed("name", name_taken(engine, row, busy))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 from collections import defaultdict
@@ -11,15 +10,15 @@ from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, cast, overload
 
 from vhostnet import engines
-from vhostnet.cost import Limits
+from vhostnet.cost import Limits, cost
 from vhostnet.engines import Engine, Result
-from vhostnet.errors import HostError, NameBusy, SpecError, host_error
+from vhostnet.errors import HostError, NameBusy, SpecError
 from vhostnet.files import allowed_files, open_files
 from vhostnet.marks import make_marks
 from vhostnet.netns import NetNs, call_inside
 from vhostnet.nic import Nic, Run
 from vhostnet.plan import MAX_PORTS, QDISCS, Features, Op, Program, Qdisc, plan, resolve
-from vhostnet.reasons import describe, explained, free_memory, refusals
+from vhostnet.reasons import describe, explained, free_memory, refusals, unfit_bridge
 from vhostnet.spec import DEFAULT_TAP, VHOST_POLICIES, InterfaceSpec, VhostPolicy
 
 NAME_TRIES: Final = 16  # how often a generated name may be snatched away before we give up
@@ -107,7 +106,7 @@ def plan_nics(
 ) -> Program:
     """The Program open_nics() would run now. Nothing is touched, and it takes no privileges.
 
-    Raises as open_nics() does where the host already says no (no such bridge).
+    Raises as open_nics() does where the host already says no: a bridge that is not there, is none, or is full.
     """
     chosen = engines.select(engine)
     _check(vhost, qdisc)
@@ -201,15 +200,22 @@ _selftested = False  # vhost-net was seen to take a TAP in this process
 
 
 def _plan(engine: Engine, specs: Sequence[InterfaceSpec], vhost: VhostPolicy | None, qdisc: Qdisc) -> Program:
-    features = _features(engine, specs[0].tap_path if specs else DEFAULT_TAP)
-    program = plan(specs, _free_names(engine, specs), features, vhost=vhost, qdisc=qdisc)
-    wanted = list(dict.fromkeys(nic.bridge for nic in program.nics if nic.bridge))
-    links = describe(engine, wanted)
-    for name in wanted:
-        if name not in links or links[name].kind != "bridge":
-            code = errno.EOPNOTSUPP if name in links else errno.ENODEV
-            raise host_error(code, act="LINK", call="RTM_GETLINK", ifname=None, queue=None, subject=name)
+    program = draft(engine, specs, vhost=vhost, qdisc=qdisc)
+    joining = cost(program).ports
+    links = describe(engine, list(joining))
+    for name, count in joining.items():
+        unfit = unfit_bridge(name, links.get(name), count)
+        if unfit:
+            raise unfit
     return resolve(program, links)
+
+
+def draft(
+    engine: Engine, specs: Sequence[InterfaceSpec], *, vhost: VhostPolicy | None = None, qdisc: Qdisc = "noqueue"
+) -> Program:
+    """The Program with generated names that are free now; its bridges have not been looked up."""
+    features = _features(engine, specs[0].tap_path if specs else DEFAULT_TAP)
+    return plan(specs, _free_names(engine, specs), features, vhost=vhost, qdisc=qdisc)
 
 
 @lru_cache(maxsize=8)

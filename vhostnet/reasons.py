@@ -1,4 +1,4 @@
-"""Why the host refused, in an exception: what was asked for beside what there is, looked up once it has gone wrong."""
+"""Why the host refuses, in an exception: what is asked for beside what there is, looked up once it has gone wrong."""
 
 from __future__ import annotations
 
@@ -76,11 +76,34 @@ def explained(engine: Engine, program: Program, error: HostError) -> HostError:
     return error
 
 
+# --- bridges ---------------------------------------------------------------------------------------------
+
+
+def unfit_bridge(name: str, link: Link | None, joining: int) -> HostError | None:
+    """Why so many NICs could not join the bridge *name*, which is *link*; None when they could."""
+    code = 0
+    if link is None:
+        code = errno.ENODEV
+    elif link.kind != "bridge":
+        code = errno.EOPNOTSUPP
+    elif link.ports + joining > MAX_PORTS:
+        code = errno.EXFULL
+    if not code:
+        return None
+    error = host_error(code, act=Op.LINK.name, call="RTM_GETLINK", ifname=None, queue=None, subject=name)
+    if link and code == errno.EXFULL:
+        error.strerror = _full(name, link.ports, joining)
+    return error
+
+
 def _count_ports(engine: Engine, program: Program, row: NicRow, error: BridgeFull) -> None:
     links = describe(engine, [row.bridge])
     ports = links[row.bridge].ports if row.bridge in links else MAX_PORTS
-    joining = cost(program).ports[row.bridge]
-    error.strerror = f"bridge {row.bridge!r} has {ports} of {MAX_PORTS} ports in use, and {joining} NICs are to join it"
+    error.strerror = _full(row.bridge, ports, cost(program).ports[row.bridge])
+
+
+def _full(name: str, ports: int, joining: int) -> str:
+    return f"bridge {name!r} has {ports} of {MAX_PORTS} ports in use, and {joining} NICs are to join it"
 
 
 # --- names -----------------------------------------------------------------------------------------------

@@ -121,6 +121,16 @@ static int ioctl_retry(int fd, unsigned long request, void *argument)
 	return rc;
 }
 
+static int fstat_retry(int fd, struct stat *status)
+{
+	int rc, tries = EINTR_TRIES;
+
+	do
+		rc = fstat(fd, status);
+	while (rc < 0 && errno == EINTR && tries-- > 0);
+	return rc;
+}
+
 static bool terminated(const char *name)
 {
 	return memchr(name, 0, VN_IFNAMSIZ) != NULL;
@@ -374,7 +384,7 @@ static int prove_vhost(int fd, struct vn_act *act)
 	uint64_t features = 0;
 	struct stat status;
 
-	if (fstat(fd, &status) < 0)
+	if (fstat_retry(fd, &status) < 0)
 		return refused(act, VN_CALL_FSTAT);
 	errno = ENOTTY;
 	if (!S_ISCHR(status.st_mode) || ioctl_retry(fd, VHOST_GET_FEATURES, &features) < 0)
@@ -755,7 +765,7 @@ static int netns_of(int fd, unsigned long request, struct stat *status)
 
 	if (netns < 0)
 		return -errno;
-	if (fstat(netns, status) < 0)
+	if (fstat_retry(netns, status) < 0)
 		rc = -errno;
 	close(netns);
 	return rc;
@@ -829,19 +839,17 @@ static int take_group_answer(void *context, uint32_t tag, const struct nlmsghdr 
 }
 
 /* Put every link into the group; those that refuse have their error. */
-static int set_group(struct netlink *nl, struct doomed *doomed, uint32_t n, uint32_t group)
+static int set_group(struct netlink *nl, struct doomed *doomed, uint32_t n, uint32_t group, uint32_t *call)
 {
 	int rc = 0;
 
 	for (uint32_t i = 0; i < n && rc == 0; i++) {
-		uint32_t call;
-
 		if (doomed[i].error == 0 && !doomed[i].gone) {
 			doomed[i].call = VN_CALL_RTM_NEWLINK;
 			put_group(nl, RTM_NEWLINK, i, doomed[i].nic->ifindex, group);
 		}
 		if (nl->queued == NL_BATCH || (i + 1 == n && nl->queued > 0))
-			rc = nl_exchange(nl, take_group_answer, doomed, &call);
+			rc = nl_exchange(nl, take_group_answer, doomed, call);
 	}
 	return rc;
 }
@@ -896,10 +904,10 @@ static int take_listed(void *context, uint32_t tag, const struct nlmsghdr *messa
 }
 
 /* That the group holds what is to go, all of it and nothing else; whatever is in it dies. */
-static int check_group(struct netlink *nl, const struct doomed *doomed, uint32_t n, uint32_t group)
+static int check_group(struct netlink *nl, const struct doomed *doomed, uint32_t n, uint32_t group, uint32_t *call)
 {
 	struct ifinfomsg body = { .ifi_family = AF_UNSPEC };
-	uint32_t mask = RTEXT_FILTER_SKIP_STATS, wanted = 0, call;
+	uint32_t mask = RTEXT_FILTER_SKIP_STATS, wanted = 0;
 	struct listing listing;
 	int rc, tries = LIST_TRIES;
 
@@ -911,11 +919,12 @@ static int check_group(struct netlink *nl, const struct doomed *doomed, uint32_t
 		nl_attr(message, IFLA_EXT_MASK, &mask, sizeof(mask));
 		nl_end(nl, message);
 		listing = (struct listing){ .doomed = doomed, .n = n, .group = group };
-		rc = nl_exchange(nl, take_listed, &listing, &call);
+		rc = nl_exchange(nl, take_listed, &listing, call);
 	} while (rc == 0 && listing.torn && --tries > 0);
-	if (rc == 0 && (listing.torn || listing.foreign || listing.ours != wanted))
-		rc = -ESTALE;
-	return rc;
+	if (rc < 0)
+		return rc;
+	*call = VN_CALL_RTM_GETLINK;
+	return listing.torn || listing.foreign || listing.ours != wanted ? -ESTALE : 0;
 }
 
 static int take_ack(void *context, uint32_t tag, const struct nlmsghdr *message)
@@ -935,12 +944,9 @@ static int delete_group(struct netlink *nl, struct doomed *doomed, uint32_t n, u
 	if (getrandom(&group, sizeof(group), GRND_NONBLOCK) != sizeof(group))
 		return -EAGAIN;
 	group = (group & 0x3fffffff) | 0x40000000; /* 0 is where every link is at first */
-	*call = VN_CALL_RTM_NEWLINK;
-	rc = set_group(nl, doomed, n, group);
-	if (rc < 0)
-		return rc;
-	*call = VN_CALL_RTM_GETLINK;
-	rc = check_group(nl, doomed, n, group);
+	rc = set_group(nl, doomed, n, group, call);
+	if (rc == 0)
+		rc = check_group(nl, doomed, n, group, call);
 	if (rc < 0)
 		return rc;
 	put_group(nl, RTM_DELLINK, 0, 0, group);
@@ -1456,11 +1462,12 @@ static void put_lookup(struct netlink *nl, const struct vn_link *link, uint32_t 
 	nl_end(nl, message);
 }
 
-int vn_describe(struct vn_link *links, uint32_t n_links)
+int vn_describe(struct vn_link *links, uint32_t n_links, uint32_t *call)
 {
 	struct netlink nl;
-	uint32_t call;
 	int rc;
+
+	*call = VN_CALL_SOCKET;
 
 	for (uint32_t i = 0; i < n_links; i++) {
 		if (!terminated(links[i].name))
@@ -1473,7 +1480,7 @@ int vn_describe(struct vn_link *links, uint32_t n_links)
 	for (uint32_t i = 0; i < n_links && rc == 0; i++) {
 		put_lookup(&nl, &links[i], i);
 		if (nl.queued == NL_LOOKUPS || i + 1 == n_links)
-			rc = nl_exchange(&nl, take_link, links, &call);
+			rc = nl_exchange(&nl, take_link, links, call);
 	}
 	for (uint32_t i = 0; i < n_links && rc == 0; i++)
 		if (strcmp(links[i].kind, "bridge") == 0)

@@ -141,8 +141,8 @@ int vn_run(struct vn_program *program);
 /* Close every fd of these rows, side by side: the last fd of a TAP and each of vhost-net waits for a grace period. */
 int vn_close(struct vn_nic *nics, uint32_t n_nics);
 
-/* Look up links in the caller's network namespace. */
-int vn_describe(struct vn_link *links, uint32_t n_links);
+/* Look up links in the caller's network namespace; *call says what refused. */
+int vn_describe(struct vn_link *links, uint32_t n_links, uint32_t *call);
 
 /* TUNGETFEATURES of the device at path; *call says what refused. */
 int vn_features(const char *path, uint32_t *features, uint32_t *call);

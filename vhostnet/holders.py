@@ -11,6 +11,7 @@ from typing import Final
 
 from vhostnet.engines import _uapi
 from vhostnet.errors import Holder
+from vhostnet.files import close_fd
 
 _TUN: Final = os.makedev(10, 200)  # Documentation/admin-guide/devices.txt, whatever the node is called
 _PIDFD_GETFD: Final = 438  # the same on every architecture but alpha
@@ -66,9 +67,9 @@ def _is_in(pid: int, fd: int, netns: os.stat_result) -> bool:
     """fdinfo gives a name, and every namespace has its own. True, too, where a copy of the fd is not to be had."""
     with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
         copy = _copy(pid, fd)
-        stack.callback(os.close, copy)
+        stack.callback(close_fd, copy)
         theirs = fcntl.ioctl(copy, _uapi.TUNGETDEVNETNS)
-        stack.callback(os.close, theirs)
+        stack.callback(close_fd, theirs)
         return os.path.samestat(os.fstat(theirs), netns)
     return True
 
@@ -80,7 +81,7 @@ def _copy(pid: int, fd: int) -> int:
     try:
         copy = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, pidfd, fd, 0)
     finally:
-        os.close(pidfd)
+        close_fd(pidfd)
     if copy < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

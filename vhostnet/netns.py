@@ -6,12 +6,14 @@ it and ends with it: no caller's thread is ever left in the wrong one.
 
 from __future__ import annotations
 
+import errno as _errno
 import os
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from vhostnet.errors import HostError, NotPermitted
+from vhostnet.errors import HostError, NotPermitted, ResourceExhausted
+from vhostnet.files import close_fd
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
@@ -50,11 +52,20 @@ def call_aside(function: Callable[[], _T]) -> _T:
             failure.append(error)
 
     thread = threading.Thread(target=work, name="vhostnet-netns")
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise no_thread(error) from None
     thread.join()
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+def no_thread(error: RuntimeError) -> HostError:
+    """Python does not say why it could not start one; EAGAIN is what pthread_create(3) has for it."""
+    remedy = "raise the limit on threads (ulimit -u, TasksMax=)"
+    return ResourceExhausted(_errno.EAGAIN, str(error), act="THREAD", call="pthread_create", remedy=remedy)
 
 
 def _enter(netns: NetNs) -> None:
@@ -68,7 +79,7 @@ def _enter(netns: NetNs) -> None:
     try:
         _libc("setns", fd, CLONE_NEWNET, what=os.fspath(netns))
     finally:
-        os.close(fd)
+        close_fd(fd)
 
 
 def unshare_net() -> None:

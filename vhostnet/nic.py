@@ -18,6 +18,7 @@ from typing import Final, NamedTuple, cast
 from vhostnet import qemu
 from vhostnet.engines import ActResult, Engine, NicResult, Result
 from vhostnet.errors import NicClosed, vhost_problem
+from vhostnet.files import close_fd
 from vhostnet.plan import Act, Fds, NicRow, Op, Program, held_row, plan_attach
 from vhostnet.qemu import Dialect
 from vhostnet.reasons import refusal
@@ -210,8 +211,7 @@ def _name(program: Program, row: int) -> str:
 def close_here(fds: Fds) -> None:
     """Close the fds one after the other: in a forked child, where no close() is the last one."""
     for fd in (*fds.vhost, *fds.tap):
-        with contextlib.suppress(OSError):
-            os.close(fd)
+        close_fd(fd)
 
 
 _living: weakref.WeakSet[Nic] = weakref.WeakSet()

@@ -22,10 +22,11 @@ from typing import Final, NamedTuple
 from vhostnet import engines
 from vhostnet.closing import close_nics
 from vhostnet.errors import DeviceGone, PoolClosed, SpecError, VhostnetError
+from vhostnet.files import close_fd
 from vhostnet.host import How, generated_name, is_template, make_nics
 from vhostnet.mac import random_mac
 from vhostnet.marks import taken
-from vhostnet.netns import NetNs, call_inside
+from vhostnet.netns import NetNs, call_inside, no_thread
 from vhostnet.nic import Nic, Run
 from vhostnet.plan import NicRow, Qdisc, plan_take
 from vhostnet.reasons import refusal
@@ -109,7 +110,12 @@ class NicPool:
         self._refill = threading.Thread(
             target=_refill, args=(weakref.ref(self), self._wanted), name="vhostnet-pool", daemon=True
         )
-        self._refill.start()
+        try:
+            self._refill.start()
+        except RuntimeError as error:
+            self._closed = True
+            self._leave_home()
+            raise no_thread(error) from None
         _pools.add(self)
 
     def _reset(self) -> None:
@@ -186,7 +192,7 @@ class NicPool:
         with self._lock:
             home, self._home = self._home, None
         if home is not None:
-            os.close(home)
+            close_fd(home)
 
     def __enter__(self) -> NicPool:
         return self

@@ -16,6 +16,7 @@ from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._calls import ifreq, ioctl, kernel_call, open_device, refusal
 from vhostnet.engines._removal import DELETE_BATCH, Doomed
 from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute
+from vhostnet.files import close_fd
 from vhostnet.plan import Act, Fds, NicRow, Op, TunFlag
 
 _VHOST_NEEDED: Final = 1 << uapi.VIRTIO_NET_F_MRG_RXBUF | 1 << uapi.VIRTIO_F_VERSION_1
@@ -107,7 +108,7 @@ def _vhost_open(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: 
             _prove_vhost(nic.vhost_fds[-1])
     except BaseException:
         while nic.vhost_fds:  # all or none: QEMU refuses fewer vhost fds than TAP fds
-            os.close(nic.vhost_fds.pop())
+            close_fd(nic.vhost_fds.pop())
         raise
     running.queue = None
 
@@ -121,7 +122,7 @@ def _selftest(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: AR
         base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         _wire_up(fd, base, nic.tap_fds[0])
     finally:
-        os.close(fd)
+        close_fd(fd)
 
 
 def _wire_up(fd: int, base: int, tap: int) -> None:

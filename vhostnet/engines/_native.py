@@ -9,6 +9,7 @@ from typing import Any
 
 from vhostnet._vhostnet import ffi, lib
 from vhostnet.engines._protocol import CALLS, ActResult, NicResult, Result, failures_of
+from vhostnet.files import close_fd
 from vhostnet.plan import Fds, Link, NicRow, Program
 
 
@@ -48,7 +49,9 @@ class NativeEngine:
 
     def describe(self, names: Sequence[str]) -> dict[str, Link]:
         links = ffi.new("struct vn_link[]", [(os.fsencode(name),) for name in names])
-        _check(lib.vn_describe(links, len(names)), "RTM_GETLINK")
+        call = ffi.new("uint32_t *")
+        rc = lib.vn_describe(links, len(names), call)
+        _check(rc, CALLS[call[0]])
         return {name: _link(name, link) for name, link in zip(names, links, strict=True) if link.ifindex}
 
     def features(self, tap_path: str) -> int:
@@ -139,7 +142,7 @@ def _close_made(nics: Any) -> None:
     for nic in nics:
         if not nic.held:
             for fd in (*ffi.unpack(nic.vhost_fds, nic.n_vhost), *ffi.unpack(nic.tap_fds, nic.n_tap)):
-                os.close(fd)
+                close_fd(fd)
 
 
 def _link(name: str, link: Any) -> Link:

@@ -7,7 +7,6 @@ one place that catches it.
 from __future__ import annotations
 
 import errno
-import os
 import struct
 import time
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from vhostnet.engines._links import Bridge, describe
 from vhostnet.engines._protocol import ActResult, NicResult, Result, failures_of
 from vhostnet.engines._removal import DELETE_BATCH, Doomed, claim, close_fds, delete_links, netns_of
 from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, error_of
-from vhostnet.files import fits
+from vhostnet.files import close_fd, fits
 from vhostnet.plan import Fds, Link, Op, Program, fds_needed
 
 
@@ -221,5 +220,5 @@ class PureEngine:
         try:
             ioctl(fd, uapi.TUNGETFEATURES, word, "TUNGETFEATURES")
         finally:
-            os.close(fd)
+            close_fd(fd)
         return int(struct.unpack("=I", word)[0])

@@ -10,14 +10,16 @@ import contextlib
 import errno
 import os
 import struct
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final
 
 from vhostnet.engines import _uapi as uapi
-from vhostnet.engines._calls import ioctl, refusal
+from vhostnet.engines._calls import ioctl, kernel_call, refusal
 from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute, attributes, error_of, malformed
+from vhostnet.files import close_fd
 
 DELETE_BATCH: Final = 128  # links of one group: RTNL is held until the last one is gone
 _LIST_TRIES: Final = 8  # a listing is of no use when links come and go meanwhile
@@ -52,17 +54,27 @@ def close_fds(doomed: Sequence[Doomed]) -> None:
         if not d.error:
             d.tap.clear()
             d.vhost.clear()
-    if slow <= 1:
-        for fd in fds:
-            _close(fd)
-        return
-    with ThreadPoolExecutor(min(slow, _CLOSERS)) as pool:
-        list(pool.map(_close, fds))
+    _close_all(fds, min(slow, _CLOSERS))
 
 
-def _close(fd: int) -> None:
-    with contextlib.suppress(OSError):
-        os.close(fd)
+def _close_all(fds: Iterable[int], closers: int) -> None:
+    """By so many threads with this one, or as many as are to be had."""
+    waiting = deque(fds)
+
+    def work() -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                close_fd(waiting.popleft())
+
+    started: list[threading.Thread] = []
+    with contextlib.suppress(RuntimeError):
+        while len(started) + 1 < closers:
+            thread = threading.Thread(target=work, name="vhostnet-close")
+            thread.start()
+            started.append(thread)
+    work()
+    for thread in started:
+        thread.join()
 
 
 def delete_links(netlink: Netlink, doomed: Sequence[Doomed], *, held: bool) -> None:
@@ -123,9 +135,10 @@ def netns_of(fd: int, request: int) -> tuple[int, int]:
     """The network namespace of a socket (SIOCGSKNS) or a TAP (TUNGETDEVNETNS), to compare with another."""
     netns = ioctl(fd, request, 0, "TUNGETDEVNETNS")
     try:
-        status = os.fstat(netns)
+        with kernel_call("TUNGETDEVNETNS"):
+            status = os.fstat(netns)
     finally:
-        os.close(netns)
+        close_fd(netns)
     return status.st_dev, status.st_ino
 
 

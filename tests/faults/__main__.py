@@ -1,8 +1,9 @@
-"""python -m tests.faults [PART...] [--every N]: the sweep, in a network namespace of its own."""
+"""python -m tests.faults [PART...] [--errnos NAME...]: the sweep, in a network namespace of its own."""
 
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 import time
 
@@ -21,7 +22,8 @@ def main() -> int:
 
     enter_own_namespace()
     started = time.monotonic()
-    tally = sweep(options.part or HERE, ERRNOS[:: options.every])
+    codes = [getattr(errno, name) for name in options.errnos] if options.errnos else ERRNOS
+    tally = sweep(options.part or HERE, codes)
     for name, count in tally.cases.items():
         print(f"{name:<40} {count:6}")
     print(*tally.wrong, sep="\n")
@@ -35,7 +37,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parts = ("opening", "undoing", "answers", "life", "crashes", "vhost")
     parser.add_argument("part", nargs="*", help=f"of {' '.join(parts)} (default: all but vhost)")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th errno")
+    parser.add_argument("--errnos", nargs="+", metavar="NAME", help="only these, such as EIO")
     return parser.parse_args()
 
 

@@ -53,11 +53,20 @@ def close_fds(doomed: Sequence[Doomed]) -> None:
             d.tap.clear()
             d.vhost.clear()
     if slow <= 1:
-        for fd in fds:
-            _close(fd)
+        _close_some(fds)
         return
-    with ThreadPoolExecutor(min(slow, _CLOSERS)) as pool:
-        list(pool.map(_close, fds))
+    # At the interpreter's end there are no more threads: then this one does it all.
+    with contextlib.suppress(RuntimeError), ThreadPoolExecutor(min(slow, _CLOSERS)) as pool:
+        for _ in range(min(slow, _CLOSERS)):
+            pool.submit(_close_some, fds)
+    _close_some(fds)
+
+
+def _close_some(fds: list[int]) -> None:
+    """Whoever pops an fd closes it."""
+    with contextlib.suppress(IndexError):
+        while True:
+            _close(fds.pop())
 
 
 def _close(fd: int) -> None:

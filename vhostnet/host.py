@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -118,10 +119,17 @@ def limits(program: Program, *, engine: str = "auto", netns: NetNs | None = None
     """What this host has left of what *program* takes (``cost()``)."""
     names = list(dict.fromkeys(nic.bridge for nic in program.nics if nic.bridge))
     links = call_inside(netns, lambda: _describe(engines.select(engine), names))
-    available = re.search(r"^MemAvailable:\s*(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
     ports = {name: MAX_PORTS - links[name].ports for name in names if name in links}
     allowed = allowed_files()
-    return Limits(allowed - open_files(allowed), int(available[1]) * 1024 if available else 0, ports)
+    return Limits(allowed - open_files(allowed), _memory_available(), ports)
+
+
+def _memory_available() -> int:
+    """In bytes; 0 where nobody tells, as under systemd's ProcSubset=pid."""
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^MemAvailable:\s*(\d+) kB", _read("/proc/meminfo"), re.MULTILINE):
+            return int(found[1]) * 1024
+    return 0
 
 
 def _check(vhost: object, qdisc: object) -> None:
@@ -246,8 +254,9 @@ def _describe(engine: Engine, names: Sequence[str]) -> dict[str, Link]:
 
 @lru_cache(maxsize=8)
 def _asked(engine: str, tap_path: str) -> Features:
-    # The kernel keeps this file only where it has IPv6; without IPv6 it refuses to be told about it.
-    return Features(engines.select(engine).features(tap_path), os.path.exists("/proc/net/if_inet6"))
+    # The kernel keeps this file only where it has IPv6; without IPv6 it refuses to be told about it. Not /proc/net,
+    # which systemd's ProcSubset=pid hides.
+    return Features(engines.select(engine).features(tap_path), os.path.exists("/proc/self/net/if_inet6"))
 
 
 def _features(engine: Engine, tap_path: str) -> Features:

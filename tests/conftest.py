@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from drop import dropped, run
 
 import vhostnet
 from vhostnet import bridge as bridges
@@ -75,6 +76,12 @@ def _lacks_strace() -> str | None:
     return None if shutil.which("strace") else "no strace in PATH"
 
 
+def _lacks_setpriv() -> str | None:
+    """A user that is not root, and device nodes that are open to it; with them a library that it may read."""
+    done = run(*dropped("net_admin"), sys.executable, "-c", "import vhostnet; open('/dev/net/tun', 'r+b', 0)")
+    return done.stderr.strip() or None
+
+
 _PROBES = {
     "native": _lacks_native,
     "tap": _lacks_tap,
@@ -82,6 +89,7 @@ _PROBES = {
     "vhost": _lacks_vhost,
     "e2e": _lacks_e2e,
     "strace": _lacks_strace,
+    "setpriv": _lacks_setpriv,
 }
 
 

@@ -6,6 +6,7 @@ turns such a skip into a failure.
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import shutil
@@ -82,6 +83,18 @@ def _lacks_setpriv() -> str | None:
     return done.stderr.strip() or None
 
 
+def _lacks_seccomp() -> str | None:
+    try:
+        importlib.import_module("pyseccomp")  # and libseccomp with it
+    except (ImportError, RuntimeError) as error:
+        return str(error)
+    return None
+
+
+def _lacks_systemd() -> str | None:
+    return None if shutil.which("systemd-analyze") else "no systemd-analyze in PATH"
+
+
 _PROBES = {
     "native": _lacks_native,
     "tap": _lacks_tap,
@@ -90,6 +103,8 @@ _PROBES = {
     "e2e": _lacks_e2e,
     "strace": _lacks_strace,
     "setpriv": _lacks_setpriv,
+    "seccomp": _lacks_seccomp,
+    "systemd": _lacks_systemd,
 }
 
 

@@ -60,6 +60,7 @@ def test_another_namespace_takes_another_capability(engine):
     assert (done.returncode, done.stdout) == (0, "elsewhere\n")
 
 
+@pytest.mark.slow
 def test_the_commands(engine):
     allowed = dropped("net_admin")
     shown = ["sh", "-c", "ip -o link show master br0; ls -l /proc/self/fd"]
@@ -116,6 +117,7 @@ for name, call in calls.items():
 """
 
 
+@pytest.mark.slow
 def test_every_call_works_or_says_what_it_takes(engine):
     done = run(*dropped(), *PYTHON, "-c", CALLS, engine)
     assert done.stderr == ""
@@ -170,6 +172,7 @@ def test_what_was_made_before_goes_and_no_more(engine):
     assert link_names() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -188,6 +191,7 @@ def test_every_command_works_or_says_what_it_takes(engine, arguments, code, said
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_doctor_is_not_taken_in_by_another_user_namespace():
     """There it has every capability, over nothing that is here."""
     done = command("unshare", "--user", "--map-root-user", arguments=["doctor", "-j"])
@@ -198,6 +202,7 @@ def test_the_doctor_is_not_taken_in_by_another_user_namespace():
 # --- device nodes --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_device_node_that_is_closed_is_named(engine):
     closed = dropped("net_admin", mode="600")
     done = lived(*closed, engine=engine)
@@ -221,6 +226,7 @@ def test_so_is_one_of_vhost_net(engine):
 # --- a /proc with little in it -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_where_proc_has_processes_only(bridge):
     """systemd's ProcSubset=pid: the plan is the same one, but for the memory that is left, which nobody tells."""
     bare = ["unshare", "--mount", "sh", "-c", 'mount -t proc -o subset=pid proc /proc && exec "$@"', "sh"]

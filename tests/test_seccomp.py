@@ -90,6 +90,7 @@ def test_the_list_is_enough(engine, vhost):
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, STEPS, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["ioctl(TUNSETIFF)", "socket(AF_NETLINK)", "recvmsg"])
 def test_one_less_is_too_few(engine, call):
     """So the filter is there, and looks at what the calls are about."""
@@ -148,6 +149,7 @@ except vhostnet.HostError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "code", "said"),
     [

@@ -143,6 +143,7 @@ LESS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.tap
 def test_with_one_line_less_what_is_missing_is_named(engine, units, tmp_path):
     make = f"vhostnet.open_nic({SPEC}, engine='{engine}').close()"
@@ -150,7 +151,9 @@ def test_with_one_line_less_what_is_missing_is_named(engine, units, tmp_path):
     every = " ".join(f"{name}.service" for name in LESS)
     for name, line in LESS.items():
         run = python(tmp_path, name, tmp_path / "nic.py")
-        units(f"{name}.service", f"Type=oneshot\nRestart=no\nBindReadOnlyPaths={tmp_path}/nic.py\n{line}{run}")
+        # Each has a directory of its own: they are removed when their service ends.
+        alone = f"Type=oneshot\nRestart=no\nRuntimeDirectory=\nRuntimeDirectory={name}\n"
+        units(f"{name}.service", f"{alone}BindReadOnlyPaths={tmp_path}/nic.py\n{line}{run}")
     units("end.service", text=f"After={every}\n{END}[Service]\nType=oneshot\nExecStart=/bin/true\n")
     units("main.target", text=f"Wants=end.service {every}\n")
     log = boot(tmp_path)

@@ -9,6 +9,7 @@ import pytest
 from conftest import BRIDGE, ROOT, SEED, link_names, need
 from drop import dropped, run
 from life import STEPS
+from test_pool import until
 
 import vhostnet
 from vhostnet import bridge as bridges
@@ -281,3 +282,29 @@ def test_what_the_holder_of_a_queue_can_do():
     assert done.stderr == ""
     may = ["detach", "attach", "offloads", "persist", "not persist", "mac"]
     assert done.stdout.splitlines() == [*may, "no namespace", "no mtu", "no down", "frames"]
+
+
+STRANGER = """
+import fcntl, os, sys
+from vhostnet.engines import _uapi
+for name in sys.argv[1:]:
+    fd = os.open("/dev/net/tun", os.O_RDWR)
+    fcntl.ioctl(fd, _uapi.TUNSETIFF, _uapi.IFREQ_FLAGS.pack(name.encode(), 0x5102))  # the NIC's own flags
+print("joined", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_who_may_open_the_device_may_join_a_tap_that_has_no_owner():
+    """The kernel's rule, and why docs/security.md says whom to give the device to. close_nics() ends it."""
+    kept, deleted = (vhostnet.open_nic(vhostnet.InterfaceSpec(bridge="br0", queues=2, vhost="off")) for _ in range(2))
+    command = [*dropped(), sys.executable, "-c", STRANGER, kept.ifname, deleted.ifname]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stranger:
+        assert stranger.stdout.readline() == "joined\n"
+        kept.close()
+        vhostnet.close_nics([deleted])
+        assert kept.ifname in link_names()
+        assert deleted.ifname not in link_names()
+        stranger.communicate()
+    until(lambda: kept.ifname not in link_names())

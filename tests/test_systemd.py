@@ -104,6 +104,7 @@ def units(tmp_path):
 
 def boot(directory):
     """Until the unit that says exit has ended: the log of it all."""
+    need("setpriv")  # as root, that is
     command = [str(ROOT / "tests" / "container"), str(directory)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -185,9 +185,10 @@ def _opening(options: argparse.Namespace) -> dict[str, Any]:
 
 def _cost_line(cost: vhostnet.Cost, left: vhostnet.Limits) -> str:
     ports = [f"{count} of {left.ports.get(name, 0)} ports of {name}" for name, count in cost.ports.items()]
+    available = f" of {left.memory / 2**20:.0f}" if left.memory else ""
     parts = [
         f"{cost.fds} of {left.fds} fds",
-        f"{cost.memory / 2**20:.1f} of {left.memory / 2**20:.0f} MiB of kernel memory",
+        f"{cost.memory / 2**20:.1f}{available} MiB of kernel memory",
         *ports,
         f"{cost.acts} acts",
         f"{cost.rtnl_turns} RTNL turns",

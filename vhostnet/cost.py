@@ -36,7 +36,7 @@ class Cost(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What the host has left: fds under RLIMIT_NOFILE, memory in bytes (MemAvailable), ports by bridge."""
+    """What the host has left: fds under RLIMIT_NOFILE, memory in bytes (MemAvailable; 0: unknown), ports by bridge."""
 
     fds: int
     memory: int

@@ -191,13 +191,17 @@ class Unsupported(HostError):
 
 
 _CAP = "needs CAP_NET_ADMIN in the user namespace that owns the network namespace (run as root, or grant it)"
+_DEVICES = "the device is closed to this process: allow it in its device cgroup (systemd: DeviceAllow={subject} rw)"
 _GONE = "the TAP was deleted or its namespace destroyed: open the NIC anew"
 _FDS = "raise the limit on open files (ulimit -n, LimitNOFILE=); a NIC takes one fd a queue, two with vhost-net"
 
-# (act or None for any, errno) -> (class, remedy); the more particular row is looked up first.
+# (act, call or None for any, errno) -> (class, remedy); they are looked up in this order.
 _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
     (None, _errno.EPERM): (NotPermitted, _CAP),
-    (None, _errno.EACCES): (NotPermitted, "give this user read and write access to the device node"),
+    (None, _errno.EACCES): (NotPermitted, "a security module (SELinux, AppArmor) forbids it: its log has the rule"),
+    ("open", _errno.EPERM): (NotPermitted, _DEVICES),
+    ("open", _errno.EACCES): (NotPermitted, "give this user read and write access to the device node"),
+    ("socket", _errno.EAFNOSUPPORT): (Unsupported, "allow AF_NETLINK (systemd: RestrictAddressFamilies=AF_NETLINK)"),
     (None, _errno.EMFILE): (ResourceExhausted, _FDS),
     (None, _errno.ENFILE): (ResourceExhausted, "the whole system is out of files: raise fs.file-max"),
     (None, _errno.ENOMEM): (ResourceExhausted, "the kernel is out of memory for this NIC"),
@@ -235,7 +239,8 @@ def host_error(
 
     *subject* is what the act was about besides the NIC: a device's path, or a bridge's name.
     """
-    kind, remedy = _MEANINGS.get((act, errno)) or _MEANINGS.get((None, errno), (HostError, ""))
+    rows = (_MEANINGS.get((key, errno)) for key in (act, call, None))
+    kind, remedy = next(filter(None, rows), (HostError, ""))
     problem = os.strerror(errno)
     if act in ("VHOST_OPEN", "SELFTEST"):
         problem = vhost_problem(errno, call, subject)

@@ -220,8 +220,9 @@ def draft(
 
 @lru_cache(maxsize=8)
 def _asked(engine: str, tap_path: str) -> Features:
-    # The kernel keeps this file only where it has IPv6; without IPv6 it refuses to be told about it.
-    return Features(engines.select(engine).features(tap_path), os.path.exists("/proc/net/if_inet6"))
+    # The kernel keeps this file only where it has IPv6; without IPv6 it refuses to be told about it. Not /proc/net,
+    # which systemd's ProcSubset=pid hides.
+    return Features(engines.select(engine).features(tap_path), os.path.exists("/proc/self/net/if_inet6"))
 
 
 def _features(engine: Engine, tap_path: str) -> Features:

@@ -18,6 +18,9 @@ from vhostnet.files import close_fd
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 
+_SYS_ADMIN = "entering one needs CAP_SYS_ADMIN in the user namespace that owns it, and in this process's own"
+_REMEDIES = {"open": "it must be readable: one in /proc is its process's owner's and root's (CAP_SYS_PTRACE)"}
+
 NetNs = str | os.PathLike[str] | int
 _T = TypeVar("_T")
 
@@ -114,7 +117,7 @@ def _libc(call: str, *arguments: int, what: str) -> None:
 def _refused(errno: int, what: str, call: str) -> HostError:
     problem = f"{what}: {os.strerror(errno)}"
     if isinstance(OSError(errno, ""), PermissionError):
-        return NotPermitted(errno, problem, act="NETNS", call=call, remedy="entering one needs CAP_SYS_ADMIN")
+        return NotPermitted(errno, problem, act="NETNS", call=call, remedy=_REMEDIES.get(call, _SYS_ADMIN))
     return HostError(
         errno, problem, act="NETNS", call=call, remedy="name a network namespace: /run/netns/NAME, or an fd"
     )

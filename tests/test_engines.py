@@ -110,9 +110,29 @@ def test_a_malformed_program_cannot_be_made(row, act):
 def test_some_acts_are_for_held_nics_and_some_for_new_ones(op):
     held, new = ROW._replace(held=Fds((3,), ())), ROW
     wrong, right = (new, held) if op in (Op.ATTACH, Op.DELETE) else (held, new)
-    assert Program((right,), (Act(op, 0),))
+    first = (Act(Op.TAP_OPEN, 0),) if op == Op.SELFTEST else ()
+    assert Program((right,), (*first, Act(op, 0)))
     with pytest.raises(ValueError, match="not for such a row"):
         Program((wrong,), (Act(op, 0),))
+
+
+@pytest.mark.parametrize(
+    "acts",
+    [
+        (Act(Op.LINK, 0),),
+        (Act(Op.SELFTEST, 0),),
+        (Act(Op.TAP_OPEN, 0), Act(Op.TAP_OPEN, 0)),
+        (Act(Op.VHOST_OPEN, 0), Act(Op.VHOST_OPEN, 0)),
+        (Act(Op.DELETE, 1), Act(Op.DELETE, 1)),
+        (Act(Op.DELETE, 1), Act(Op.LINK, 1)),
+        (Act(Op.TAP_OPEN, 0, optional=True),),
+        (Act(Op.TAP_OPEN, 0), Act(Op.RENAME, 0)),
+        (Act(Op.ALTNAME, 1),),
+    ],
+)
+def test_an_act_is_only_for_what_is_there(acts):
+    with pytest.raises(ValueError):
+        Program((ROW, ROW._replace(held=Fds((3,), ()))), acts)
 
 
 def test_native_is_what_one_gets(monkeypatch):

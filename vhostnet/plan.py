@@ -160,11 +160,16 @@ class Program:
             if not _sound(nic):
                 raise ValueError(f"a malformed row: {nic}")
         count = len(self.nics)
-        for op, row, _, _ in self.acts:
+        there = [_HELD | _THERE if nic.held else 0 for nic in self.nics]
+        for op, row, optional, _ in self.acts:
             if not 0 <= row < count:
                 raise ValueError(f"no row {row} for {op.name}")
-            if op in (_NEW_ONLY if self.nics[row].held else _HELD_ONLY):
+            needs, bars, makes = _RULES[op]
+            if there[row] & needs != needs or there[row] & bars:
                 raise ValueError(f"{op.name} is not for such a row: {self.nics[row]}")
+            if (optional and op != Op.VHOST_OPEN) or (op in _NAMING and not self.nics[row].wish):
+                raise ValueError(f"{op.name} is malformed for row {row}: {self.nics[row]}")
+            there[row] |= makes
 
     def __str__(self) -> str:
         width = max((len(nic.ifname) for nic in self.nics), default=0)
@@ -177,8 +182,25 @@ class Program:
         return "\n".join(lines)
 
 
-_NEW_ONLY: Final = (Op.TAP_OPEN, Op.VHOST_OPEN, Op.SELFTEST)
-_HELD_ONLY: Final = (Op.ATTACH, Op.DELETE)
+# What there can be of a row; and of each act what there must be, what there must not be, and what there is afterwards.
+_THERE, _VHOST, _HELD, _GONE = 1, 2, 4, 8
+_CHANGES: Final = (_THERE, _GONE, 0)
+_RULES: Final = tuple(
+    {
+        Op.TAP_OPEN: (0, _THERE, _THERE),
+        Op.VHOST_OPEN: (0, _VHOST | _HELD, _VHOST),
+        Op.SELFTEST: (_THERE, _HELD, 0),
+        Op.QDISC: _CHANGES,
+        Op.LINK: _CHANGES,
+        Op.UP: _CHANGES,
+        Op.ATTACH: (_HELD, _GONE, 0),
+        Op.ALTNAME: _CHANGES,
+        Op.RENAME: _CHANGES,
+        Op.DELETE: (_HELD, _GONE, _GONE),
+    }[op]
+    for op in Op
+)
+_NAMING: Final = (Op.ALTNAME, Op.RENAME)
 
 
 def _sound(nic: NicRow) -> bool:

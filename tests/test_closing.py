@@ -142,7 +142,7 @@ engine.close([row.fds for row, nic in zip(rows, result.nics) if nic is None])
 def fixed_random(tmp_path_factory):
     made = tmp_path_factory.mktemp("shim") / "random.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", made, "-xc", "-"], input=FIXED_RANDOM, text=True, check=True)
-    return {**os.environ, "LD_PRELOAD": str(made)}
+    return {**os.environ, "LD_PRELOAD": f"{os.environ.get('LD_PRELOAD', '')} {made}"}
 
 
 def delete_with(engine, environment):

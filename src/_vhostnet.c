@@ -473,19 +473,16 @@ static int wire_up(int fd, char *memory, int tap, struct vn_act *act)
 static int selftest(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
 	int rc, fd = open_vhost(nic->vhost_path, act);
-	char *memory;
+	char *memory = MAP_FAILED;
 
 	(void)run;
 	if (fd < 0)
 		return fd;
 	rc = prove_vhost(fd, act);
-	memory = mmap(NULL, 2 * RING_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (memory == MAP_FAILED) {
-		rc = refused(act, VN_CALL_MMAP);
-	} else {
-		if (rc == 0)
-			rc = wire_up(fd, memory, nic->tap_fds[0], act);
-	}
+	if (rc == 0)
+		memory = mmap(NULL, 2 * RING_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (rc == 0)
+		rc = memory == MAP_FAILED ? refused(act, VN_CALL_MMAP) : wire_up(fd, memory, nic->tap_fds[0], act);
 	close(fd); /* before its memory goes */
 	if (memory != MAP_FAILED)
 		munmap(memory, 2 * RING_BYTES);

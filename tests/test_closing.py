@@ -1,5 +1,6 @@
 """Taking many NICs away in one round: all of ours, and nothing else."""
 
+import errno
 import os
 import socket
 import struct
@@ -16,7 +17,7 @@ import vhostnet
 from vhostnet import InterfaceSpec
 from vhostnet import bridge as bridges
 from vhostnet.engines import _uapi
-from vhostnet.plan import Fds, held_row, plan_delete
+from vhostnet.plan import Act, Fds, Op, Program, held_row, plan_delete
 
 pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
 
@@ -109,6 +110,27 @@ def test_fds_that_are_no_tap(engine, no_leaks):
     assert [failure.result.call for failure in result.failures] == ["TUNGETIFF"]
     os.close(read)
     os.close(write)
+
+
+def test_whatever_is_given_as_vhost_is_closed_too(engine, bridge, no_leaks):
+    (nic,) = open_some(engine, 1)
+    fds = nic.detach()
+    vhostnet.select_engine(engine).close([Fds(fds.tap, os.pipe())])
+
+
+def test_a_nic_that_was_refused_is_not_deleted(engine, bridge):
+    """Two to be attached and deleted, and one of them has a queue that is none: that one is left as it is."""
+    nics = open_some(engine, 2)
+    good, bad = (nic.detach() for nic in nics)
+    read, write = os.pipe()
+    rows = (held_row("good", nics[0].ifindex, good), held_row("bad", nics[1].ifindex, Fds((bad.tap[0], read), ())))
+    acts = tuple(Act(op, nic) for op in (Op.ATTACH, Op.DELETE) for nic in range(2))
+    result = vhostnet.select_engine(engine).run(Program(rows, acts, keep=True))
+    left = set(link_names())
+    vhostnet.select_engine(engine).close([bad, Fds((read, write), ())])
+    assert [(failure.act, failure.result.call) for failure in result.failures] == [(1, "TUNGETIFF")]
+    assert [act.errno for act in result.acts] == [0, errno.ENOTTY, 0, errno.ECANCELED]
+    assert {nic.ifname for nic in nics} & left == {nics[1].ifname}
 
 
 # --- decoys ----------------------------------------------------------------------------------------------

@@ -150,6 +150,14 @@ def test_without_a_defect_it_runs_as_far_as_its_path():
     assert refusal(sound()) == errno.ENOENT
 
 
+def test_a_link_is_not_looked_up_by_a_name_without_an_end():
+    need("native")
+    from vhostnet._vhostnet import ffi, lib
+
+    links = ffi.new("struct vn_link[2]", [{"name": b"lo"}, {"name": b"n" * 16}])
+    assert lib.vn_describe(links, 2) == -errno.EINVAL
+
+
 TRACED = """
 import os, sys
 sys.path.insert(0, sys.argv[1])

@@ -220,6 +220,26 @@ def test_those_of_another_namespace_leave_ours_alone(engine, bridge, namespaces)
     vhostnet.close_nics(here)
 
 
+NO_WAY_IN = """
+import os, sys, vhostnet
+from vhostnet.closing import _delete
+from vhostnet.plan import Fds, held_row
+fd = int(sys.argv[2])
+_delete([(vhostnet.select_engine(sys.argv[1]), held_row("there", 2, Fds((fd,), ())))])
+print(os.path.exists(f"/proc/self/fd/{fd}"))
+"""
+
+
+def test_what_is_in_a_namespace_without_a_way_in_is_closed(engine, namespaces):
+    """By a process that may not enter any: its copy of the fd goes, and the NIC stays with whoever has another."""
+    there = InterfaceSpec(type="ethernet", vhost="off")
+    with vhostnet.open_nic(there, engine=engine, netns=namespaces[0]) as nic:
+        command = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all", sys.executable, "-c", NO_WAY_IN, engine]
+        done = subprocess.run([*command, str(nic.fds[0])], pass_fds=nic.fds, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["False"]
+        assert vhostnet.netns.call_inside(namespaces[0], link_names) == ["lo", nic.ifname]
+
+
 @pytest.fixture
 def namespaces():
     fds = []

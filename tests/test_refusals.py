@@ -341,7 +341,7 @@ def test_without_the_capability_it_is_named(engine):
 # --- arguments -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [{"vhost": "maybe"}, {"qdisc": "fq"}])
+@pytest.mark.parametrize("how", [{"vhost": "maybe"}, {"qdisc": "fq"}, {"on_error": "ignore"}])
 def test_arguments_that_are_none(how):
     error = refused(vhostnet.SpecError, spec(), **how)
     assert error.attribute in how

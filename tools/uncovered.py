@@ -1,6 +1,6 @@
-"""uncovered.py SOURCE LEAST [FUNCTION...]: how much of SOURCE was run, and the lines that were not; gcov's JSON is stdin.
+"""uncovered.py SOURCE LEAST [FUNCTION...]: how much of SOURCE was run, and the lines that were not.
 
-The functions named do not count. Exit code 1 for less than LEAST per cent.
+Gcov's JSON is stdin. The functions named do not count. Exit code 1 for less than LEAST per cent.
 """
 
 import json

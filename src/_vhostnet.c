@@ -355,8 +355,6 @@ static int identify(struct run *run, struct vn_nic *nic, struct vn_act *act)
 
 static int tap_open(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
-	if (nic->n_tap > 0)
-		return -EINVAL;
 	for (uint32_t queue = 0; queue < nic->queues; queue++) {
 		int rc = open_queue(nic, act);
 
@@ -400,8 +398,6 @@ static int vhost_open(struct run *run, struct vn_nic *nic, struct vn_act *act)
 	int rc = 0;
 
 	(void)run;
-	if (nic->n_vhost > 0)
-		return -EINVAL;
 	for (uint32_t queue = 0; queue < nic->queues && rc >= 0; queue++) {
 		act->queue = (int32_t)queue;
 		rc = open_vhost(nic->vhost_path, act);
@@ -487,19 +483,16 @@ static int wire_up(int fd, char *memory, int tap, struct vn_act *act)
 static int selftest(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
 	int rc, fd = open_vhost(nic->vhost_path, act);
-	char *memory;
+	char *memory = MAP_FAILED;
 
 	(void)run;
 	if (fd < 0)
 		return fd;
 	rc = prove_vhost(fd, act);
-	memory = mmap(NULL, 2 * RING_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (memory == MAP_FAILED) {
-		rc = refused(act, VN_CALL_MMAP);
-	} else {
-		if (rc == 0)
-			rc = wire_up(fd, memory, nic->tap_fds[0], act);
-	}
+	if (rc == 0)
+		memory = mmap(NULL, 2 * RING_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (rc == 0)
+		rc = memory == MAP_FAILED ? refused(act, VN_CALL_MMAP) : wire_up(fd, memory, nic->tap_fds[0], act);
 	close(fd); /* before its memory goes */
 	if (memory != MAP_FAILED)
 		munmap(memory, 2 * RING_BYTES);
@@ -980,18 +973,26 @@ static void delete_links(struct netlink *nl, struct doomed *doomed, uint32_t n, 
 
 /* ---- the loop ------------------------------------------------------------------------------------------ */
 
-enum rows { ANY, NEW, HELD };
+/* What there is of a row. Until the run begins, check() keeps it in vn_nic.failed, which nobody needs before. */
+enum { THERE = 1, VHOST = 2, HELD = 4, GONE = 8 };
 
 static const struct {
 	int (*act)(struct run *run, struct vn_nic *nic, struct vn_act *act);
-	uint32_t batch;	 /* so many are put together, and done by the next flush(); 0: at once */
-	enum rows takes; /* which rows it is for */
+	uint32_t batch; /* so many are put together, and done by the next flush(); 0: at once */
+	uint32_t needs; /* what there must be of its row, */
+	uint32_t bars;	/* what there must not be, */
+	uint32_t makes; /* and what there is afterwards */
 } ACTS[VN_ACTS] = {
-	[VN_TAP_OPEN] = { tap_open, 0, NEW },	     [VN_VHOST_OPEN] = { vhost_open, 0, NEW },
-	[VN_SELFTEST] = { selftest, 0, NEW },	     [VN_QDISC] = { put_qdisc, NL_BATCH, ANY },
-	[VN_LINK] = { put_link, NL_BATCH, ANY },     [VN_UP] = { put_up, NL_BATCH, ANY },
-	[VN_ATTACH] = { attach, 0, HELD },	     [VN_ALTNAME] = { put_altname, NL_BATCH, ANY },
-	[VN_RENAME] = { put_rename, NL_BATCH, ANY }, [VN_DELETE] = { NULL, DELETE_BATCH, HELD },
+	[VN_TAP_OPEN] = { tap_open, 0, 0, THERE, THERE },
+	[VN_VHOST_OPEN] = { vhost_open, 0, 0, VHOST | HELD, VHOST },
+	[VN_SELFTEST] = { selftest, 0, THERE, HELD, 0 },
+	[VN_QDISC] = { put_qdisc, NL_BATCH, THERE, GONE, 0 },
+	[VN_LINK] = { put_link, NL_BATCH, THERE, GONE, 0 },
+	[VN_UP] = { put_up, NL_BATCH, THERE, GONE, 0 },
+	[VN_ATTACH] = { attach, 0, HELD, GONE, 0 },
+	[VN_ALTNAME] = { put_altname, NL_BATCH, THERE, GONE, 0 },
+	[VN_RENAME] = { put_rename, NL_BATCH, THERE, GONE, 0 },
+	[VN_DELETE] = { NULL, DELETE_BATCH, HELD, GONE, GONE },
 };
 
 enum { UNANSWERED = 1 }; /* vn_act.error of an act that is not done yet */
@@ -1106,36 +1107,68 @@ static int step(struct run *run, uint32_t index)
 	return 0;
 }
 
+static bool sound_bridge(const struct vn_bridge *bridge)
+{
+	return terminated(bridge->name) && bridge->ifindex <= INT32_MAX && (bridge->ifindex > 0 || bridge->name[0]);
+}
+
 static bool sound_nic(const struct vn_nic *nic, uint32_t n_bridges)
 {
-	return terminated(nic->name) && terminated(nic->wish) && nic->queues >= 1 && nic->queues <= VN_MAX_QUEUES &&
-	       memchr(nic->alias, 0, VN_ALIASSIZ) && nic->tap_fds && nic->vhost_fds && nic->tap_path &&
-	       nic->vhost_path && nic->bridge >= -1 && nic->bridge < (int64_t)n_bridges &&
-	       (!nic->held || (nic->n_tap >= 1 && nic->n_tap <= nic->queues && nic->n_vhost <= nic->queues));
+	return terminated(nic->name) && nic->name[0] && terminated(nic->wish) && memchr(nic->alias, 0, VN_ALIASSIZ) &&
+	       nic->queues >= 1 && nic->queues <= VN_MAX_QUEUES && nic->tap_fds && nic->vhost_fds && nic->tap_path &&
+	       nic->vhost_path && nic->bridge >= -1 && nic->bridge < (int64_t)n_bridges;
 }
 
+static bool sound_held(const struct vn_nic *nic)
+{
+	return nic->n_tap >= 1 && nic->n_tap <= nic->queues && nic->n_vhost <= nic->queues && nic->ifindex >= 0;
+}
+
+/* The kernel reads 16 bits, and must not take the device for a TUN; IFF_TUN_EXCL is ours to set. */
+static bool sound_flags(uint32_t flags)
+{
+	return flags <= UINT16_MAX && (flags & IFF_TAP) && !(flags & IFF_TUN_EXCL);
+}
+
+/* One act after those before it. */
 static bool sound_act(const struct vn_act *act, const struct vn_program *program)
 {
-	enum rows takes;
+	struct vn_nic *nic;
 
-	if (act->op >= VN_ACTS || act->nic >= program->n_nics)
+	if (act->op >= VN_ACTS || act->nic >= program->n_nics || act->flags & ~(uint32_t)(VN_OPTIONAL | VN_BARRIER))
 		return false;
-	takes = ACTS[act->op].takes;
-	return takes == ANY || (takes == HELD) == (program->nics[act->nic].held != 0);
+	nic = &program->nics[act->nic];
+	if ((nic->failed & ACTS[act->op].needs) != ACTS[act->op].needs || nic->failed & ACTS[act->op].bars ||
+	    (act->op != VN_VHOST_OPEN && act->flags & VN_OPTIONAL) ||
+	    ((act->op == VN_ALTNAME || act->op == VN_RENAME) && !nic->wish[0]) ||
+	    (act->op == VN_TAP_OPEN && !sound_flags(nic->tun_flags)))
+		return false;
+	nic->failed |= ACTS[act->op].makes;
+	return true;
 }
 
-/* Refuse a Program that would lead us outside its arrays, before the first syscall. */
+static bool sound_tables(const struct vn_program *program)
+{
+	return program->n_nics >= 1 && program->n_nics <= INT32_MAX && program->nics && program->n_acts >= 1 &&
+	       program->n_acts <= INT32_MAX && program->acts && program->n_bridges <= INT32_MAX &&
+	       (program->n_bridges == 0 || program->bridges);
+}
+
+/* Refuse a Program that would lead us outside its arrays, or to a NIC that is not there, before the first syscall. */
 static int check(const struct vn_program *program)
 {
-	if (program->n_nics == 0 || !program->nics || program->n_acts == 0 || !program->acts ||
-	    (program->n_bridges > 0 && !program->bridges) || program->n_bridges > INT32_MAX)
+	if (!program || !sound_tables(program))
 		return -EINVAL;
 	for (uint32_t i = 0; i < program->n_bridges; i++)
-		if (!terminated(program->bridges[i].name))
+		if (!sound_bridge(&program->bridges[i]))
 			return -EINVAL;
-	for (uint32_t i = 0; i < program->n_nics; i++)
-		if (!sound_nic(&program->nics[i], program->n_bridges))
+	for (uint32_t i = 0; i < program->n_nics; i++) {
+		struct vn_nic *nic = &program->nics[i];
+
+		if (!sound_nic(nic, program->n_bridges) || (nic->held && !sound_held(nic)))
 			return -EINVAL;
+		nic->failed = nic->held ? HELD | THERE : 0;
+	}
 	for (uint32_t i = 0; i < program->n_acts; i++)
 		if (!sound_act(&program->acts[i], program))
 			return -EINVAL;

@@ -135,6 +135,8 @@ struct vn_link {
 /*
  * Run every act in order. On the first refusal everything this run made is deleted; with keep, only what it made of
  * the NIC that was refused, and the run goes on. 0, or the first -errno.
+ *
+ * -EINVAL and no act with an error: the Program is malformed. Nothing was done, and vn_nic.failed means nothing.
  */
 int vn_run(struct vn_program *program);
 

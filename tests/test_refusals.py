@@ -17,6 +17,7 @@ import vhostnet
 from vhostnet import InterfaceSpec
 from vhostnet import bridge as bridges
 from vhostnet.engines import _uapi
+from vhostnet.plan import Act, NicRow, Op, Program, TunFlag
 
 pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
 
@@ -277,6 +278,53 @@ def test_a_vhost_path_that_is_none_is_refused_without_blocking(engine, bridge, d
     assert "modprobe vhost_net" in error.remedy
 
 
+def run_acts(engine, row, *acts):
+    """Run acts on one row by themselves: (errno, act, call) of what was refused, and nothing is left."""
+    program = Program((row,), tuple(Act(op, 0) for op in acts))
+    before = state()
+    result = vhostnet.select_engine(engine).run(program)
+    assert state() == before
+    ((number, outcome),) = result.failures
+    return outcome.errno, acts[number], outcome.call
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("which", ["absent", "null", "fifo", "file", "directory", "tty", "tun"])
+def test_a_selftest_of_a_path_that_is_none(engine, duds, which):
+    path, code = duds[which]
+    row = NicRow("mine", 2, TunFlag.TAP | TunFlag.MULTI_QUEUE, "/dev/net/tun", path)
+    call = "open" if which in ("absent", "directory") else "VHOST_GET_FEATURES"
+    assert run_acts(engine, row, Op.TAP_OPEN, Op.SELFTEST) == (code, Op.SELFTEST, call)
+
+
+def test_a_name_the_kernel_makes_another_of(engine):
+    """It would give the device a number: then the name that was asked for is nobody's, and the device goes."""
+    row = NicRow("mine%d", 1, TunFlag.TAP, "/dev/net/tun", "")
+    assert run_acts(engine, row, Op.TAP_OPEN) == (errno.ENODEV, Op.TAP_OPEN, "SIOCGIFINDEX")
+
+
+TIGHT = """
+import pathlib, resource, sys, vhostnet
+from vhostnet.plan import Act, NicRow, Op, Program
+row = NicRow("mine", 1, 2, "/dev/net/tun", "/dev/null")
+program = Program((row,), (Act(Op.TAP_OPEN, 0), Act(Op.SELFTEST, 0)))
+engine = vhostnet.select_engine(sys.argv[1])
+engine.run(program)
+pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(), resource.RLIM_INFINITY))
+result = engine.run(program)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(*(failure.result.call for failure in result.failures))
+"""
+
+
+def test_a_selftest_says_what_was_wrong_first(engine):
+    """Not that there is no memory for a ring, when there is no vhost-net to give it to."""
+    command = [sys.executable, "-c", TIGHT, engine]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["VHOST_GET_FEATURES"]
+
+
 @pytest.mark.parametrize("which", ["absent", "null", "fifo", "tty"])
 def test_under_auto_the_nic_comes_without_and_says_why(engine, bridge, duds, which):
     path, _ = duds[which]
@@ -334,7 +382,7 @@ def test_without_the_capability_it_is_named(engine):
 # --- arguments -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [{"vhost": "maybe"}, {"qdisc": "fq"}])
+@pytest.mark.parametrize("how", [{"vhost": "maybe"}, {"qdisc": "fq"}, {"on_error": "ignore"}])
 def test_arguments_that_are_none(how):
     error = refused(vhostnet.SpecError, spec(), **how)
     assert error.attribute in how

@@ -28,7 +28,7 @@ from vhostnet.elements import (
     whole,
 )
 from vhostnet.errors import SpecError, VhostnetWarning
-from vhostnet.spec import VIRTIO_MODELS, VIRTIO_ONLY, CcwAddress, InterfaceSpec, MmioAddress, PciAddress
+from vhostnet.spec import MODELS, VIRTIO_MODELS, VIRTIO_ONLY, CcwAddress, InterfaceSpec, MmioAddress, PciAddress
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
@@ -216,7 +216,7 @@ _REFUSED_OFF_VIRTIO: Final = ("iommu", "ats", "packed", "page_per_vq")  # libvir
 def _drop_driver(reading: _Reading) -> None:
     """libvirt's parser drops the driver's options for a model that is none of virtio's; we say so."""
     model = reading.values.get("model", "virtio")
-    if model in VIRTIO_MODELS:
+    if model in VIRTIO_MODELS or model not in MODELS:  # one that is none is refused for itself
         return
     for name in (*VIRTIO_ONLY, "queues", "vhost"):
         if name in _REFUSED_OFF_VIRTIO and name in reading.values:

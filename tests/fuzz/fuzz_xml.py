@@ -1,6 +1,6 @@
 """Any bytes at all: a spec or a SpecError, and from a spec arguments that read back as what it says.
 
-    python tests/fuzz/fuzz_xml.py CORPUS... -dict=tests/fuzz/xml.dict
+python tests/fuzz/fuzz_xml.py CORPUS... -dict=tests/fuzz/xml.dict
 """
 
 import re

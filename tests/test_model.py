@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 from conftest import need, open_fds
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -320,6 +320,7 @@ def test_both_engines_do_as_the_model_says():
             deadline=None,
             derandomize=True,
             database=None,
+            phases=[Phase.generate],  # to shrink a history takes minutes
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -260,6 +260,8 @@ static int nl_exchange(struct netlink *nl, answer_fn *answer, void *context, uin
 	ssize_t sent;
 
 	*call = VN_CALL_SEND;
+	if (nl->queued == 0)
+		return 0; /* every NIC of these acts has failed; the kernel warns of empty messages */
 	do
 		sent = sendto(nl->fd, nl->out, length, 0, (struct sockaddr *)&kernel, sizeof(kernel));
 	while (sent < 0 && errno == EINTR && tries-- > 0);

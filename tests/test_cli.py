@@ -309,7 +309,7 @@ def test_doctor_finds_every_reason_at_once(bridge, tmp_path):
         PLAIN.replace("<source", "<target dev='mine'/><source"),
         PLAIN.replace(BRIDGE, "nowhere"),
         PLAIN.replace(BRIDGE, "lo"),
-        *[PLAIN.replace("name=", "queues='256' name=")] * 8000,
+        *[PLAIN.replace("name='qemu'", "queues='256'")] * 2000,
     ]
     file.write_text(f"<devices>{''.join(interfaces)}</devices>")
     before = link_names()
@@ -325,7 +325,7 @@ def test_doctor_finds_every_reason_at_once(bridge, tmp_path):
         ("name", "FlagMismatch"),
     ]
     assert all(check["remedy"] for check in found)
-    assert "0 of 1023 ports in use, and 8001 NICs are to join it" in found[2]["detail"]
+    assert "0 of 1023 ports in use, and 2001 NICs are to join it" in found[2]["detail"]
     assert found[5]["error"]["found"] == ["tap", "no_pi"]
 
 

@@ -76,13 +76,19 @@ class SpecError(VhostnetError, ValueError):
 
 
 def _place(element: str | None, attribute: str | None, value: object) -> str:
-    """``<driver queues='0'>`` or ``queues=0``; values go through repr(), so none can forge a log line."""
+    """``<driver queues='0'>`` or ``queues=0``; none of the three can forge a log line."""
+    element, attribute = _shown(element), _shown(attribute)
     shown = "" if value is None else repr(value)
     if element and attribute:
         return f"<{element} {attribute}={shown}>"
     if element:
         return f"<{element}>{shown}"
     return f"{attribute}={shown}" if attribute and shown else attribute or ""
+
+
+def _shown(name: str | None) -> str | None:
+    """As it is, where it can be seen: lxml puts the namespace into a name, and that can be any text."""
+    return name if name is None or name.isprintable() else repr(name)
 
 
 class HostError(VhostnetError, OSError):

@@ -1,0 +1,31 @@
+"""The parts by name, in the order they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from tests.torture.kit import Outcome
+from tests.torture.name_race import name_race
+from tests.torture.rename_race import rename_race
+
+
+@dataclass(frozen=True)
+class Part:
+    """``function()`` is the part with the numbers that count; ``function(**small)`` the one of every test run."""
+
+    name: str
+    function: Callable[..., Outcome]
+    small: Mapping[str, int]
+
+    def run(self) -> Outcome:
+        return self.function()
+
+    def run_small(self) -> Outcome:
+        return self.function(**self.small)
+
+
+PARTS = (
+    Part("name race", name_race, {"processes": 4, "rounds": 2}),
+    Part("rename race", rename_race, {"creations": 64}),
+)

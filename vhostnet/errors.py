@@ -151,7 +151,7 @@ class ResourceExhausted(HostError):
 
 
 class DeviceGone(HostError):
-    """The TAP was deleted, or its network namespace destroyed, under us."""
+    """The TAP was deleted, or its network namespace destroyed, under us; or renamed while it was being made."""
 
 
 class VhostUnavailable(HostError):
@@ -185,6 +185,10 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
         "a link of that name exists that is no TAP, or one made with other flags: choose another name",
     ),
     ("TAP_OPEN", _errno.E2BIG): (QueueLimit, "the kernel gives a TAP at most 256 queues"),
+    ("TAP_OPEN", _errno.ESTALE): (
+        DeviceGone,
+        "somebody renamed or deleted the TAP while it was made: open the NIC anew",
+    ),
     ("TAP_OPEN", _errno.ENOENT): (Unsupported, "no such device node: load the driver (modprobe tun)"),
     ("TAP_OPEN", _errno.ENODEV): (Unsupported, "the driver is not there: load it (modprobe tun)"),
     ("TAP_OPEN", _errno.ENXIO): (Unsupported, "the driver is not there: load it (modprobe tun)"),

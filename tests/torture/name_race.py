@@ -27,7 +27,9 @@ def name_race(*, processes: int = 16, rounds: int = 200) -> Outcome:
                     winners += _round(racers, engine, queues, expect)
                     expect(link_names() == before, "something is left after the winner closed")
     lost = 4 * rounds * (processes - 1)
-    figures = f"{processes} processes x {rounds} rounds x 1 and 4 queues x 2 engines: {winners} winners, {lost} NameBusy"
+    figures = (
+        f"{processes} processes x {rounds} rounds x 1 and 4 queues x 2 engines: {winners} winners, {lost} NameBusy"
+    )
     return figures, expect.broken
 
 

@@ -17,6 +17,7 @@ import vhostnet
 from tests.torture.kit import (
     BRIDGE,
     ENGINES,
+    Event,
     Facts,
     Monitor,
     Outcome,
@@ -26,7 +27,6 @@ from tests.torture.kit import (
     links,
     open_fds,
     spec,
-    wait_until,
 )
 from vhostnet import HostError, InterfaceSpec, Nic
 from vhostnet.engines import _uapi as uapi
@@ -64,7 +64,8 @@ def rename_race(*, creations: int = 5000) -> Outcome:
     rate = renames[0] / (time.monotonic() - started)
     touched, attached = seen[0]
     expect(not touched, f"a foreign link was changed: {touched[:3]}")
-    expect(wait_until(lambda: _but_names(links()) == _but_names(before)), "links are not as they were")
+    expect(_decoys_of(links(), decoys) == _decoys_of(before, decoys), "the decoys are not as they were")
+    expect(set(links()) == set(before), "links are left")
     expect(open_fds() == fds, "fds are not as they were")
     expect(renames[0] > 0 and rate > 1000, f"only {rate:.0f} renames a second")
     return _figures(victim, rate, attached), expect.broken
@@ -78,9 +79,13 @@ def _figures(victim: _Victim, rate: float, attached: int) -> str:
     )
 
 
-def _but_names(found: dict[int, tuple[str, Facts]]) -> dict[int, Facts]:
-    """Without carrier, which is the holder's."""
-    return {index: facts._replace(flags=facts.flags & ~CARRIER) for index, (_, facts) in found.items()}
+def _decoys_of(found: dict[int, tuple[str, Facts]], decoys: dict[int, str]) -> dict[int, Facts]:
+    return {index: _lasting(found[index][1]) for index in decoys if index in found}
+
+
+def _lasting(facts: Facts) -> Facts:
+    """Without carrier, which a TAP has while somebody holds a queue."""
+    return facts._replace(flags=facts.flags & ~CARRIER)
 
 
 # --- the victim ----------------------------------------------------------------------------------------------
@@ -174,25 +179,28 @@ def _ip(command: str) -> None:
 
 def _watcher(before: dict[int, tuple[str, Facts]], decoys: dict[int, str]) -> Callable[[Callable[[], bool]], object]:
     """Reads every announcement of a decoy: what was changed, and how often one got a queue of ours."""
-    home = _but_names(before)
+    home = _decoys_of(before, decoys)
+    plugged = {index: before[index][1].flags & CARRIER for index in decoys}
+
+    def judge(event: Event, touched: list[str]) -> bool:
+        if event.type == uapi.RTM_NEWLINK and event.facts:
+            carrier = event.facts.flags & CARRIER
+            new, plugged[event.ifindex] = carrier & ~plugged[event.ifindex], carrier
+            if _lasting(event.facts) != home[event.ifindex]:
+                touched.append(f"{decoys[event.ifindex]}: {event.facts}")
+            return bool(new)
+        if event.type != uapi.RTM_NEWLINK:
+            touched.append(f"{decoys[event.ifindex]}: message {event.type}")
+        return False
 
     def watch(stopped: Callable[[], bool]) -> tuple[list[str], int]:
         monitor = Monitor(Monitor.LINKS | Monitor.QDISCS)
         touched: list[str] = []
-        carrier = 0
+        attached = 0
         while not stopped():
-            for event in monitor.events():
-                if event.ifindex not in decoys:
-                    continue
-                if event.type not in (uapi.RTM_NEWLINK, uapi.RTM_DELLINK):
-                    touched.append(f"qdisc of {decoys[event.ifindex]}")
-                elif event.facts:
-                    changed = _but_names({event.ifindex: (event.name, event.facts)}) != {event.ifindex: home[event.ifindex]}
-                    carrier += bool(event.facts.flags & CARRIER & ~before[event.ifindex][1].flags)
-                    if changed or event.type == uapi.RTM_DELLINK:
-                        touched.append(f"{decoys[event.ifindex]}: {event}")
+            attached += sum(judge(event, touched) for event in monitor.events() if event.ifindex in decoys)
             time.sleep(0.001)
-        return touched, carrier
+        return touched, attached
 
     return watch
 
@@ -231,7 +239,7 @@ def _renamer(decoys: dict[int, str]) -> Callable[[Callable[[], bool]], object]:
 def _swap(rename: _Names, victim: str, decoy: str, chance: random.Random) -> int:
     """How many renames succeeded. The decoy is at home afterwards."""
     done = rename(victim, AWAY)
-    if chance.random() < 0.8 and rename(decoy, victim):
+    if chance.random() < (0.8 if done else 0.05) and rename(decoy, victim):
         done += 1
         if chance.random() < 0.5:
             done += rename(AWAY, decoy)  # ours under the name of another

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "vhostnet"
 # From the ground up. A module may import those of the lines before its own.
 FLOORS = (
     {"vhostnet.errors"},
-    {"vhostnet.mac", "vhostnet.netns", "vhostnet.files"},
+    {"vhostnet.mac", "vhostnet.netns", "vhostnet.files", "vhostnet.forks"},
     {"vhostnet.spec"},
     {"vhostnet.elements"},
     {"vhostnet.parse", "vhostnet.qemu", "vhostnet.plan"},

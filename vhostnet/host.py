@@ -16,6 +16,7 @@ from vhostnet.cost import Limits, cost
 from vhostnet.engines import Engine, Result
 from vhostnet.errors import BridgeFull, HostError, NameBusy, SpecError, host_error
 from vhostnet.files import allowed_files, open_files
+from vhostnet.forks import under_way
 from vhostnet.netns import NetNs, call_inside
 from vhostnet.nic import Nic, Run, refusal
 from vhostnet.plan import MAX_PORTS, QDISCS, Features, Link, Op, Program, Qdisc, fds_needed, plan, resolve
@@ -152,7 +153,12 @@ def make_nics(
 
     Where *how* says keep there is a HostError in the place of each Nic that was refused.
     """
-    program, result = _run(engine, specs, names or _names(specs), how)
+    with under_way:
+        return _make_nics(engine, specs, how, names or _names(specs), tries)
+
+
+def _make_nics(engine: Engine, specs: Sequence[InterfaceSpec], how: How, names: Sequence[str], tries: int) -> list[Nic]:
+    program, result = _run(engine, specs, names, how)
     if not result.failures:
         return [Nic(spec, engine, Run(program, result, row)) for row, spec in enumerate(specs)]
     refused = _refused(engine, program, result)
@@ -160,13 +166,13 @@ def make_nics(
     if not how.keep and not snatched:
         raise next(iter(refused.values()))
     if not how.keep:
-        return make_nics(engine, specs, how, _free_names(engine, specs), tries - 1)
+        return _make_nics(engine, specs, how, _free_names(engine, specs), tries - 1)
     made: list[Any] = [
         refused.get(row) or Nic(spec, engine, Run(program, result, row)) for row, spec in enumerate(specs)
     ]
     if snatched:
         again = [specs[row] for row in snatched]
-        renamed = make_nics(engine, again, how, _free_names(engine, again), tries - 1)
+        renamed = _make_nics(engine, again, how, _free_names(engine, again), tries - 1)
         for row, nic in zip(snatched, renamed, strict=True):
             made[row] = nic
     return made

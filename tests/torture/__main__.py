@@ -7,6 +7,8 @@ import time
 
 from tests.torture.parts import PARTS, Part
 
+SHOWN = 10  # broken promises of one part
+
 
 def main(names: list[str]) -> int:
     unknown = set(names) - {part.name for part in PARTS}
@@ -24,7 +26,7 @@ def _show(part: Part, width: int) -> bool:
     seconds = time.monotonic() - started
     verdict = "BROKEN" if broken else "kept"
     print(f"{part.name:<{width}}  {verdict:<6}  {seconds:4.0f} s  {figures}", flush=True)
-    for promise in broken:
+    for promise in [*broken[:SHOWN], *([f"and {len(broken) - SHOWN} more"] if len(broken) > SHOWN else [])]:
         print(f"{'':<{width}}          !! {promise}", flush=True)
     return not broken
 

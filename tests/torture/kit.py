@@ -107,22 +107,22 @@ class Crew:
         self._gate = os.eventfd(0, os.EFD_CLOEXEC)
         self._pipes = []
         self._processes = []
-        for number in range(count):
+        for _ in range(count):
             ours, theirs = _fork.Pipe()
-            process = _fork.Process(target=self._serve, args=(theirs, work, number), daemon=True)
+            process = _fork.Process(target=self._serve, args=(theirs, work), daemon=True)
             process.start()
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)
 
-    def _serve(self, pipe: Any, work: Callable[..., Any], number: int) -> None:
+    def _serve(self, pipe: Any, work: Callable[..., Any]) -> None:
         gate = select.poll()
         gate.register(self._gate, select.POLLIN)
         while (arguments := pipe.recv()) is not None:
             pipe.send("ready")
             gate.poll()
             try:
-                pipe.send(work(number, *arguments))
+                pipe.send(work(*arguments))
             except BaseException as error:
                 pipe.send(error)
                 raise

@@ -51,7 +51,7 @@ class _Racer:
     def __init__(self) -> None:
         self._nic: Nic | None = None
 
-    def turn(self, number: int, act: str, engine: str, queues: int) -> str:
+    def turn(self, act: str, engine: str, queues: int) -> str:
         if act == "close":
             if self._nic:
                 self._nic.close()

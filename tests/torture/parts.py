@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from tests.torture.close_race import close_race
 from tests.torture.kit import Outcome
 from tests.torture.name_race import name_race
 from tests.torture.rename_race import rename_race
@@ -27,5 +28,6 @@ class Part:
 
 PARTS = (
     Part("name race", name_race, {"processes": 4, "rounds": 2}),
-    Part("rename race", rename_race, {"creations": 64}),
+    Part("rename race", rename_race, {"creations": 64, "rate": 1}),
+    Part("close race", close_race, {"rounds": 4}),
 )

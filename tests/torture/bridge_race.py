@@ -25,6 +25,7 @@ from tests.torture.kit import (
     link_names,
     open_fds,
     spec,
+    wait_until,
 )
 from vhostnet import HostError, Nic, bridge, netns
 from vhostnet.engines import _uapi as uapi
@@ -76,6 +77,7 @@ def _open(what: str, engine: str, expect: Promises, outcomes: Counter[str]) -> S
         named = error.act in ("TAP_OPEN", "QDISC", "LINK", "UP") and (error.ifname or "").startswith("vnet")
         expect(isinstance(error, SENSIBLE) and named, f"{what}: no sensible error: {type(error).__name__} {error}")
         expect(not _ours(), f"{what}: a batch that was refused left links")
+        wait_until(lambda: BRIDGE in link_names())  # or nothing more would be tried than the look-up
         return []
     outcomes["made"] += 1
     expect(len(nics) == BATCH, f"{what}: {len(nics)} NICs of {BATCH}")

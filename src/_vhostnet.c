@@ -30,6 +30,7 @@
 #include <linux/ethtool.h>
 #include <linux/if.h>
 #include <linux/if_bridge.h>
+#include <linux/if_ether.h>
 #include <linux/if_link.h>
 #include <linux/if_tun.h>
 #include <linux/netlink.h>
@@ -46,11 +47,12 @@ _Static_assert(VN_IFNAMSIZ == IFNAMSIZ, "the kernel's interface names have anoth
 
 enum {
 	EINTR_TRIES = 16,
-	NL_BATCH = 64,		     /* messages of one send: what it holds RTNL for stays short */
-	NL_LOOKUPS = 16,	     /* each answer to RTM_GETLINK takes kilobytes of the receive buffer */
-	NL_MESSAGE = 256,	     /* more than any message below */
-	NL_ANSWER = 32768,	     /* what the kernel puts into one datagram of a listing, at the most */
-	DELETE_BATCH = 128,	     /* links of one group: RTNL is held until the last one is gone */
+	NL_BATCH = 64,	    /* messages of one send: what it holds RTNL for stays short */
+	NL_LOOKUPS = 16,    /* each answer to RTM_GETLINK takes kilobytes of the receive buffer */
+	NL_MESSAGE = 256,   /* more than any message below */
+	NL_ANSWER = 32768,  /* what the kernel puts into one datagram of a listing, at the most */
+	DELETE_BATCH = 128, /* links of one group: RTNL is held until the last one is gone */
+	IDENTIFY_TRIES = 3,
 	LIST_TRIES = 8,		     /* a listing is of no use when links come and go meanwhile */
 	CLOSERS = 64,		     /* threads that wait for grace periods, side by side */
 	BR_PORTS = VN_MAX_PORTS + 1, /* numbers a port can have; the first is never given */
@@ -312,6 +314,95 @@ static const char *link_attrs(const struct nlmsghdr *message, size_t *left)
 	return (const char *)message + NLMSG_SPACE(sizeof(struct ifinfomsg));
 }
 
+/* ---- a link by its name ------------------------------------------------------------------------------- */
+
+/* Each attribute of a TUN or TAP device is one octet. */
+static void read_tun(struct vn_link *link, const struct rtattr *info)
+{
+	const char *data = RTA_DATA(info);
+	size_t left = RTA_PAYLOAD(info);
+	const struct rtattr *a;
+
+	while ((a = next_attr(&data, &left))) {
+		uint8_t value = RTA_PAYLOAD(a) == 1 ? *(const uint8_t *)RTA_DATA(a) : 0;
+
+		if (a->rta_type == IFLA_TUN_TYPE)
+			link->tun_flags |= value;
+		if (a->rta_type == IFLA_TUN_PI && !value)
+			link->tun_flags |= IFF_NO_PI;
+		if (a->rta_type == IFLA_TUN_VNET_HDR && value)
+			link->tun_flags |= IFF_VNET_HDR;
+		if (a->rta_type == IFLA_TUN_MULTI_QUEUE && value)
+			link->tun_flags |= IFF_MULTI_QUEUE;
+	}
+}
+
+static void read_info(struct vn_link *link, const struct rtattr *info)
+{
+	const char *data = RTA_DATA(info);
+	size_t left = RTA_PAYLOAD(info);
+	const struct rtattr *a;
+
+	while ((a = next_attr(&data, &left))) {
+		if (a->rta_type == IFLA_INFO_KIND && RTA_PAYLOAD(a) < sizeof(link->kind))
+			memcpy(link->kind, RTA_DATA(a), RTA_PAYLOAD(a));
+		if (a->rta_type == IFLA_INFO_DATA && strcmp(link->kind, "tun") == 0) /* the kind comes first */
+			read_tun(link, a);
+	}
+}
+
+static void read_attribute(struct vn_link *link, const struct rtattr *attribute)
+{
+	size_t size = RTA_PAYLOAD(attribute);
+
+	if (attribute->rta_type == IFLA_MTU && size == sizeof(link->mtu))
+		memcpy(&link->mtu, RTA_DATA(attribute), size);
+	if (attribute->rta_type == IFLA_ADDRESS && size <= sizeof(link->mac)) {
+		memcpy(link->mac, RTA_DATA(attribute), size);
+		link->mac_len = (uint32_t)size;
+	}
+	if (attribute->rta_type == IFLA_LINKINFO)
+		read_info(link, attribute);
+}
+
+static int read_link(struct vn_link *link, const struct nlmsghdr *message)
+{
+	const struct ifinfomsg *body = NLMSG_DATA(message);
+	const struct rtattr *a;
+	size_t left;
+	const char *data = link_attrs(message, &left);
+
+	if (!data)
+		return -EBADMSG;
+	link->ifindex = body->ifi_index;
+	while ((a = next_attr(&data, &left)))
+		read_attribute(link, a);
+	return 1;
+}
+
+static int take_link(void *context, uint32_t tag, const struct nlmsghdr *message)
+{
+	struct vn_link *links = context;
+	int error = 0, rc = 0;
+
+	if (message->nlmsg_type == RTM_NEWLINK)
+		return read_link(&links[tag], message);
+	if (message->nlmsg_type == NLMSG_ERROR)
+		rc = nl_error(message, &error);
+	return rc < 0 || error == 0 || error == -ENODEV ? rc : error;
+}
+
+static void put_lookup(struct netlink *nl, const struct vn_link *link, uint32_t tag)
+{
+	struct ifinfomsg body = { .ifi_family = AF_UNSPEC };
+	struct nlmsghdr *message = nl_begin(nl, RTM_GETLINK, 0, tag, &body, sizeof(body));
+	uint32_t mask = RTEXT_FILTER_SKIP_STATS;
+
+	nl_attr(message, IFLA_IFNAME, link->name, strlen(link->name) + 1);
+	nl_attr(message, IFLA_EXT_MASK, &mask, sizeof(mask));
+	nl_end(nl, message);
+}
+
 /* ---- one kernel act each: TAP_OPEN --------------------------------------------------------------------- */
 
 static void name_request(struct ifreq *request, const struct vn_nic *nic)
@@ -336,23 +427,56 @@ static int open_queue(struct vn_nic *nic, struct vn_act *act)
 	return 0;
 }
 
-/* The ifindex, and proof that it is our device's: names can be changed by others, ifindexes cannot. */
-static int identify(struct run *run, struct vn_nic *nic, struct vn_act *act)
+/* The MAC of the device that every queue is one of. ESTALE where there are two: a name was changed in between. */
+static int common_mac(const struct vn_nic *nic, struct ifreq *first)
 {
-	struct ifreq request;
+	for (uint32_t queue = 0; queue < nic->n_tap; queue++) {
+		struct ifreq request = { 0 };
 
-	name_request(&request, nic);
-	if (ioctl_retry(run->nl.fd, SIOCGIFINDEX, &request) < 0)
-		return refused(act, VN_CALL_SIOCGIFINDEX);
-	nic->ifindex = request.ifr_ifindex;
-	memset(&request, 0, sizeof(request));
-	if (ioctl_retry(nic->tap_fds[0], TUNGETIFF, &request) < 0)
-		return refused(act, VN_CALL_TUNGETIFF);
-	if (strncmp(request.ifr_name, nic->name, VN_IFNAMSIZ) != 0) {
-		errno = ESTALE;
-		return refused(act, VN_CALL_TUNGETIFF);
+		if (ioctl_retry(nic->tap_fds[queue], SIOCGIFHWADDR, &request) < 0)
+			return -errno;
+		if (queue == 0)
+			*first = request;
+		else if (memcmp(request.ifr_hwaddr.sa_data, first->ifr_hwaddr.sa_data, ETH_ALEN) != 0)
+			return -ESTALE;
 	}
 	return 0;
+}
+
+static int identify_once(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	struct vn_link link = { 0 };
+	struct ifreq ours;
+	int rc = common_mac(nic, &ours);
+
+	act->call = VN_CALL_SIOCGIFHWADDR;
+	if (rc < 0)
+		return rc;
+	memcpy(link.name, nic->name, VN_IFNAMSIZ);
+	put_lookup(&run->nl, &link, 0);
+	rc = nl_exchange(&run->nl, take_link, &link, &act->call);
+	if (rc < 0)
+		return rc;
+	act->call = VN_CALL_RTM_GETLINK;
+	if (link.mac_len != ETH_ALEN || memcmp(link.mac, ours.ifr_hwaddr.sa_data, ETH_ALEN) != 0)
+		return -ESTALE;
+	nic->ifindex = link.ifindex;
+	return 0;
+}
+
+/*
+ * The ifindex, and proof that it is our device's, and that every queue is. Names can be changed by others between any
+ * two calls; what no rename changes is the MAC, which is random in a new TAP. A fd tells that of its device, and one
+ * answer of rtnetlink has ifindex and MAC together. udev may set another in between, once.
+ */
+static int identify(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	int rc, tries = IDENTIFY_TRIES;
+
+	do
+		rc = identify_once(run, nic, act);
+	while (rc == -ESTALE && --tries > 0);
+	return rc;
 }
 
 static int tap_open(struct run *run, struct vn_nic *nic, struct vn_act *act)
@@ -777,7 +901,9 @@ static int in_netns(int tap, const struct stat *here)
 	return rc;
 }
 
-/* Proof that the ifindex is our TAP's, in this namespace, by what holds it. *here is NULL for what was made just now.
+/*
+ * Proof that the ifindex is our TAP's, in this namespace, by what holds it. *here is NULL for what was made just now;
+ * without an ifindex, since it was not made to the end, there is no proof.
  */
 static int claim(struct netlink *nl, struct doomed *d, const struct stat *here)
 {
@@ -797,8 +923,6 @@ static int claim(struct netlink *nl, struct doomed *d, const struct stat *here)
 	d->call = VN_CALL_SIOCGIFINDEX;
 	if (ioctl_retry(nl->fd, SIOCGIFINDEX, &request) < 0)
 		return -errno;
-	if (d->nic->ifindex == 0)
-		d->nic->ifindex = request.ifr_ifindex;
 	return d->nic->ifindex == request.ifr_ifindex ? 0 : -ESTALE;
 }
 
@@ -1410,100 +1534,12 @@ int vn_close(struct vn_nic *nics, uint32_t n_nics)
 
 /* ---- questions ------------------------------------------------------------------------------------------ */
 
-/* Each attribute of a TUN or TAP device is one octet. */
-static void read_tun(struct vn_link *link, const struct rtattr *info)
-{
-	const char *data = RTA_DATA(info);
-	size_t left = RTA_PAYLOAD(info);
-	const struct rtattr *a;
-
-	while ((a = next_attr(&data, &left))) {
-		uint8_t value = RTA_PAYLOAD(a) == 1 ? *(const uint8_t *)RTA_DATA(a) : 0;
-
-		if (a->rta_type == IFLA_TUN_TYPE)
-			link->tun_flags |= value;
-		if (a->rta_type == IFLA_TUN_PI && !value)
-			link->tun_flags |= IFF_NO_PI;
-		if (a->rta_type == IFLA_TUN_VNET_HDR && value)
-			link->tun_flags |= IFF_VNET_HDR;
-		if (a->rta_type == IFLA_TUN_MULTI_QUEUE && value)
-			link->tun_flags |= IFF_MULTI_QUEUE;
-	}
-}
-
-static void read_info(struct vn_link *link, const struct rtattr *info)
-{
-	const char *data = RTA_DATA(info);
-	size_t left = RTA_PAYLOAD(info);
-	const struct rtattr *a;
-
-	while ((a = next_attr(&data, &left))) {
-		if (a->rta_type == IFLA_INFO_KIND && RTA_PAYLOAD(a) < sizeof(link->kind))
-			memcpy(link->kind, RTA_DATA(a), RTA_PAYLOAD(a));
-		if (a->rta_type == IFLA_INFO_DATA && strcmp(link->kind, "tun") == 0) /* the kind comes first */
-			read_tun(link, a);
-	}
-}
-
-static void read_attribute(struct vn_link *link, const struct rtattr *attribute)
-{
-	size_t size = RTA_PAYLOAD(attribute);
-
-	if (attribute->rta_type == IFLA_MTU && size == sizeof(link->mtu))
-		memcpy(&link->mtu, RTA_DATA(attribute), size);
-	if (attribute->rta_type == IFLA_ADDRESS && size <= sizeof(link->mac)) {
-		memcpy(link->mac, RTA_DATA(attribute), size);
-		link->mac_len = (uint32_t)size;
-	}
-	if (attribute->rta_type == IFLA_LINKINFO)
-		read_info(link, attribute);
-}
-
-static int read_link(struct vn_link *link, const struct nlmsghdr *message)
-{
-	const struct ifinfomsg *body = NLMSG_DATA(message);
-	const struct rtattr *a;
-	size_t left;
-	const char *data = link_attrs(message, &left);
-
-	if (!data)
-		return -EBADMSG;
-	link->ifindex = body->ifi_index;
-	while ((a = next_attr(&data, &left)))
-		read_attribute(link, a);
-	return 1;
-}
-
-static int take_link(void *context, uint32_t tag, const struct nlmsghdr *message)
-{
-	struct vn_link *links = context;
-	int error = 0, rc = 0;
-
-	if (message->nlmsg_type == RTM_NEWLINK)
-		return read_link(&links[tag], message);
-	if (message->nlmsg_type == NLMSG_ERROR)
-		rc = nl_error(message, &error);
-	return rc < 0 || error == 0 || error == -ENODEV ? rc : error;
-}
-
-static void put_lookup(struct netlink *nl, const struct vn_link *link, uint32_t tag)
-{
-	struct ifinfomsg body = { .ifi_family = AF_UNSPEC };
-	struct nlmsghdr *message = nl_begin(nl, RTM_GETLINK, 0, tag, &body, sizeof(body));
-	uint32_t mask = RTEXT_FILTER_SKIP_STATS;
-
-	nl_attr(message, IFLA_IFNAME, link->name, strlen(link->name) + 1);
-	nl_attr(message, IFLA_EXT_MASK, &mask, sizeof(mask));
-	nl_end(nl, message);
-}
-
 int vn_describe(struct vn_link *links, uint32_t n_links, uint32_t *call)
 {
 	struct netlink nl;
 	int rc;
 
 	*call = VN_CALL_SOCKET;
-
 	for (uint32_t i = 0; i < n_links; i++) {
 		if (!terminated(links[i].name))
 			return -EINVAL;

@@ -54,6 +54,7 @@
 #define VN_CALL_RTM_DELLINK 23
 #define VN_CALL_RTM_NEWLINKPROP 24
 #define VN_CALL_RLIMIT_NOFILE 25
+#define VN_CALL_SIOCGIFHWADDR 26
 
 /*
  * One NIC. The caller owns the memory, and the fds of rows that did not fail. What a run opened for a row that failed

@@ -64,6 +64,7 @@ def test_acts_and_calls_have_the_cores_numbers(lib):
         ("ifreq", "IFREQ_FLAGS"),
         ("ifreq", "IFREQ_INDEX"),
         ("ifreq", "IFREQ_DATA"),
+        ("ifreq", "IFREQ_MAC"),
         ("ethtool_drvinfo", "DRVINFO"),
         ("nlmsghdr", "NLMSGHDR"),
         ("ifinfomsg", "IFINFOMSG"),

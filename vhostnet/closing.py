@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from vhostnet.engines import Engine, _uapi
 from vhostnet.errors import HostError
 from vhostnet.files import close_fd
+from vhostnet.forks import under_way
 from vhostnet.netns import NetNs, call_inside
 from vhostnet.nic import Nic, close_here
 from vhostnet.plan import NicRow, plan_delete
@@ -33,11 +34,12 @@ def close_nics(nics: Iterable[Nic], *, wait: bool = True) -> None:
     With *wait* False it returns at once, and one thread in the background deletes whatever has gathered; the
     process's end waits for it. NICs of other network namespaces are deleted there.
     """
-    doomed = [given for nic in nics if (given := nic.surrender())]
-    if wait:
-        _delete(doomed)
-    else:
-        _background.add(doomed)
+    with under_way:
+        doomed = [given for nic in nics if (given := nic.surrender())]
+        if wait:
+            _delete(doomed)
+        else:
+            _background.add(doomed)
 
 
 def _delete(doomed: Doomed) -> None:
@@ -109,14 +111,17 @@ class _Background:
             self._work()
 
     def _work(self) -> None:
-        while doomed := self._next():
-            _delete(doomed)
+        while self._delete_gathered():
+            pass
 
-    def _next(self) -> Doomed:
-        with self._lock:
-            doomed, self._gathered = self._gathered, []
-            self._working = bool(doomed)
-            return doomed
+    def _delete_gathered(self) -> bool:
+        """False when there was nothing."""
+        with under_way:
+            with self._lock:
+                doomed, self._gathered = self._gathered, []
+                self._working = bool(doomed)
+            _delete(doomed)
+            return bool(doomed)
 
     def forget(self) -> None:
         """In a forked child, which has neither the thread nor the NICs: its copies of the fds go."""

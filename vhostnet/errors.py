@@ -185,7 +185,7 @@ class ResourceExhausted(HostError):
 
 
 class DeviceGone(HostError):
-    """The TAP was deleted, or its network namespace destroyed, under us."""
+    """The TAP was deleted, or its network namespace destroyed, under us; or renamed while it was being made."""
 
 
 class VhostUnavailable(HostError):
@@ -220,6 +220,10 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
     ),
     ("TAP_OPEN", _errno.EINVAL): (HostError, "the kernel refuses this name, or these flags: see vhostnet doctor"),
     ("TAP_OPEN", _errno.E2BIG): (QueueLimit, "the kernel gives a TAP at most 256 queues"),
+    ("TAP_OPEN", _errno.ESTALE): (
+        DeviceGone,
+        "somebody renamed or deleted the TAP while it was made: open the NIC anew",
+    ),
     ("TAP_OPEN", _errno.ENOENT): (Unsupported, "no such device node: load the driver (modprobe tun)"),
     ("TAP_OPEN", _errno.ENODEV): (Unsupported, "the driver is not there: load it (modprobe tun)"),
     ("TAP_OPEN", _errno.ENXIO): (Unsupported, "the driver is not there: load it (modprobe tun)"),

@@ -14,6 +14,7 @@ from vhostnet.cost import Limits, cost
 from vhostnet.engines import Engine, Result
 from vhostnet.errors import HostError, NameBusy, SpecError
 from vhostnet.files import allowed_files, open_files
+from vhostnet.forks import under_way
 from vhostnet.marks import make_marks
 from vhostnet.netns import NetNs, call_inside
 from vhostnet.nic import Nic, Run
@@ -150,13 +151,18 @@ def make_nics(
 
     Where *how* says keep there is a HostError in the place of each Nic that was refused.
     """
-    program, result = _run(engine, specs, names or _names(specs), how)
+    with under_way:
+        return _make_nics(engine, specs, how, names or _names(specs), tries)
+
+
+def _make_nics(engine: Engine, specs: Sequence[InterfaceSpec], how: How, names: Sequence[str], tries: int) -> list[Nic]:
+    program, result = _run(engine, specs, names, how)
     if not result.failures:
         return [Nic(spec, engine, Run(program, result, row)) for row, spec in enumerate(specs)]
     refused = refusals(program, result)
     snatched = [row for row, error in refused.items() if tries > 1 and _is_snatched(error, specs[row])]
     if not how.keep and snatched:
-        return make_nics(engine, specs, how, _free_names(engine, specs), tries - 1)
+        return _make_nics(engine, specs, how, _free_names(engine, specs), tries - 1)
     if not how.keep:
         raise explained(engine, program, next(iter(refused.values())))
     made: list[Any] = [
@@ -166,9 +172,8 @@ def make_nics(
     ]
     if snatched:
         again = [specs[row] for row in snatched]
-        for row, nic in zip(
-            snatched, make_nics(engine, again, how, _free_names(engine, again), tries - 1), strict=True
-        ):
+        renamed = _make_nics(engine, again, how, _free_names(engine, again), tries - 1)
+        for row, nic in zip(snatched, renamed, strict=True):
             made.insert(row, nic)
     return made
 

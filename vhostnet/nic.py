@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from vhostnet import qemu
 from vhostnet.engines import ActResult, Engine, NicResult, Result
 from vhostnet.errors import NicClosed, vhost_problem
 from vhostnet.files import close_fd
+from vhostnet.forks import under_way
 from vhostnet.plan import Act, Fds, NicRow, Op, Program, held_row, plan_attach
 from vhostnet.qemu import Dialect
 from vhostnet.reasons import refusal
@@ -68,6 +70,8 @@ class Nic:
         self.mtu: Final = made.mtu
         self._engine = engine
         self._runs = runs
+        # A signal handler may close what it interrupts: hence the R.
+        self._lock = threading.RLock()  # who uses the numbers of the fds, or takes them away
         # The one thing here that changes: whoever pops the fds owns them, so two closers never close twice.
         self._owned = [made.fds]
         _living.add(self)
@@ -139,30 +143,32 @@ class Nic:
         A QEMU that ends leaves queues 1..n detached, and the next one aborts on them. Raises HostError
         (act ``ATTACH``), NicClosed.
         """
-        program = plan_attach(self.held())
-        result = self._engine.run(program)
+        with self._lock:  # or the numbers could be somebody else's by then
+            program = plan_attach(self.held())
+            result = self._engine.run(program)
         if result.failures:
             raise refusal(program, result.failures[0])
 
     def detach(self) -> Fds:
         """Give the fds away: the caller closes them, and with the last TAP fd the NIC goes. Raises NicClosed."""
-        try:
-            return self._owned.pop()
-        except IndexError:
-            raise NicClosed(f"{self.ifname} is closed") from None
+        with self._lock:
+            fds = self._fds()
+            self._owned.clear()
+            return fds
 
     def close(self) -> None:
         """Close every fd; the TAP goes with its last one. Idempotent, and safe from any thread.
 
         Takes 20 to 40 ms, which the kernel waits for its grace periods: close many with close_nics().
         """
-        with contextlib.suppress(NicClosed):
+        with contextlib.suppress(NicClosed), under_way:
             self._engine.close([self.detach()])
 
     def become(self, spec: InterfaceSpec, run: Run) -> Nic:
         """The same NIC after *run* made it *spec*'s; it owns the fds now, and this one is closed."""
-        self.detach()
-        return Nic(spec, self._engine, *self._runs, run)
+        with under_way:
+            self.detach()
+            return Nic(spec, self._engine, *self._runs, run)
 
     def held(self) -> NicRow:
         """Its row in a Program for a NIC that exists. Raises NicClosed."""
@@ -175,6 +181,12 @@ class Nic:
             return self._engine, held_row(self.ifname, self.ifindex, self.detach())
         except NicClosed:
             return None
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: its copies of the fds go. A thread that is not there may have had the lock."""
+        self._lock = threading.RLock()
+        while self._owned:
+            close_here(self._owned.pop())
 
     def _fds(self) -> Fds:
         try:
@@ -222,8 +234,7 @@ def _after_fork_in_child() -> None:
     if _in_popen():
         return
     for nic in list(_living):
-        with contextlib.suppress(NicClosed):
-            close_here(nic.detach())
+        nic.leave_to_parent()
 
 
 def _in_popen() -> bool:

@@ -14,12 +14,14 @@ from typing import Final
 
 from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._calls import ifreq, ioctl, kernel_call, open_device, refusal
+from vhostnet.engines._links import describe
 from vhostnet.engines._removal import DELETE_BATCH, Doomed
 from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute
 from vhostnet.files import close_fd
 from vhostnet.plan import Act, Fds, NicRow, Op, TunFlag
 
 _VHOST_NEEDED: Final = 1 << uapi.VIRTIO_NET_F_MRG_RXBUF | 1 << uapi.VIRTIO_F_VERSION_1
+_IDENTIFY_TRIES: Final = 3
 _IPV6_MIN_MTU: Final = 1280
 _RING_ENTRIES: Final = 256
 _RING_BYTES: Final = 16384
@@ -62,25 +64,43 @@ class Running:
 
 def _tap_open(netlink: Netlink, nic: Nic, running: Running) -> None:
     row = nic.row
+    request = bytes(ifreq(row.ifname, row.tun_flags | TunFlag.EXCL))  # not to be written to: the name stays ours
     for queue in range(row.queues):
         running.queue = queue
         fd = open_device(row.tap_path)
         nic.tap_fds.append(fd)
-        flags = row.tun_flags | (0 if queue else TunFlag.EXCL)
-        ioctl(fd, uapi.TUNSETIFF, ifreq(row.ifname, flags), "TUNSETIFF")
+        ioctl(fd, uapi.TUNSETIFF, request, "TUNSETIFF")
+        if queue == 0:
+            request = bytes(ifreq(row.ifname, row.tun_flags))
     running.queue = None
     _identify(netlink, nic)
 
 
 def _identify(netlink: Netlink, nic: Nic) -> None:
-    """The ifindex, and proof that it is our device's: names can be changed by others, ifindexes cannot."""
-    request = ifreq(nic.row.ifname, 0)
-    ioctl(netlink.fileno(), uapi.SIOCGIFINDEX, request, "SIOCGIFINDEX")
-    nic.ifindex = uapi.IFREQ_INDEX.unpack(request)[1]
-    request = ifreq("", 0)
-    ioctl(nic.tap_fds[0], uapi.TUNGETIFF, request, "TUNGETIFF")
-    if bytes(request[:16]).partition(b"\0")[0] != os.fsencode(nic.row.ifname):
-        raise refusal(errno.ESTALE, "TUNGETIFF")
+    """The ifindex, and proof that it is our device's, and that every queue is.
+
+    Names can be changed by others between any two calls; what no rename changes is the MAC, which is random in a
+    new TAP. A fd tells that of its device, and one answer of rtnetlink has ifindex and MAC together. udev may set
+    another in between, once.
+    """
+    name = nic.row.ifname
+    for _ in range(_IDENTIFY_TRIES):
+        call = "SIOCGIFHWADDR"
+        macs = set(map(_mac_of, nic.tap_fds))
+        if len(macs) == 1:
+            call = "RTM_GETLINK"
+            link = describe(netlink, [name]).get(name)
+            if link and {link.mac} == macs:
+                nic.ifindex = link.ifindex
+                return
+    raise refusal(errno.ESTALE, call)
+
+
+def _mac_of(fd: int) -> bytes:
+    request = bytearray(uapi.IFREQ_MAC.size)
+    ioctl(fd, uapi.SIOCGIFHWADDR, request, "SIOCGIFHWADDR")
+    mac: bytes = uapi.IFREQ_MAC.unpack(request)[2]
+    return mac
 
 
 def _open_vhost(path: str) -> int:

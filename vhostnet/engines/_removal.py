@@ -113,7 +113,10 @@ def _claim_all(netlink: Netlink, doomed: Sequence[Doomed], held: bool) -> None:
 
 
 def claim(netlink: Netlink, d: Doomed, here: tuple[int, int] | None) -> bool:
-    """Proof that the ifindex is our TAP's, in this namespace, by what holds it; False when it has no link any more."""
+    """Proof that the ifindex is our TAP's, in this namespace, by what holds it; False when it has no link any more.
+
+    Without an ifindex, since it was not made to the end, there is no proof.
+    """
     request = bytearray(uapi.IFREQ_INDEX.size)
     try:
         ioctl(d.tap[0], uapi.TUNGETIFF, request, "TUNGETIFF")
@@ -125,7 +128,6 @@ def claim(netlink: Netlink, d: Doomed, here: tuple[int, int] | None) -> bool:
         raise refusal(errno.EXDEV, "TUNGETDEVNETNS")
     ioctl(netlink.fileno(), uapi.SIOCGIFINDEX, request, "SIOCGIFINDEX")
     index = uapi.IFREQ_INDEX.unpack(request)[1]
-    d.ifindex = d.ifindex or index
     if d.ifindex != index:
         raise refusal(errno.ESTALE, "SIOCGIFINDEX")
     return True

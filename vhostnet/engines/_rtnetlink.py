@@ -75,14 +75,16 @@ class Netlink:
         """Send what is queued and read every answer."""
         data = b"".join(self._out)
         self.torn = False
+        call = "send"
         try:
-            with kernel_call("send"):
-                if retry(self._socket.sendto, data, (0, 0)) != len(data):
-                    raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+            if retry(self._socket.sendto, data, (0, 0)) != len(data):
+                raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+            call = "recv"
             pending = len(self._out)
-            with kernel_call("recv"):
-                while pending > 0:
-                    pending -= self._receive(answer)
+            while pending > 0:
+                pending -= self._receive(answer)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, call) from None
         finally:  # a late answer to these is nobody's
             self._first += len(self._out)
             self._out, self._tags = [], []

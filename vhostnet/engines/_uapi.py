@@ -21,6 +21,7 @@ TUNGETIFF: Final = _ioc(_READ, "T", 210, 4)
 TUNSETQUEUE: Final = _ioc(_WRITE, "T", 217, 4)
 TUNGETDEVNETNS: Final = _ioc(_NONE, "T", 227, 0)
 SIOCGIFMTU: Final = 0x8921
+SIOCGIFHWADDR: Final = 0x8927
 SIOCGIFINDEX: Final = 0x8933
 SIOCETHTOOL: Final = 0x8946
 SIOCGSKNS: Final = 0x894C
@@ -82,6 +83,7 @@ RTEXT_FILTER_SKIP_STATS: Final = 8
 # struct ifreq: the name, then a union whose widest member is struct ifmap.
 IFREQ_FLAGS: Final = struct.Struct(f"16sH{struct.calcsize('LLHBBB0L') - 2}x")
 IFREQ_INDEX: Final = struct.Struct(f"16si{struct.calcsize('LLHBBB0L') - 4}x")
+IFREQ_MAC: Final = struct.Struct(f"16sH6s{struct.calcsize('LLHBBB0L') - 8}x")  # ifr_hwaddr: family, address
 IFREQ_DATA: Final = struct.Struct(f"16sP{struct.calcsize('LLHBBB0L') - struct.calcsize('P')}x")
 DRVINFO: Final = struct.Struct("=I32s160x")  # struct ethtool_drvinfo: the command, the driver, what we do not read
 NLMSGHDR: Final = struct.Struct("=IHHII")

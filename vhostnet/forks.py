@@ -1,0 +1,60 @@
+"""A fork waits for what is under way.
+
+Between the kernel's open() and the Nic that will own the fd, and between a Nic that is closed and the kernel's close(),
+the fds are nobody's that a forked child could ask. It would have copies of them for as long as it lives, and the NIC
+would live as long. So threads that are there say so, and a fork waits for them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Final
+
+PATIENCE: Final = 10.0  # seconds a fork waits at the most: nobody knows how long others hold RTNL
+
+
+class _UnderWay:
+    """``with under_way:`` around what no fork may come between. A thread may enter it again."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside: list[int] = []
+        self._forking: list[int] = []
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            # Those a fork waits for, and the one that forks (it may run a destructor), must not wait for it.
+            while self._forking and me not in self._forking and me not in self._inside:
+                self._changed.wait()
+            self._inside.append(me)
+
+    def __exit__(self, *failure: object) -> None:
+        with self._changed:
+            self._inside.remove(threading.get_ident())
+            if self._forking:
+                self._changed.notify_all()
+
+    def before_fork(self) -> None:
+        """Returns with the lock, so that nobody enters until the fork is done."""
+        me = threading.get_ident()
+        self._changed.acquire()
+        self._forking.append(me)
+        self._changed.wait_for(lambda: all(thread == me for thread in self._inside), PATIENCE)
+
+    def after_fork(self) -> None:
+        self._forking.remove(threading.get_ident())
+        self._changed.notify_all()
+        self._changed.release()
+
+    def after_fork_in_child(self) -> None:
+        self.__init__()  # type: ignore[misc]
+
+
+under_way: Final = _UnderWay()
+os.register_at_fork(
+    before=under_way.before_fork,
+    after_in_parent=under_way.after_fork,
+    after_in_child=under_way.after_fork_in_child,
+)

@@ -901,15 +901,15 @@ static int in_netns(int tap, const struct stat *here)
 	return rc;
 }
 
-/*
- * Proof that the ifindex is our TAP's, in this namespace, by what holds it. *here is NULL for what was made just now;
- * without an ifindex, since it was not made to the end, there is no proof.
+/* Proof that the ifindex is our TAP's, in this namespace, by what holds it. *here is NULL for what was made just now.
  */
 static int claim(struct netlink *nl, struct doomed *d, const struct stat *here)
 {
 	struct ifreq request = { 0 };
 	int rc = 0;
 
+	if (d->nic->ifindex == 0)
+		return -ESTALE; /* it was not made to the end, and never proven: it can only be closed */
 	d->call = VN_CALL_TUNGETIFF;
 	if (ioctl_retry(d->nic->tap_fds[0], TUNGETIFF, &request) < 0) {
 		d->gone = errno == EBADFD;
@@ -1414,7 +1414,7 @@ static void unmake(struct run *run, struct vn_program *program)
 			continue;
 		delete_links(&run->nl, doomed, n, false);
 		for (uint32_t d = 0; d < n; d++) {
-			if (program->undo_error == 0 && doomed[d].error < 0) {
+			if (program->undo_error == 0 && doomed[d].error < 0 && doomed[d].nic->ifindex > 0) {
 				program->undo_error = doomed[d].error;
 				program->undo_call = doomed[d].call;
 			}

@@ -257,7 +257,7 @@ class NicPool:
         if self._home is not None and result.failures and result.failures[0].result.errno == errno.EXDEV:
             result = call_inside(self._home, lambda: self._engine.run(program))  # the caller's thread is elsewhere
         if result.failures:
-            close_nics([nic], wait=False)
+            close_nics([nic], wait=bool(wish))  # it may have the name by now, and that must be free again
             raise refusal(program, result.failures[0])
         return nic.become(spec, Run(program, result, 0))
 

@@ -82,8 +82,9 @@ def _tap(nic: int, queues: int) -> Iterator[Step]:
     for queue in range(queues):
         yield Step("open", "TAP_OPEN", nic, queue)
         yield Step("TUNSETIFF", "TAP_OPEN", nic, queue)
-    yield Step("SIOCGIFINDEX", "TAP_OPEN", nic)
-    yield Step("TUNGETIFF", "TAP_OPEN", nic)
+    for _ in range(queues):
+        yield Step("SIOCGIFHWADDR", "TAP_OPEN", nic)
+    yield from _exchange([Step("recv", "TAP_OPEN", nic)])
 
 
 def _vhost(nic: int, spec: InterfaceSpec) -> Iterator[Step]:

@@ -257,6 +257,7 @@ static ssize_t tampered(int fd, struct msghdr *header, int flags, ssize_t length
 		memset(message, 0xa5, (size_t)length);
 		break;
 	case POSITIVE:
+		message->nlmsg_type = NLMSG_ERROR;
 		((struct nlmsgerr *)NLMSG_DATA(message))->error = 1;
 		break;
 	case LONG:

@@ -59,7 +59,7 @@ class _Run:
             doomed = [nic.doomed() for nic in failed[first : first + DELETE_BATCH]]
             delete_links(self.netlink, doomed, held=False)
             for d in doomed:
-                if d.error and not self.undo:
+                if d.error and d.ifindex and not self.undo:
                     self.undo = ActResult(d.error, d.call, None, 0)
                 d.error = 0  # so that it is closed
             close_fds(doomed)

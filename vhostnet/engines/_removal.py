@@ -113,10 +113,9 @@ def _claim_all(netlink: Netlink, doomed: Sequence[Doomed], held: bool) -> None:
 
 
 def claim(netlink: Netlink, d: Doomed, here: tuple[int, int] | None) -> bool:
-    """Proof that the ifindex is our TAP's, in this namespace, by what holds it; False when it has no link any more.
-
-    Without an ifindex, since it was not made to the end, there is no proof.
-    """
+    """Proof that the ifindex is our TAP's, in this namespace, by what holds it; False when it has no link any more."""
+    if not d.ifindex:
+        raise refusal(errno.ESTALE, "")  # it was not made to the end, and never proven: it can only be closed
     request = bytearray(uapi.IFREQ_INDEX.size)
     try:
         ioctl(d.tap[0], uapi.TUNGETIFF, request, "TUNGETIFF")

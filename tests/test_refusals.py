@@ -5,6 +5,7 @@ import errno
 import os
 import resource
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -247,6 +248,14 @@ def test_out_of_fds_at_the_look_up(engine, bridge):
 def test_a_tap_path_that_is_none(engine, bridge, path, kind, code):
     error = refused(kind, spec(tap_path=path), engine=engine)
     assert (error.errno, error.act, error.queue) == (code, "TAP_OPEN", 0)
+
+
+@pytest.mark.slow  # a guest's TMPDIR has no devices
+def test_a_node_without_a_driver(engine, bridge, tmp_path):
+    os.mknod(tmp_path / "tun", 0o600 | stat.S_IFCHR, os.makedev(240, 77))  # a major for local use
+    error = refused(vhostnet.Unsupported, spec(tap_path=str(tmp_path / "tun")), engine=engine)
+    assert (error.errno, error.call, error.queue) == (errno.ENXIO, "open", 0)
+    assert "modprobe tun" in error.remedy
 
 
 @pytest.fixture

@@ -199,6 +199,7 @@ class Unsupported(HostError):
 _CAP = "needs CAP_NET_ADMIN in the user namespace that owns the network namespace (run as root, or grant it)"
 _DEVICES = "the device is closed to this process: allow it in its device cgroup (systemd: DeviceAllow={subject} rw)"
 _GONE = "the TAP was deleted or its namespace destroyed: open the NIC anew"
+_RENAMED = "somebody renamed or deleted the TAP while it was made: open the NIC anew"
 _FDS = "raise the limit on open files (ulimit -n, LimitNOFILE=); a NIC takes one fd a queue, two with vhost-net"
 
 # (act, call or None for any, errno) -> (class, remedy); they are looked up in this order.
@@ -220,10 +221,7 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
     ),
     ("TAP_OPEN", _errno.EINVAL): (HostError, "the kernel refuses this name, or these flags: see vhostnet doctor"),
     ("TAP_OPEN", _errno.E2BIG): (QueueLimit, "the kernel gives a TAP at most 256 queues"),
-    ("TAP_OPEN", _errno.ESTALE): (
-        DeviceGone,
-        "somebody renamed or deleted the TAP while it was made: open the NIC anew",
-    ),
+    ("TAP_OPEN", _errno.ESTALE): (DeviceGone, _RENAMED),
     ("TAP_OPEN", _errno.ENOENT): (Unsupported, "no such device node: load the driver (modprobe tun)"),
     ("TAP_OPEN", _errno.ENODEV): (Unsupported, "the driver is not there: load it (modprobe tun)"),
     ("TAP_OPEN", _errno.ENXIO): (Unsupported, "the driver is not there: load it (modprobe tun)"),
@@ -256,6 +254,8 @@ def host_error(
         problem = vhost_problem(errno, call, subject)
         if kind not in (NotPermitted, ResourceExhausted):
             kind, remedy = VhostUnavailable, _VHOST_REMEDY
+    elif call == "TUNSETIFF" and errno == _errno.EINVAL and queue:
+        kind, remedy = DeviceGone, _RENAMED  # name and flags were good enough for the first one
     elif kind is NoSuchBridge and call == "RTM_NEWLINK" and errno == _errno.ENODEV:
         kind, remedy = DeviceGone, _GONE  # the bridge was found by then
     elif kind is NoSuchBridge and errno == _errno.ENODEV:

@@ -1,4 +1,4 @@
-"""Some of the fault sweep; all of it is ``make test-faults``."""
+"""Some of the fault sweep; all of it, vhost-net with it, is ``make test-faults``."""
 
 import errno
 import json
@@ -25,12 +25,6 @@ def sweep(*arguments):
 @pytest.mark.parametrize("part", ["opening", "answers", "life"])
 def test_whatever_is_refused_nothing_is_left_and_the_error_says_what_it_was(part):
     assert NONE_WRONG in sweep(part, "--errnos", "EIO")
-
-
-@pytest.mark.vhost
-@pytest.mark.tap
-def test_whatever_vhost_net_refuses():
-    assert NONE_WRONG in sweep("vhost", "--errnos", "EIO")
 
 
 # --- by strace, which is not our shim --------------------------------------------------------------------

@@ -120,7 +120,7 @@ def name_taken(engine: Engine, row: NicRow, error: HostError) -> HostError:
     taken = _taken_by(link, found, holders)
     busy = kind(error.errno or 0, taken, act=error.act, call=error.call, ifname=row.ifname, queue=error.queue)
     busy.remedy = "choose another <target dev=>, or leave it out and one is generated"
-    busy.holders = holders
+    busy.holders, busy.undoing = holders, error.undoing
     if isinstance(busy, FlagMismatch):
         busy.asked, busy.found = asked, found
     return busy

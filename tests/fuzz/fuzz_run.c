@@ -159,6 +159,16 @@ static int ifindex_of(const char *name)
 	return 1 + (name[0] + name[1] * 7) % (LINKS - 1);
 }
 
+/* Each device has the MAC of its ifindex; now and then somebody gives it another. */
+static int hardware_address(int fd, struct ifreq *request)
+{
+	request->ifr_hwaddr.sa_data[0] = 2;
+	request->ifr_hwaddr.sa_data[5] = (char)ifindex_of(names[fd]);
+	if (byte() >= 252)
+		request->ifr_hwaddr.sa_data[1] = (char)byte();
+	return 0;
+}
+
 static int tun_name(int fd, struct ifreq *request)
 {
 	uint8_t choice = byte();
@@ -228,6 +238,8 @@ static int fake_ioctl(int fd, unsigned long request, void *argument)
 		return 0;
 	case TUNGETIFF:
 		return tun_name(fd, argument);
+	case SIOCGIFHWADDR:
+		return hardware_address(fd, argument);
 	case TUNGETFEATURES:
 		rubbish(argument, sizeof(unsigned int));
 		return 0;
@@ -274,14 +286,17 @@ static void take_message(const struct nlmsghdr *message)
 	size_t head = message->nlmsg_type == RTM_NEWQDISC ? sizeof(struct tcmsg) : sizeof(struct ifinfomsg);
 	const struct rtattr *a = (const struct rtattr *)((const char *)NLMSG_DATA(message) + NLMSG_ALIGN(head));
 	int rest = (int)message->nlmsg_len - (int)NLMSG_LENGTH(head);
+	uint32_t named = 0;
 
 	REQUIRE(rest >= 0 && message->nlmsg_flags & NLM_F_REQUEST);
 	for (; RTA_OK(a, rest); a = RTA_NEXT(a, rest))
 		if (a->rta_type == IFLA_GROUP && message->nlmsg_type != RTM_NEWQDISC)
 			take_group(message, *(const uint32_t *)RTA_DATA(a));
+		else if (a->rta_type == IFLA_IFNAME && message->nlmsg_type == RTM_GETLINK)
+			named = (uint32_t)ifindex_of(RTA_DATA(a));
 	REQUIRE(rest <= 0);
 	REQUIRE(n_asked < SENT);
-	asked_of[n_asked] = (uint32_t)((const struct ifinfomsg *)NLMSG_DATA(message))->ifi_index;
+	asked_of[n_asked] = named ? named : (uint32_t)((const struct ifinfomsg *)NLMSG_DATA(message))->ifi_index;
 	asked[n_asked++] = *message;
 }
 
@@ -323,12 +338,16 @@ static size_t put_link(char *to, const struct nlmsghdr *to_what, int ifindex, ui
 {
 	struct {
 		struct ifinfomsg head;
+		struct rtattr address;
+		uint8_t mac[8];
 		struct rtattr group;
 		uint32_t value;
 		struct rtattr info, kind;
 		char name[8];
 	} body = {
 		.head = { .ifi_index = ifindex },
+		.address = { sizeof(struct rtattr) + 6, IFLA_ADDRESS },
+		.mac = { 2, 0, 0, 0, 0, (uint8_t)ifindex },
 		.group = { sizeof(struct rtattr) + 4, IFLA_GROUP },
 		.value = group,
 		.info = { 2 * sizeof(struct rtattr) + 8, IFLA_LINKINFO },
@@ -361,12 +380,13 @@ static size_t put_answers(char *to)
 	size_t size = 0;
 
 	while (n_answered < n_asked) {
-		const struct nlmsghdr *question = &asked[n_answered++];
+		const struct nlmsghdr *question = &asked[n_answered];
+		int ifindex = (int)asked_of[n_answered++];
 
 		if (question->nlmsg_type == RTM_GETLINK && question->nlmsg_flags & NLM_F_DUMP)
 			size += put_listing(to + size, question);
 		else if (question->nlmsg_type == RTM_GETLINK && byte() < 192)
-			size += put_link(to + size, question, 7, 0);
+			size += put_link(to + size, question, ifindex, 0);
 		else
 			size += put_error(to + size, question);
 		if (byte() >= 224)
@@ -555,6 +575,7 @@ static void make_nic(struct vn_nic *nic, int32_t *fds, uint32_t n_bridges)
 	make_name(nic->wish, sizeof(nic->wish));
 	make_name(nic->alias, sizeof(nic->alias));
 	nic->queues = make_queues();
+	nic->tun_flags = byte() < 252 ? IFF_TAP | IFF_NO_PI : word();
 	nic->tap_path = byte() < 252 ? "/dev/net/tun" : NULL;
 	nic->vhost_path = "/dev/vhost-net";
 	nic->bridge = (int32_t)(byte() % (n_bridges + 1)) - 1;
@@ -578,10 +599,18 @@ static void make_act(struct vn_act *act, uint32_t n_nics)
 	act->op = choice >= 252 ? (uint32_t)choice - 252 + VN_ACTS : choice % VN_ACTS;
 	choice = byte();
 	act->nic = choice >= 252 ? n_nics : choice % (n_nics ? n_nics : 1);
-	act->flags = byte() & 3;
+	act->flags = act->op == VN_VHOST_OPEN ? byte() & 3 : byte() & VN_BARRIER;
 }
 
-/* By the contract in the header, not by how the core looks at it. */
+/* As in a plan: every new row is opened before anything else is done to it. */
+static void open_first(struct vn_program *program)
+{
+	for (uint32_t i = 0, at = 0; i < program->n_nics && at < program->n_acts; i++)
+		if (!program->nics[i].held)
+			program->acts[at++] = (struct vn_act){ .op = VN_TAP_OPEN, .nic = i };
+}
+
+/* What no run survives, by the contract in the header. The core refuses more: acts in an order that means nothing. */
 static bool nic_is_sound(const struct vn_nic *nic, uint32_t n_bridges)
 {
 	if (strnlen(nic->name, 16) == 16 || strnlen(nic->wish, 16) == 16 || strnlen(nic->alias, 128) == 128)
@@ -662,10 +691,9 @@ static void run_and_check(struct vn_program *program)
 
 	calls = 0;
 	rc = vn_run(program);
-	if (!sound) {
-		REQUIRE(rc == -EINVAL && calls == 0);
+	if (rc == -EINVAL && calls == 0)
 		return;
-	}
+	REQUIRE(sound);
 	REQUIRE(rc <= 0 && calls > 0);
 	check_result(program, rc);
 	vn_close(program->nics, program->n_nics);
@@ -691,6 +719,8 @@ static void program_from_input(void)
 		make_nic(&program.nics[i], fds[i], program.n_bridges);
 	for (uint32_t i = 0; i < program.n_acts; i++)
 		make_act(&program.acts[i], program.n_nics);
+	if (byte() < 240)
+		open_first(&program);
 	run_and_check(&program);
 	free(program.nics);
 	free(program.acts);
@@ -709,7 +739,7 @@ static void questions_from_input(void)
 		sound &= strnlen(links[i].name, 16) < 16;
 	}
 	calls = 0;
-	rc = vn_describe(links, n);
+	rc = vn_describe(links, n, &call);
 	REQUIRE(sound ? rc <= 0 : rc == -EINVAL && calls == 0);
 	for (uint32_t i = 0; i < n && sound; i++)
 		REQUIRE(strnlen(links[i].kind, 16) < 16 && links[i].mac_len <= 32 && links[i].ports < 1024);

@@ -79,9 +79,32 @@ static int end(int s, struct queue *q, const struct nlmsghdr *m)
 	return ++q->messages == BATCH ? done(s, q) : 0;
 }
 
+/* The ifindex, and proof that every queue is of that device: its MAC, as the fds and as rtnetlink have it. */
+static int identify(int s, const char *name, int queues, const int *fds)
+{
+	struct ifinfomsg body = { 0 };
+	uint32_t mask = RTEXT_FILTER_SKIP_STATS;
+	struct ifreq request;
+	char answer[8192];
+	struct nlmsghdr *m = (struct nlmsghdr *)answer;
+
+	for (int i = 0; i < queues; i++)
+		if (ioctl(fds[i], SIOCGIFHWADDR, &request) < 0)
+			return -1;
+	memset(m, 0, SIZE);
+	m->nlmsg_len = (uint32_t)NLMSG_LENGTH(sizeof(body));
+	m->nlmsg_type = RTM_GETLINK;
+	m->nlmsg_flags = NLM_F_REQUEST;
+	add(m, IFLA_IFNAME, name, strlen(name) + 1);
+	add(m, IFLA_EXT_MASK, &mask, sizeof(mask));
+	if (send(s, m, m->nlmsg_len, 0) < 0 || recv(s, answer, sizeof(answer), 0) < 0 || m->nlmsg_type != RTM_NEWLINK)
+		return -1;
+	return ((const struct ifinfomsg *)NLMSG_DATA(m))->ifi_index;
+}
+
 static int make_tap(const char *name, int queues, int *fds, int s)
 {
-	struct ifreq request, read_back;
+	struct ifreq request;
 
 	for (int i = 0; i < queues; i++) {
 		memset(&request, 0, sizeof(request));
@@ -92,9 +115,7 @@ static int make_tap(const char *name, int queues, int *fds, int s)
 		if (fds[i] < 0 || ioctl(fds[i], TUNSETIFF, &request) < 0)
 			return -1;
 	}
-	if (ioctl(s, SIOCGIFINDEX, &request) < 0 || ioctl(fds[0], TUNGETIFF, &read_back) < 0)
-		return -1;
-	return request.ifr_ifindex;
+	return identify(s, name, queues, fds);
 }
 
 static int put_noqueue(int s, struct queue *q, int index)

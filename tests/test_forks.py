@@ -13,7 +13,7 @@ import vhostnet
 from vhostnet import InterfaceSpec, NicClosed
 from vhostnet.forks import under_way
 
-pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net", "bridge")]
+pytestmark = [pytest.mark.tap, pytest.mark.slow, pytest.mark.usefixtures("net", "bridge")]
 
 
 def spec(**fields):

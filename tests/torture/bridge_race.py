@@ -7,8 +7,8 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -136,17 +136,17 @@ def _take_away(stopped: Callable[[], bool]) -> int:
             if not born:
                 time.sleep(0.001)
                 continue
-            with _another_namespace() as there:
-                for index in list(born)[:3]:
-                    with suppress(NetlinkError):
-                        ip.link("set", index=index, net_ns_fd=there)
-                        done += 1
+            there = _another_namespace()
+            for index in list(born)[:3]:
+                with suppress(NetlinkError):
+                    ip.link("set", index=index, net_ns_fd=there)
+                    done += 1
+            os.close(there)
     return done
 
 
-@contextmanager
-def _another_namespace() -> Iterator[int]:
-    """An fd of a new network namespace, which ends with the block."""
+def _another_namespace() -> int:
+    """The only fd of a new network namespace, with a bridge: whoever closes it ends it."""
     made: list[int] = []
 
     def make() -> None:
@@ -157,11 +157,7 @@ def _another_namespace() -> Iterator[int]:
     thread = threading.Thread(target=make)
     thread.start()
     thread.join()
-    try:
-        yield made[0]
-    finally:
-        with suppress(OSError):  # closed in the block
-            os.close(made[0])
+    return made[0]
 
 
 def _namespace_ends(rounds: int, expect: Promises) -> str:
@@ -169,16 +165,15 @@ def _namespace_ends(rounds: int, expect: Promises) -> str:
     fresh_namespace()
     fds = open_fds()
     for number in range(rounds):
-        with _another_namespace() as there:
-            ending = threading.Timer(0.002 * (number % 5), os.close, [there])
-            entered = os.dup(there)
-            ending.start()
-            nics = vhostnet.open_nics([spec() for _ in range(BATCH)], engine=ENGINES[number % 2], netns=entered)
-            os.close(entered)
-            ending.join()
-            answers = {fcntl.ioctl(fd, uapi.TUNGETIFF, bytes(40))[:4] for nic in nics for fd in nic.tap_fds}
-            expect(answers == {b"vnet"}, "a NIC went with the name of its namespace")
-            vhostnet.close_nics(nics)
-            there_now = open_fds()
-        expect(there_now == fds, "fds are left of a namespace that ended")
+        there = _another_namespace()
+        entered = os.dup(there)
+        ending = threading.Timer(0.002 * (number % 5), os.close, [there])
+        ending.start()
+        nics = vhostnet.open_nics([spec() for _ in range(BATCH)], engine=ENGINES[number % 2], netns=entered)
+        os.close(entered)
+        ending.join()
+        answers = {fcntl.ioctl(fd, uapi.TUNGETIFF, bytes(40))[:4] for nic in nics for fd in nic.tap_fds}
+        expect(answers == {b"vnet"}, "a NIC went with the name of its namespace")
+        vhostnet.close_nics(nics)
+        expect(open_fds() == fds, "fds are left of a namespace that ended")
     return f"namespace ended ({rounds}): {rounds} made"

@@ -38,13 +38,13 @@ def close_race(*, rounds: int = 300) -> Outcome:
     """
     fresh_namespace()
     expect = Promises()
-    before, fds, quiet = link_names(), open_fds(), threads()
+    before, fds = link_names(), open_fds()
     raised: Counter[str] = Counter()
     with _Sentries(expect) as sentries:
         for engine in ENGINES:
             for number in range(rounds):
                 _round(engine, random.Random(number), expect, raised)
-    expect(wait_until(lambda: threads() == quiet), "a thread is left")
+    expect(wait_until(lambda: threads() == threading.active_count()), "a thread is left")
     expect(link_names() == before, "links are left")
     expect(open_fds() == fds, "fds are left, or too many were closed")
     figures = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,6 +53,7 @@ def soak(*, cycles: int = 100_000) -> Outcome:
         (one_by_one, cycles // 200),
         (of_pool, cycles // 25),
     )
+    wait_until(lambda: threads() == threading.active_count())  # one that was joined may still be on its way out
     quiet = _state()
     return "; ".join(_soak(way, count, quiet, expect) for way, count in ways), expect.broken
 
@@ -73,7 +75,7 @@ def _soak(way: Way, cycles: int, quiet: tuple[dict[int, str], set[str], int], ex
             expect(index > last, f"{way.name}: an ifindex was given again")
             last = index
     rate = turns * way.cycles / (time.monotonic() - started)
-    expect(wait_until(lambda: _state() == quiet), f"{way.name}: fds, links or threads are left: {_state()}")
+    expect(wait_until(lambda: _state() == quiet), f"{way.name}: {quiet} became {_state()}")
     more = resident() - rss
     expect(more <= RSS_KIB, f"{way.name}: {more} KiB more")
     expect(wait_until(lambda: _kernel_memory() - kernel <= KERNEL_KIB), f"{way.name}: the kernel's memory has grown")

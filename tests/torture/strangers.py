@@ -75,7 +75,7 @@ def _round(engine: str, delete: bool, expect: Promises, opened: Counter[str]) ->
         expect(False, f"no sensible error: {error}")
         return
     opened["made"] += 1
-    time.sleep(0.001)
+    time.sleep(0.004)
     expect(_names(nic) == {NAME}, "a queue is in another TAP")
     if delete:
         vhostnet.close_nics([nic])

@@ -75,7 +75,7 @@ def _figures(victim: _Victim, rate: float, touched: int, attached: int) -> str:
     errors = ", ".join(f"{count} {what}" for what, count in victim.errors.most_common())
     return (
         f"{rate:.0f} renames/s, {victim.made + victim.refused} creations: {victim.made} made, {victim.refused} "
-        f"refused ({errors}), {touched} changes of foreign links, {attached} times a queue of ours in one until it was seen"
+        f"refused ({errors}), {touched} changes of foreign links, {attached} times a queue in one until it was seen"
     )
 
 

@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 # A kernel is tested on each of these; a skip of what this machine should be able to do is a failure.
 SUITES := bookworm trixie
-export VHOSTNET_REQUIRE ?= native,tap,qemu,vhost,e2e,strace
+export VHOSTNET_REQUIRE ?= native,tap,qemu,vhost,e2e,strace,setpriv,seccomp,systemd
 
 .PHONY: help
 help:  ## this list
@@ -37,18 +37,47 @@ test: setup kernels  ## every test, on this kernel and in guests on two others
 check: setup  ## the tests that need neither root nor a device: seconds
 	$(PYTHON) -m pytest -m "not tap and not qemu and not vhost and not e2e and not slow"
 
+.PHONY: test-faults
+test-faults: setup kernels  ## every kernel call refused with every errno, and killed at; vhost-net's in a guest: minutes
+	tests/faults/all
+
+.PHONY: torture
+torture: setup  ## races, crashes and a soak, and what they came to: minutes
+	$(PYTHON) -m tests.torture
+
+FUZZ_SECONDS ?= 300
+.PHONY: fuzz
+fuzz: $(VENV)/fuzz  ## fuzzers of the text, the netlink answers and whole Programs, FUZZ_SECONDS each, side by side
+	tests/fuzz/run $(FUZZ_SECONDS)
+
+$(VENV)/fuzz $(VENV)/valgrind: $(VENV)/made
+	tools/setup $(VENV) $(@F)
+	@touch $@
+
+.PHONY: sanitize
+sanitize: $(VENV)/valgrind  ## the tests with the C core under ASan, UBSan and LSan, and some under valgrind
+	tools/sanitize
+	tools/valgrind
+
+.PHONY: coverage
+coverage: setup kernels  ## which lines the tests run, of the library and of the C core: at least 95 % of each
+	tools/coverage trixie
+
 .PHONY: pythons
 pythons: setup  ## one wheel under every Python this machine has, and the tests there
 	tools/pythons
 
+C := src/_vhostnet.c bench/floor.c tests/faults/shim.c tools/defects.h tests/fuzz/fuzz_answers.c tests/fuzz/fuzz_run.c
+STRICT := $(CC) -std=gnu11 -O2 -Wall -Wextra -Wconversion -Werror
 .PHONY: lint
-lint: setup  ## ruff, mypy --strict, clang-format, and the C core with every warning an error
+lint: setup  ## ruff, mypy --strict, clang-format, and C with every warning an error
 	ruff check .
 	ruff format --check .
 	mypy
-	clang-format --dry-run --Werror src/_vhostnet.c bench/floor.c
-	$(CC) -std=gnu11 -O2 -Wall -Wextra -Wconversion -Werror -fsyntax-only -include stdint.h src/_vhostnet.c
-	$(CC) -std=gnu11 -O2 -Wall -Wextra -Wconversion -Werror -fsyntax-only bench/floor.c
+	clang-format --dry-run --Werror $(C)
+	$(STRICT) -fanalyzer -c -o /dev/null -include stdint.h src/_vhostnet.c
+	$(STRICT) -fsyntax-only bench/floor.c
+	$(STRICT) -fsyntax-only tests/faults/shim.c
 
 .PHONY: bench bench-quick plots
 bench: setup  ## how long everything takes, against the bare syscalls and everybody else (bench/README.md): minutes
@@ -71,4 +100,4 @@ dist: setup  ## the sdist and the wheel, the wheel with its C core or not at all
 
 .PHONY: clean
 clean:  ## what was built here; not the cache of kernels
-	rm -rf $(VENV) build dist *.egg-info vhostnet/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .fuzz build dist *.egg-info vhostnet/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -123,6 +123,16 @@ static int ioctl_retry(int fd, unsigned long request, void *argument)
 	return rc;
 }
 
+static int fstat_retry(int fd, struct stat *status)
+{
+	int rc, tries = EINTR_TRIES;
+
+	do
+		rc = fstat(fd, status);
+	while (rc < 0 && errno == EINTR && tries-- > 0);
+	return rc;
+}
+
 static bool terminated(const char *name)
 {
 	return memchr(name, 0, VN_IFNAMSIZ) != NULL;
@@ -252,6 +262,8 @@ static int nl_exchange(struct netlink *nl, answer_fn *answer, void *context, uin
 	ssize_t sent;
 
 	*call = VN_CALL_SEND;
+	if (nl->queued == 0)
+		return 0; /* every NIC of these acts has failed; the kernel warns of empty messages */
 	do
 		sent = sendto(nl->fd, nl->out, length, 0, (struct sockaddr *)&kernel, sizeof(kernel));
 	while (sent < 0 && errno == EINTR && tries-- > 0);
@@ -304,15 +316,39 @@ static const char *link_attrs(const struct nlmsghdr *message, size_t *left)
 
 /* ---- a link by its name ------------------------------------------------------------------------------- */
 
-static void read_kind(struct vn_link *link, const struct rtattr *info)
+/* Each attribute of a TUN or TAP device is one octet. */
+static void read_tun(struct vn_link *link, const struct rtattr *info)
 {
 	const char *data = RTA_DATA(info);
 	size_t left = RTA_PAYLOAD(info);
 	const struct rtattr *a;
 
-	while ((a = next_attr(&data, &left)))
+	while ((a = next_attr(&data, &left))) {
+		uint8_t value = RTA_PAYLOAD(a) == 1 ? *(const uint8_t *)RTA_DATA(a) : 0;
+
+		if (a->rta_type == IFLA_TUN_TYPE)
+			link->tun_flags |= value;
+		if (a->rta_type == IFLA_TUN_PI && !value)
+			link->tun_flags |= IFF_NO_PI;
+		if (a->rta_type == IFLA_TUN_VNET_HDR && value)
+			link->tun_flags |= IFF_VNET_HDR;
+		if (a->rta_type == IFLA_TUN_MULTI_QUEUE && value)
+			link->tun_flags |= IFF_MULTI_QUEUE;
+	}
+}
+
+static void read_info(struct vn_link *link, const struct rtattr *info)
+{
+	const char *data = RTA_DATA(info);
+	size_t left = RTA_PAYLOAD(info);
+	const struct rtattr *a;
+
+	while ((a = next_attr(&data, &left))) {
 		if (a->rta_type == IFLA_INFO_KIND && RTA_PAYLOAD(a) < sizeof(link->kind))
 			memcpy(link->kind, RTA_DATA(a), RTA_PAYLOAD(a));
+		if (a->rta_type == IFLA_INFO_DATA && strcmp(link->kind, "tun") == 0) /* the kind comes first */
+			read_tun(link, a);
+	}
 }
 
 static void read_attribute(struct vn_link *link, const struct rtattr *attribute)
@@ -326,7 +362,7 @@ static void read_attribute(struct vn_link *link, const struct rtattr *attribute)
 		link->mac_len = (uint32_t)size;
 	}
 	if (attribute->rta_type == IFLA_LINKINFO)
-		read_kind(link, attribute);
+		read_info(link, attribute);
 }
 
 static int read_link(struct vn_link *link, const struct nlmsghdr *message)
@@ -445,8 +481,6 @@ static int identify(struct run *run, struct vn_nic *nic, struct vn_act *act)
 
 static int tap_open(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
-	if (nic->n_tap > 0)
-		return -EINVAL;
 	for (uint32_t queue = 0; queue < nic->queues; queue++) {
 		int rc = open_queue(nic, act);
 
@@ -474,7 +508,7 @@ static int prove_vhost(int fd, struct vn_act *act)
 	uint64_t features = 0;
 	struct stat status;
 
-	if (fstat(fd, &status) < 0)
+	if (fstat_retry(fd, &status) < 0)
 		return refused(act, VN_CALL_FSTAT);
 	errno = ENOTTY;
 	if (!S_ISCHR(status.st_mode) || ioctl_retry(fd, VHOST_GET_FEATURES, &features) < 0)
@@ -490,8 +524,6 @@ static int vhost_open(struct run *run, struct vn_nic *nic, struct vn_act *act)
 	int rc = 0;
 
 	(void)run;
-	if (nic->n_vhost > 0)
-		return -EINVAL;
 	for (uint32_t queue = 0; queue < nic->queues && rc >= 0; queue++) {
 		act->queue = (int32_t)queue;
 		rc = open_vhost(nic->vhost_path, act);
@@ -577,19 +609,16 @@ static int wire_up(int fd, char *memory, int tap, struct vn_act *act)
 static int selftest(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
 	int rc, fd = open_vhost(nic->vhost_path, act);
-	char *memory;
+	char *memory = MAP_FAILED;
 
 	(void)run;
 	if (fd < 0)
 		return fd;
 	rc = prove_vhost(fd, act);
-	memory = mmap(NULL, 2 * RING_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (memory == MAP_FAILED) {
-		rc = refused(act, VN_CALL_MMAP);
-	} else {
-		if (rc == 0)
-			rc = wire_up(fd, memory, nic->tap_fds[0], act);
-	}
+	if (rc == 0)
+		memory = mmap(NULL, 2 * RING_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (rc == 0)
+		rc = memory == MAP_FAILED ? refused(act, VN_CALL_MMAP) : wire_up(fd, memory, nic->tap_fds[0], act);
 	close(fd); /* before its memory goes */
 	if (memory != MAP_FAILED)
 		munmap(memory, 2 * RING_BYTES);
@@ -855,7 +884,7 @@ static int netns_of(int fd, unsigned long request, struct stat *status)
 
 	if (netns < 0)
 		return -errno;
-	if (fstat(netns, status) < 0)
+	if (fstat_retry(netns, status) < 0)
 		rc = -errno;
 	close(netns);
 	return rc;
@@ -872,15 +901,15 @@ static int in_netns(int tap, const struct stat *here)
 	return rc;
 }
 
-/*
- * Proof that the ifindex is our TAP's, in this namespace, by what holds it. *here is NULL for what was made just now;
- * without an ifindex, since it was not made to the end, there is no proof.
+/* Proof that the ifindex is our TAP's, in this namespace, by what holds it. *here is NULL for what was made just now.
  */
 static int claim(struct netlink *nl, struct doomed *d, const struct stat *here)
 {
 	struct ifreq request = { 0 };
 	int rc = 0;
 
+	if (d->nic->ifindex == 0)
+		return -ESTALE; /* it was not made to the end, and never proven: it can only be closed */
 	d->call = VN_CALL_TUNGETIFF;
 	if (ioctl_retry(d->nic->tap_fds[0], TUNGETIFF, &request) < 0) {
 		d->gone = errno == EBADFD;
@@ -929,19 +958,17 @@ static int take_group_answer(void *context, uint32_t tag, const struct nlmsghdr 
 }
 
 /* Put every link into the group; those that refuse have their error. */
-static int set_group(struct netlink *nl, struct doomed *doomed, uint32_t n, uint32_t group)
+static int set_group(struct netlink *nl, struct doomed *doomed, uint32_t n, uint32_t group, uint32_t *call)
 {
 	int rc = 0;
 
 	for (uint32_t i = 0; i < n && rc == 0; i++) {
-		uint32_t call;
-
 		if (doomed[i].error == 0 && !doomed[i].gone) {
 			doomed[i].call = VN_CALL_RTM_NEWLINK;
 			put_group(nl, RTM_NEWLINK, i, doomed[i].nic->ifindex, group);
 		}
 		if (nl->queued == NL_BATCH || (i + 1 == n && nl->queued > 0))
-			rc = nl_exchange(nl, take_group_answer, doomed, &call);
+			rc = nl_exchange(nl, take_group_answer, doomed, call);
 	}
 	return rc;
 }
@@ -996,10 +1023,10 @@ static int take_listed(void *context, uint32_t tag, const struct nlmsghdr *messa
 }
 
 /* That the group holds what is to go, all of it and nothing else; whatever is in it dies. */
-static int check_group(struct netlink *nl, const struct doomed *doomed, uint32_t n, uint32_t group)
+static int check_group(struct netlink *nl, const struct doomed *doomed, uint32_t n, uint32_t group, uint32_t *call)
 {
 	struct ifinfomsg body = { .ifi_family = AF_UNSPEC };
-	uint32_t mask = RTEXT_FILTER_SKIP_STATS, wanted = 0, call;
+	uint32_t mask = RTEXT_FILTER_SKIP_STATS, wanted = 0;
 	struct listing listing;
 	int rc, tries = LIST_TRIES;
 
@@ -1011,11 +1038,12 @@ static int check_group(struct netlink *nl, const struct doomed *doomed, uint32_t
 		nl_attr(message, IFLA_EXT_MASK, &mask, sizeof(mask));
 		nl_end(nl, message);
 		listing = (struct listing){ .doomed = doomed, .n = n, .group = group };
-		rc = nl_exchange(nl, take_listed, &listing, &call);
+		rc = nl_exchange(nl, take_listed, &listing, call);
 	} while (rc == 0 && listing.torn && --tries > 0);
-	if (rc == 0 && (listing.torn || listing.foreign || listing.ours != wanted))
-		rc = -ESTALE;
-	return rc;
+	if (rc < 0)
+		return rc;
+	*call = VN_CALL_RTM_GETLINK;
+	return listing.torn || listing.foreign || listing.ours != wanted ? -ESTALE : 0;
 }
 
 static int take_ack(void *context, uint32_t tag, const struct nlmsghdr *message)
@@ -1035,12 +1063,9 @@ static int delete_group(struct netlink *nl, struct doomed *doomed, uint32_t n, u
 	if (getrandom(&group, sizeof(group), GRND_NONBLOCK) != sizeof(group))
 		return -EAGAIN;
 	group = (group & 0x3fffffff) | 0x40000000; /* 0 is where every link is at first */
-	*call = VN_CALL_RTM_NEWLINK;
-	rc = set_group(nl, doomed, n, group);
-	if (rc < 0)
-		return rc;
-	*call = VN_CALL_RTM_GETLINK;
-	rc = check_group(nl, doomed, n, group);
+	rc = set_group(nl, doomed, n, group, call);
+	if (rc == 0)
+		rc = check_group(nl, doomed, n, group, call);
 	if (rc < 0)
 		return rc;
 	put_group(nl, RTM_DELLINK, 0, 0, group);
@@ -1074,18 +1099,26 @@ static void delete_links(struct netlink *nl, struct doomed *doomed, uint32_t n, 
 
 /* ---- the loop ------------------------------------------------------------------------------------------ */
 
-enum rows { ANY, NEW, HELD };
+/* What there is of a row. Until the run begins, check() keeps it in vn_nic.failed, which nobody needs before. */
+enum { THERE = 1, VHOST = 2, HELD = 4, GONE = 8 };
 
 static const struct {
 	int (*act)(struct run *run, struct vn_nic *nic, struct vn_act *act);
-	uint32_t batch;	 /* so many are put together, and done by the next flush(); 0: at once */
-	enum rows takes; /* which rows it is for */
+	uint32_t batch; /* so many are put together, and done by the next flush(); 0: at once */
+	uint32_t needs; /* what there must be of its row, */
+	uint32_t bars;	/* what there must not be, */
+	uint32_t makes; /* and what there is afterwards */
 } ACTS[VN_ACTS] = {
-	[VN_TAP_OPEN] = { tap_open, 0, NEW },	     [VN_VHOST_OPEN] = { vhost_open, 0, NEW },
-	[VN_SELFTEST] = { selftest, 0, NEW },	     [VN_QDISC] = { put_qdisc, NL_BATCH, ANY },
-	[VN_LINK] = { put_link, NL_BATCH, ANY },     [VN_UP] = { put_up, NL_BATCH, ANY },
-	[VN_ATTACH] = { attach, 0, HELD },	     [VN_ALTNAME] = { put_altname, NL_BATCH, ANY },
-	[VN_RENAME] = { put_rename, NL_BATCH, ANY }, [VN_DELETE] = { NULL, DELETE_BATCH, HELD },
+	[VN_TAP_OPEN] = { tap_open, 0, 0, THERE, THERE },
+	[VN_VHOST_OPEN] = { vhost_open, 0, 0, VHOST | HELD, VHOST },
+	[VN_SELFTEST] = { selftest, 0, THERE, HELD, 0 },
+	[VN_QDISC] = { put_qdisc, NL_BATCH, THERE, GONE, 0 },
+	[VN_LINK] = { put_link, NL_BATCH, THERE, GONE, 0 },
+	[VN_UP] = { put_up, NL_BATCH, THERE, GONE, 0 },
+	[VN_ATTACH] = { attach, 0, HELD, GONE, 0 },
+	[VN_ALTNAME] = { put_altname, NL_BATCH, THERE, GONE, 0 },
+	[VN_RENAME] = { put_rename, NL_BATCH, THERE, GONE, 0 },
+	[VN_DELETE] = { NULL, DELETE_BATCH, HELD, GONE, GONE },
 };
 
 enum { UNANSWERED = 1 }; /* vn_act.error of an act that is not done yet */
@@ -1200,44 +1233,78 @@ static int step(struct run *run, uint32_t index)
 	return 0;
 }
 
+static bool sound_bridge(const struct vn_bridge *bridge)
+{
+	return terminated(bridge->name) && bridge->ifindex <= INT32_MAX && (bridge->ifindex > 0 || bridge->name[0]);
+}
+
 static bool sound_nic(const struct vn_nic *nic, uint32_t n_bridges)
 {
-	return terminated(nic->name) && terminated(nic->wish) && nic->queues >= 1 && nic->queues <= VN_MAX_QUEUES &&
-	       memchr(nic->alias, 0, VN_ALIASSIZ) && nic->tap_fds && nic->vhost_fds && nic->tap_path &&
-	       nic->vhost_path && nic->bridge >= -1 && nic->bridge < (int64_t)n_bridges &&
-	       (!nic->held || (nic->n_tap >= 1 && nic->n_tap <= nic->queues && nic->n_vhost <= nic->queues));
+	return terminated(nic->name) && nic->name[0] && terminated(nic->wish) && memchr(nic->alias, 0, VN_ALIASSIZ) &&
+	       nic->queues >= 1 && nic->queues <= VN_MAX_QUEUES && nic->tap_fds && nic->vhost_fds && nic->tap_path &&
+	       nic->vhost_path && nic->bridge >= -1 && nic->bridge < (int64_t)n_bridges;
 }
 
+static bool sound_held(const struct vn_nic *nic)
+{
+	return nic->n_tap >= 1 && nic->n_tap <= nic->queues && nic->n_vhost <= nic->queues && nic->ifindex >= 0;
+}
+
+/* The kernel reads 16 bits, and must not take the device for a TUN; IFF_TUN_EXCL is ours to set. */
+static bool sound_flags(uint32_t flags)
+{
+	return flags <= UINT16_MAX && (flags & IFF_TAP) && !(flags & IFF_TUN_EXCL);
+}
+
+/* One act after those before it. */
 static bool sound_act(const struct vn_act *act, const struct vn_program *program)
 {
-	enum rows takes;
+	struct vn_nic *nic;
 
-	if (act->op >= VN_ACTS || act->nic >= program->n_nics)
+	if (act->op >= VN_ACTS || act->nic >= program->n_nics || act->flags & ~(uint32_t)(VN_OPTIONAL | VN_BARRIER))
 		return false;
-	takes = ACTS[act->op].takes;
-	return takes == ANY || (takes == HELD) == (program->nics[act->nic].held != 0);
+	nic = &program->nics[act->nic];
+	if ((nic->failed & ACTS[act->op].needs) != ACTS[act->op].needs || nic->failed & ACTS[act->op].bars ||
+	    (act->op != VN_VHOST_OPEN && act->flags & VN_OPTIONAL) ||
+	    ((act->op == VN_ALTNAME || act->op == VN_RENAME) && !nic->wish[0]) ||
+	    (act->op == VN_TAP_OPEN && !sound_flags(nic->tun_flags)))
+		return false;
+	nic->failed |= ACTS[act->op].makes;
+	return true;
 }
 
-/* Refuse a Program that would lead us outside its arrays, before the first syscall. */
+static bool sound_tables(const struct vn_program *program)
+{
+	return program->n_nics >= 1 && program->n_nics <= INT32_MAX && program->nics && program->n_acts >= 1 &&
+	       program->n_acts <= INT32_MAX && program->acts && program->n_bridges <= INT32_MAX &&
+	       (program->n_bridges == 0 || program->bridges);
+}
+
+/* Refuse a Program that would lead us outside its arrays, or to a NIC that is not there, before the first syscall. */
 static int check(const struct vn_program *program)
 {
-	if (program->n_nics == 0 || !program->nics || program->n_acts == 0 || !program->acts ||
-	    (program->n_bridges > 0 && !program->bridges) || program->n_bridges > INT32_MAX)
+	if (!program || !sound_tables(program))
 		return -EINVAL;
 	for (uint32_t i = 0; i < program->n_bridges; i++)
-		if (!terminated(program->bridges[i].name))
+		if (!sound_bridge(&program->bridges[i]))
 			return -EINVAL;
-	for (uint32_t i = 0; i < program->n_nics; i++)
-		if (!sound_nic(&program->nics[i], program->n_bridges))
+	for (uint32_t i = 0; i < program->n_nics; i++) {
+		struct vn_nic *nic = &program->nics[i];
+
+		if (!sound_nic(nic, program->n_bridges) || (nic->held && !sound_held(nic)))
 			return -EINVAL;
+		nic->failed = nic->held ? HELD | THERE : 0;
+	}
 	for (uint32_t i = 0; i < program->n_acts; i++)
 		if (!sound_act(&program->acts[i], program))
 			return -EINVAL;
 	return 0;
 }
 
-static void clear_results(const struct vn_program *program)
+static void clear_results(struct vn_program *program)
 {
+	program->undo_error = 0;
+	program->undo_call = VN_CALL_NONE;
 	for (uint32_t i = 0; i < program->n_nics; i++) {
 		struct vn_nic *nic = &program->nics[i];
 
@@ -1333,21 +1400,26 @@ static int claim_held(struct run *run, const struct vn_program *program)
 }
 
 /* Delete what this run made of the NICs that failed: by the group, and by closing what the group could not have. */
-static void unmake(struct run *run, uint32_t n_nics)
+static void unmake(struct run *run, struct vn_program *program)
 {
 	struct doomed doomed[DELETE_BATCH];
 	uint32_t n = 0;
 
-	for (uint32_t i = 0; i < n_nics; i++) {
+	for (uint32_t i = 0; i < program->n_nics; i++) {
 		struct vn_nic *nic = &run->nics[i];
 
 		if (nic->failed && !nic->held && nic->n_tap + nic->n_vhost > 0)
 			doomed[n++] = (struct doomed){ .nic = nic };
-		if (n == 0 || (n < DELETE_BATCH && i + 1 < n_nics))
+		if (n == 0 || (n < DELETE_BATCH && i + 1 < program->n_nics))
 			continue;
 		delete_links(&run->nl, doomed, n, false);
-		for (uint32_t d = 0; d < n; d++)
-			doomed[d].error = 0;
+		for (uint32_t d = 0; d < n; d++) {
+			if (program->undo_error == 0 && doomed[d].error < 0 && doomed[d].nic->ifindex > 0) {
+				program->undo_error = doomed[d].error;
+				program->undo_call = doomed[d].call;
+			}
+			doomed[d].error = 0; /* so that it is closed */
+		}
 		close_fds(doomed, n);
 		n = 0;
 	}
@@ -1401,7 +1473,7 @@ static int check_files(struct run *run, const struct vn_program *program)
 	return -EMFILE;
 }
 
-static int run_acts(struct run *run, const struct vn_program *program)
+static int run_acts(struct run *run, struct vn_program *program)
 {
 	int rc = check_files(run, program);
 
@@ -1415,7 +1487,7 @@ static int run_acts(struct run *run, const struct vn_program *program)
 		rc = flush(run);
 	for (uint32_t i = 0; i < program->n_nics && rc < 0; i++)
 		run->nics[i].failed = 1; /* all or none */
-	unmake(run, program->n_nics);
+	unmake(run, program);
 	return rc;
 }
 
@@ -1462,12 +1534,12 @@ int vn_close(struct vn_nic *nics, uint32_t n_nics)
 
 /* ---- questions ------------------------------------------------------------------------------------------ */
 
-int vn_describe(struct vn_link *links, uint32_t n_links)
+int vn_describe(struct vn_link *links, uint32_t n_links, uint32_t *call)
 {
 	struct netlink nl;
-	uint32_t call;
 	int rc;
 
+	*call = VN_CALL_SOCKET;
 	for (uint32_t i = 0; i < n_links; i++) {
 		if (!terminated(links[i].name))
 			return -EINVAL;
@@ -1479,7 +1551,7 @@ int vn_describe(struct vn_link *links, uint32_t n_links)
 	for (uint32_t i = 0; i < n_links && rc == 0; i++) {
 		put_lookup(&nl, &links[i], i);
 		if (nl.queued == NL_LOOKUPS || i + 1 == n_links)
-			rc = nl_exchange(&nl, take_link, links, &call);
+			rc = nl_exchange(&nl, take_link, links, call);
 	}
 	for (uint32_t i = 0; i < n_links && rc == 0; i++)
 		if (strcmp(links[i].kind, "bridge") == 0)

@@ -116,6 +116,9 @@ struct vn_program {
 	uint32_t n_acts;
 	uint32_t n_bridges;
 	uint32_t keep; /* go on with the other NICs when one is refused */
+	/* out: what was refused while NICs that failed were deleted; those were closed instead */
+	int32_t undo_error; /* 0, or the first -errno */
+	uint32_t undo_call;
 };
 
 /* One link to look up by name. */
@@ -127,19 +130,22 @@ struct vn_link {
 	uint8_t mac[32];
 	char kind[16];  /* "" for a link of no rtnetlink kind */
 	uint32_t ports; /* of a bridge: how many it has */
+	uint32_t tun_flags; /* of a TUN or TAP device: the ifr_flags it was made with */
 };
 
 /*
  * Run every act in order. On the first refusal everything this run made is deleted; with keep, only what it made of
  * the NIC that was refused, and the run goes on. 0, or the first -errno.
+ *
+ * -EINVAL and no act with an error: the Program is malformed. Nothing was done, and vn_nic.failed means nothing.
  */
 int vn_run(struct vn_program *program);
 
 /* Close every fd of these rows, side by side: the last fd of a TAP and each of vhost-net waits for a grace period. */
 int vn_close(struct vn_nic *nics, uint32_t n_nics);
 
-/* Look up links in the caller's network namespace. */
-int vn_describe(struct vn_link *links, uint32_t n_links);
+/* Look up links in the caller's network namespace; *call says what refused. */
+int vn_describe(struct vn_link *links, uint32_t n_links, uint32_t *call);
 
 /* TUNGETFEATURES of the device at path; *call says what refused. */
 int vn_features(const char *path, uint32_t *features, uint32_t *call);

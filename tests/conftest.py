@@ -6,6 +6,7 @@ turns such a skip into a failure.
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import shutil
@@ -16,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from drop import dropped, run
 
 import vhostnet
 from vhostnet import bridge as bridges
@@ -75,6 +77,24 @@ def _lacks_strace() -> str | None:
     return None if shutil.which("strace") else "no strace in PATH"
 
 
+def _lacks_setpriv() -> str | None:
+    """A user that is not root, and device nodes that are open to it; with them a library that it may read."""
+    done = run(*dropped("net_admin"), sys.executable, "-c", "import vhostnet; open('/dev/net/tun', 'r+b', 0)")
+    return done.stderr.strip() or None
+
+
+def _lacks_seccomp() -> str | None:
+    try:
+        importlib.import_module("pyseccomp")  # and libseccomp with it
+    except (ImportError, RuntimeError) as error:
+        return str(error)
+    return None
+
+
+def _lacks_systemd() -> str | None:
+    return None if shutil.which("systemd-analyze") else "no systemd-analyze in PATH"
+
+
 _PROBES = {
     "native": _lacks_native,
     "tap": _lacks_tap,
@@ -82,6 +102,9 @@ _PROBES = {
     "vhost": _lacks_vhost,
     "e2e": _lacks_e2e,
     "strace": _lacks_strace,
+    "setpriv": _lacks_setpriv,
+    "seccomp": _lacks_seccomp,
+    "systemd": _lacks_systemd,
 }
 
 

@@ -1,11 +1,13 @@
 """The sdist, the wheel, and an installation with and without a compiler."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import zipfile
+from collections import defaultdict
 
 import pytest
 from conftest import ROOT, need
@@ -104,9 +106,39 @@ def test_a_build_that_is_none_is_refused(tmp_path):
     assert "VHOSTNET_BUILD='rust'" in build(tmp_path, "--wheel", VHOSTNET_BUILD="rust").stderr
 
 
-def test_the_core_exports_its_door_alone():
+def of_the_core(*command):
+    """What a tool says of the core that was built."""
     need("native")
     import vhostnet._vhostnet
 
-    done = subprocess.run(["nm", "-D", "--defined-only", vhostnet._vhostnet.__file__], capture_output=True, text=True)
-    assert [line.split()[-1] for line in done.stdout.splitlines()] == ["PyInit__vhostnet"]
+    return subprocess.run(
+        [*command, vhostnet._vhostnet.__file__], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+
+
+def test_the_core_exports_its_door_alone():
+    assert [line.split()[-1] for line in of_the_core("nm", "-D", "--defined-only")] == ["PyInit__vhostnet"]
+
+
+def test_the_cores_tables_of_addresses_are_read_only_before_it_runs():
+    assert any("(FLAGS)" in line and "BIND_NOW" in line for line in of_the_core("readelf", "-dW"))
+    assert "GNU_RELRO" in segments()
+
+
+def test_nothing_of_the_core_is_writable_and_code():
+    flags = segments()
+    assert {"LOAD", "GNU_STACK"} <= set(flags)
+    assert [kind for kind, each in flags.items() for flag in each if {"W", "E"} <= set(flag)] == []
+
+
+def segments():
+    """By type, the flags of every segment: R, W, E."""
+    found = defaultdict(list)
+    for line in of_the_core("readelf", "-lW"):
+        if match := re.fullmatch(r" +([A-Z_]+) +(?:0x[0-9a-f]+ +){5}([RWE ]{3}) .*", line):
+            found[match[1]].append(match[2])
+    return found
+
+
+def test_an_overflow_on_the_cores_stack_is_noticed():
+    assert "__stack_chk_fail" in {line.split()[-1].partition("@")[0] for line in of_the_core("nm", "-D")}

@@ -149,7 +149,7 @@ def test_plan_prints_what_would_run_and_touches_nothing(bridge):
     assert lines[0] == "0  TAP_OPEN    veni_vFsp6g8y  8 queues  tap no_pi vnet_hdr multi_queue  excl"
     assert lines[3].startswith("3  LINK        veni_vFsp6g8y  mac fe:90:6f:28:84:f2  mtu 1500  master vbr2525476 (")
     assert re.fullmatch(
-        r"cost: 16 of \d+ fds, 0.9 of \d+ MiB of kernel memory, 1 of 1023 ports of vbr2525476, 5 acts, 14 RTNL turns",
+        r"cost: 16 of \d+ fds, 0.9 of \d+ MiB of kernel memory, 1 of 1023 ports of vbr2525476, 5 acts, 22 RTNL turns",
         lines[5],
     )
     assert len(lines) == 6
@@ -168,7 +168,7 @@ def test_the_cost_of_many_files(bridge, tmp_path):
     assert program["cost"]["ports"] == {BRIDGE: 3}
     assert program["left"]["ports"] == {BRIDGE: 1022}
     assert program["left"]["fds"] < resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    assert program["cost"]["rtnl_turns"] == 3 * (1 + 1 + 3) + 2
+    assert program["cost"]["rtnl_turns"] == 3 * (2 + 1 + 3) + 2
 
 
 @pytest.mark.tap
@@ -264,7 +264,11 @@ def test_doctor_says_what_this_host_can_do(bridge):
         (PLAIN, 0, "ok    plan"),
         (PLAIN.replace(BRIDGE, "nowhere"), 1, "ip link add nowhere"),
         (PLAIN.replace(BRIDGE, "lo"), 1, "not a Linux bridge"),
-        (PLAIN.replace("<source", f"<target dev='{BRIDGE}'/><source"), 5, "the name is in use"),
+        (
+            PLAIN.replace("<source", f"<target dev='{BRIDGE}'/><source"),
+            5,
+            "the name is that of a link of kind 'bridge'",
+        ),
         (
             PLAIN.replace("name='qemu'", "name='vhost'").replace("<driver", "<backend vhost='/dev/null'/><driver"),
             6,
@@ -294,6 +298,35 @@ def test_doctor_counts_the_files_that_are_needed(bridge, tmp_path):
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert "256 needed" in done.stdout
     assert done.returncode == 1
+
+
+@pytest.mark.tap
+def test_doctor_finds_every_reason_at_once(bridge, tmp_path):
+    """Each with its error, as opening would raise it: and nothing was touched."""
+    ip("tuntap add dev mine mode tap")
+    file = tmp_path / "vm.xml"
+    interfaces = [
+        PLAIN.replace("<source", "<target dev='mine'/><source"),
+        PLAIN.replace(BRIDGE, "nowhere"),
+        PLAIN.replace(BRIDGE, "lo"),
+        *[PLAIN.replace("name='qemu'", "queues='256'")] * 2000,
+    ]
+    file.write_text(f"<devices>{''.join(interfaces)}</devices>")
+    before = link_names()
+    done = vhostnet("doctor", "-j", str(file))
+    assert link_names() == before
+    found = [check for check in json.loads(done.stdout) if check["state"] == "fail"]
+    assert [(check["name"], check["error"]["error"]) for check in found] == [
+        ("open files", "ResourceExhausted"),
+        ("memory", "ResourceExhausted"),
+        ("bridge", "BridgeFull"),
+        ("bridge", "NoSuchBridge"),
+        ("bridge", "NotABridge"),
+        ("name", "FlagMismatch"),
+    ]
+    assert all(check["remedy"] for check in found)
+    assert "0 of 1023 ports in use, and 2001 NICs are to join it" in found[2]["detail"]
+    assert found[5]["error"]["found"] == ["tap", "no_pi"]
 
 
 # --- demo ------------------------------------------------------------------------------------------------

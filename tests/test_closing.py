@@ -1,5 +1,6 @@
 """Taking many NICs away in one round: all of ours, and nothing else."""
 
+import errno
 import os
 import socket
 import struct
@@ -16,7 +17,7 @@ import vhostnet
 from vhostnet import InterfaceSpec
 from vhostnet import bridge as bridges
 from vhostnet.engines import _uapi
-from vhostnet.plan import Fds, held_row, plan_delete
+from vhostnet.plan import Act, Fds, Op, Program, held_row, plan_delete
 
 pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
 
@@ -111,6 +112,27 @@ def test_fds_that_are_no_tap(engine, no_leaks):
     os.close(write)
 
 
+def test_whatever_is_given_as_vhost_is_closed_too(engine, bridge, no_leaks):
+    (nic,) = open_some(engine, 1)
+    fds = nic.detach()
+    vhostnet.select_engine(engine).close([Fds(fds.tap, os.pipe())])
+
+
+def test_a_nic_that_was_refused_is_not_deleted(engine, bridge):
+    """Two to be attached and deleted, and one of them has a queue that is none: that one is left as it is."""
+    nics = open_some(engine, 2)
+    good, bad = (nic.detach() for nic in nics)
+    read, write = os.pipe()
+    rows = (held_row("good", nics[0].ifindex, good), held_row("bad", nics[1].ifindex, Fds((bad.tap[0], read), ())))
+    acts = tuple(Act(op, nic) for op in (Op.ATTACH, Op.DELETE) for nic in range(2))
+    result = vhostnet.select_engine(engine).run(Program(rows, acts, keep=True))
+    left = set(link_names())
+    vhostnet.select_engine(engine).close([bad, Fds((read, write), ())])
+    assert [(failure.act, failure.result.call) for failure in result.failures] == [(1, "TUNGETIFF")]
+    assert [act.errno for act in result.acts] == [0, errno.ENOTTY, 0, errno.ECANCELED]
+    assert {nic.ifname for nic in nics} & left == {nics[1].ifname}
+
+
 # --- decoys ----------------------------------------------------------------------------------------------
 
 GROUP = 0x47070707  # the random group of a process whose every random octet is 7
@@ -142,7 +164,7 @@ engine.close([row.fds for row, nic in zip(rows, result.nics) if nic is None])
 def fixed_random(tmp_path_factory):
     made = tmp_path_factory.mktemp("shim") / "random.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", made, "-xc", "-"], input=FIXED_RANDOM, text=True, check=True)
-    return {**os.environ, "LD_PRELOAD": str(made)}
+    return {**os.environ, "LD_PRELOAD": f"{os.environ.get('LD_PRELOAD', '')} {made}"}
 
 
 def delete_with(engine, environment):
@@ -196,6 +218,26 @@ def test_those_of_another_namespace_leave_ours_alone(engine, bridge, namespaces)
     vhostnet.close_nics(there)
     assert {nic.ifname for nic in here} <= set(link_names())
     vhostnet.close_nics(here)
+
+
+NO_WAY_IN = """
+import os, sys, vhostnet
+from vhostnet.closing import _delete
+from vhostnet.plan import Fds, held_row
+fd = int(sys.argv[2])
+_delete([(vhostnet.select_engine(sys.argv[1]), held_row("there", 2, Fds((fd,), ())))])
+print(os.path.exists(f"/proc/self/fd/{fd}"))
+"""
+
+
+def test_what_is_in_a_namespace_without_a_way_in_is_closed(engine, namespaces):
+    """By a process that may not enter any: its copy of the fd goes, and the NIC stays with whoever has another."""
+    there = InterfaceSpec(type="ethernet", vhost="off")
+    with vhostnet.open_nic(there, engine=engine, netns=namespaces[0]) as nic:
+        command = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all", sys.executable, "-c", NO_WAY_IN, engine]
+        done = subprocess.run([*command, str(nic.fds[0])], pass_fds=nic.fds, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["False"]
+        assert vhostnet.netns.call_inside(namespaces[0], link_names) == ["lo", nic.ifname]
 
 
 @pytest.fixture

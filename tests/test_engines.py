@@ -83,7 +83,7 @@ ROW = NicRow("vn0", 1, 0x1002, "/dev/net/tun", "/dev/vhost-net")
 
 
 def test_an_empty_program_does_nothing(engine):
-    assert engines.select(engine).run(Program((), ())) == ((), (), ())
+    assert engines.select(engine).run(Program((), ())) == ((), (), (), None)
 
 
 @pytest.mark.parametrize(

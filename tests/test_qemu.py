@@ -96,6 +96,9 @@ REFUSED = [
     ({"bus": "pci.0,addr=1"}, "bus"),
     ({"addr": "0x7,x=y"}, "addr"),
     ({"addr": "0x20"}, "addr"),
+    ({"alias": ""}, "alias"),
+    ({"bus": ""}, "bus"),
+    ({"addr": ""}, "addr"),
     ({"dialect": "yaml"}, "dialect"),
 ]
 

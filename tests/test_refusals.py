@@ -5,8 +5,10 @@ import errno
 import os
 import resource
 import socket
+import stat
 import subprocess
 import sys
+import threading
 
 import pytest
 from conftest import BRIDGE, state
@@ -16,6 +18,7 @@ import vhostnet
 from vhostnet import InterfaceSpec
 from vhostnet import bridge as bridges
 from vhostnet.engines import _uapi
+from vhostnet.plan import Act, NicRow, Op, Program, TunFlag
 
 pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
 
@@ -64,15 +67,54 @@ def test_a_name_that_is_somebodys_altname(engine, bridge):
     assert refused(vhostnet.NameBusy, spec(ifname="mine"), engine=engine).ifname == "mine"
 
 
-def test_a_tap_of_other_flags(engine, bridge):
-    ip("tuntap add mine mode tap")
-    error = refused((vhostnet.FlagMismatch, vhostnet.NameBusy), spec(ifname="mine"), engine=engine)
-    assert error.call == "TUNSETIFF"
+def test_who_holds_it_is_named(engine, bridge):
+    with vhostnet.open_nic(spec(ifname="mine"), engine=engine) as nic:
+        holder = subprocess.Popen(["sleep", "60"], pass_fds=nic.fds)
+        error = refused(vhostnet.NameBusy, spec(ifname="mine"), engine=engine)
+        assert {held.pid for held in error.holders} == {os.getpid(), holder.pid}
+        assert f"'sleep' (pid {holder.pid})" in str(error)
+        holder.kill()
+        holder.wait()
+
+
+def test_a_holder_of_that_name_in_another_namespace_is_none(engine, bridge):
+    ip("tuntap add dev mine mode tap vnet_hdr multi_queue")
+    thread = threading.Thread(target=hold_elsewhere, args=("mine", held := []))
+    thread.start()
+    thread.join()
+    error = refused(vhostnet.NameBusy, spec(ifname="mine"), engine=engine)
+    assert (type(error), error.holders) == (vhostnet.NameBusy, ())
+    held[0].close()
+
+
+def hold_elsewhere(ifname, held):
+    vhostnet.netns.unshare_net()
+    held.append(vhostnet.open_nic(InterfaceSpec(type="ethernet", ifname=ifname, queues=2, vhost="off")))
+
+
+@pytest.mark.parametrize(
+    ("made", "found"),
+    [
+        ("mode tap", ("tap", "no_pi")),
+        ("mode tun pi", ("tun",)),
+        ("mode tap vnet_hdr", ("tap", "no_pi", "vnet_hdr")),
+        ("mode tap multi_queue", ("tap", "no_pi", "multi_queue")),
+    ],
+)
+def test_a_tap_of_other_flags(engine, bridge, made, found):
+    ip(f"tuntap add dev mine {made}")
+    error = refused(vhostnet.FlagMismatch, spec(ifname="mine"), engine=engine)
+    assert (error.errno, error.act, error.call, error.queue) == (errno.EBUSY, "TAP_OPEN", "TUNSETIFF", 0)
+    assert error.asked == ("tap", "no_pi", "vnet_hdr", "multi_queue")
+    assert error.found == found
+    assert f"a {' '.join(found)} device" in str(error)
 
 
 def test_a_name_of_something_else(engine, bridge):
-    error = refused((vhostnet.FlagMismatch, vhostnet.NameBusy), spec(ifname="lo"), engine=engine)
-    assert error.ifname == "lo"
+    error = refused(vhostnet.NameBusy, spec(ifname=BRIDGE), engine=engine)
+    assert (type(error), error.ifname, error.holders) == (vhostnet.NameBusy, BRIDGE, ())
+    assert "a link of kind 'bridge'" in str(error)
+    assert "kind 'hardware'" in str(refused(vhostnet.NameBusy, spec(ifname="lo"), engine=engine))
 
 
 def test_one_bad_nic_leaves_none_of_the_batch(engine, bridge):
@@ -175,6 +217,7 @@ def test_out_of_fds_names_the_limit(engine, bridge):
     error = limited(4, work)
     assert (error.errno, error.act, error.queue) == (errno.EMFILE, "TAP_OPEN", None)
     assert "8 fds are needed, and " in str(error)
+    assert (error.needed, error.allowed) == (8, 4)
     assert "ulimit -n" in error.remedy
     assert state() == before
 
@@ -207,6 +250,14 @@ def test_a_tap_path_that_is_none(engine, bridge, path, kind, code):
     assert (error.errno, error.act, error.queue) == (code, "TAP_OPEN", 0)
 
 
+@pytest.mark.slow  # a guest's TMPDIR has no devices
+def test_a_node_without_a_driver(engine, bridge, tmp_path):
+    os.mknod(tmp_path / "tun", 0o600 | stat.S_IFCHR, os.makedev(240, 77))  # a major for local use
+    error = refused(vhostnet.Unsupported, spec(tap_path=str(tmp_path / "tun")), engine=engine)
+    assert (error.errno, error.call, error.queue) == (errno.ENXIO, "open", 0)
+    assert "modprobe tun" in error.remedy
+
+
 @pytest.fixture
 def duds(tmp_path):
     """Paths that are no vhost-net, each in its own way."""
@@ -234,6 +285,53 @@ def test_a_vhost_path_that_is_none_is_refused_without_blocking(engine, bridge, d
     assert (error.errno, error.act, error.queue) == (code, "VHOST_OPEN", 0)
     assert path in str(error)
     assert "modprobe vhost_net" in error.remedy
+
+
+def run_acts(engine, row, *acts):
+    """Run acts on one row by themselves: (errno, act, call) of what was refused, and nothing is left."""
+    program = Program((row,), tuple(Act(op, 0) for op in acts))
+    before = state()
+    result = vhostnet.select_engine(engine).run(program)
+    assert state() == before
+    ((number, outcome),) = result.failures
+    return outcome.errno, acts[number], outcome.call
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("which", ["absent", "null", "fifo", "file", "directory", "tty", "tun"])
+def test_a_selftest_of_a_path_that_is_none(engine, duds, which):
+    path, code = duds[which]
+    row = NicRow("mine", 2, TunFlag.TAP | TunFlag.MULTI_QUEUE, "/dev/net/tun", path)
+    call = "open" if which in ("absent", "directory") else "VHOST_GET_FEATURES"
+    assert run_acts(engine, row, Op.TAP_OPEN, Op.SELFTEST) == (code, Op.SELFTEST, call)
+
+
+def test_a_name_the_kernel_makes_another_of(engine):
+    """It would give the device a number: then the name that was asked for is nobody's, and the device goes."""
+    row = NicRow("mine%d", 1, TunFlag.TAP, "/dev/net/tun", "")
+    assert run_acts(engine, row, Op.TAP_OPEN) == (errno.ESTALE, Op.TAP_OPEN, "RTM_GETLINK")
+
+
+TIGHT = """
+import pathlib, resource, sys, vhostnet
+from vhostnet.plan import Act, NicRow, Op, Program
+row = NicRow("mine", 1, 2, "/dev/net/tun", "/dev/null")
+program = Program((row,), (Act(Op.TAP_OPEN, 0), Act(Op.SELFTEST, 0)))
+engine = vhostnet.select_engine(sys.argv[1])
+engine.run(program)
+pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(), resource.RLIM_INFINITY))
+result = engine.run(program)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(*(failure.result.call for failure in result.failures))
+"""
+
+
+def test_a_selftest_says_what_was_wrong_first(engine):
+    """Not that there is no memory for a ring, when there is no vhost-net to give it to."""
+    command = [sys.executable, "-c", TIGHT, engine]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["VHOST_GET_FEATURES"]
 
 
 @pytest.mark.parametrize("which", ["absent", "null", "fifo", "tty"])
@@ -293,7 +391,7 @@ def test_without_the_capability_it_is_named(engine):
 # --- arguments -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [{"vhost": "maybe"}, {"qdisc": "fq"}])
+@pytest.mark.parametrize("how", [{"vhost": "maybe"}, {"qdisc": "fq"}, {"on_error": "ignore"}])
 def test_arguments_that_are_none(how):
     error = refused(vhostnet.SpecError, spec(), **how)
     assert error.attribute in how

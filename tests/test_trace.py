@@ -87,6 +87,24 @@ def test_vhost_that_is_not_there_is_one_open_a_nic(engine, tmp_path, lacks_vhost
     assert made == expected(3, 4, 2) + Counter({"openat(vhost-net)": 3})
 
 
+KEEP = """
+import sys, vhostnet
+specs = [vhostnet.InterfaceSpec(type="ethernet", vhost="off", tap_path="/nowhere") for _ in range(2)]
+print(*(type(error).__name__ for error in vhostnet.open_nics(specs, on_error="keep", engine=sys.argv[1])))
+"""
+
+
+@pytest.mark.slow
+def test_nothing_is_sent_for_nics_that_have_all_failed(engine, tmp_path):
+    """The kernel would warn of an empty message."""
+    need("strace")
+    command = ["strace", "-f", "-qq", "-e", "trace=socket,sendto", "-o", tmp_path / "trace", sys.executable, "-c", KEEP]
+    done = subprocess.run([*command, engine], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["Unsupported"] * 2
+    calls = [call(line) for line in (tmp_path / "trace").read_text().splitlines()]
+    assert calls == ["socket"]
+
+
 @pytest.fixture
 def lacks_vhost():
     from conftest import lacks

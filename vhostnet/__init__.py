@@ -15,6 +15,7 @@ from vhostnet.errors import (
     DeviceGone,
     EngineUnavailable,
     FlagMismatch,
+    Holder,
     HostError,
     NameBusy,
     NicClosed,
@@ -31,12 +32,14 @@ from vhostnet.errors import (
     VhostUnavailable,
 )
 from vhostnet.host import limits, open_nic, open_nics, plan_nics
+from vhostnet.marks import Mark
 from vhostnet.nic import Nic, Timing, Vhost
 from vhostnet.parse import parse_any, parse_domain, parse_interface
 from vhostnet.plan import Act, Fds, NicRow, Op, Program
 from vhostnet.pool import NicPool, PoolStats
 from vhostnet.qemu import assign_aliases, caveats, qemu_argv, qemu_properties
 from vhostnet.spec import CcwAddress, InterfaceSpec, MmioAddress, PciAddress
+from vhostnet.survey import FoundNic, list_nics
 
 __version__ = "0.1.0"
 
@@ -49,9 +52,12 @@ __all__ = [
     "EngineUnavailable",
     "Fds",
     "FlagMismatch",
+    "FoundNic",
+    "Holder",
     "HostError",
     "InterfaceSpec",
     "Limits",
+    "Mark",
     "MmioAddress",
     "NameBusy",
     "Nic",
@@ -80,6 +86,7 @@ __all__ = [
     "close_nics",
     "cost",
     "limits",
+    "list_nics",
     "open_nic",
     "open_nics",
     "parse_any",

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vhostnet.errors import host_error
-
-if TYPE_CHECKING:
-    from pyroute2 import IPRoute
+from vhostnet.netns import call_aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,26 +25,36 @@ class Bridge:
     ports: int
 
 
-def _iproute() -> IPRoute:
-    from pyroute2 import IPRoute
-
-    return IPRoute()
-
-
 def list_bridges() -> tuple[Bridge, ...]:
     """Every Linux bridge of this thread's network namespace."""
-    with _iproute() as ip:
-        links = list(ip.get_links())
+    links = list_links()
     ports = Counter(link.get("master") for link in links)
     return tuple(_bridge(link, ports[link["index"]]) for link in links if _kind(link) == "bridge")
 
 
+def list_links() -> list[Any]:
+    """Every link of this thread's network namespace, as pyroute2 has it."""
+    return call_aside(_links)
+
+
+def _links() -> list[Any]:
+    from pyroute2 import IPRoute
+
+    with IPRoute() as ip:
+        return list(ip.get_links())
+
+
 def make_bridge(name: str, *, mtu: int | None = None) -> int:
     """Make the bridge *name*, bring it up, and return its ifindex. Raises HostError."""
+    return call_aside(lambda: _make_bridge(name, mtu))
+
+
+def _make_bridge(name: str, mtu: int | None) -> int:
+    from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 
     try:
-        with _iproute() as ip:
+        with IPRoute() as ip:
             ip.link("add", ifname=name, kind="bridge")
             index = int(ip.link_lookup(ifname=name)[0])
             ip.link("set", index=index, state="up", **({} if mtu is None else {"mtu": mtu}))

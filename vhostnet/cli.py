@@ -130,10 +130,9 @@ def _doctor(options: argparse.Namespace) -> int:
         checks.append(check)
         if not options.json:
             remedy = f"  -> {check.remedy}" if check.remedy else ""
-            print(f"{check.state:<4}  {check.name:<10}  {check.detail}{remedy}", flush=True)
+            print(f"{check.state:<4}  {check.name:<12}  {check.detail}{remedy}", flush=True)
     if options.json:
-        shown = ("name", "state", "detail", "remedy")
-        print(json.dumps([{key: getattr(check, key) for key in shown} for check in checks]))
+        print(json.dumps([_check_json(check) for check in checks], default=str))
     failed = [check for check in checks if check.state == "fail"]
     return exit_code(failed[0].error or VhostnetError()) if failed else OK
 
@@ -147,6 +146,16 @@ def _examine(options: argparse.Namespace, doctor: Any) -> Iterator[Any]:
             yield doctor.Check("file", "fail", str(error), "", error)
         else:
             yield from doctor.examine_specs(specs)
+
+
+def _list(options: argparse.Namespace) -> int:
+    found = vhostnet.list_nics(netns=options.netns)
+    if options.json:
+        print(json.dumps([_nic_json(nic) for nic in found]))
+    else:
+        for nic in found:
+            print(_nic_line(nic))
+    return OK
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -176,14 +185,34 @@ def _opening(options: argparse.Namespace) -> dict[str, Any]:
 
 def _cost_line(cost: vhostnet.Cost, left: vhostnet.Limits) -> str:
     ports = [f"{count} of {left.ports.get(name, 0)} ports of {name}" for name, count in cost.ports.items()]
+    available = f" of {left.memory / 2**20:.0f}" if left.memory else ""
     parts = [
         f"{cost.fds} of {left.fds} fds",
-        f"{cost.memory / 2**20:.1f} of {left.memory / 2**20:.0f} MiB of kernel memory",
+        f"{cost.memory / 2**20:.1f}{available} MiB of kernel memory",
         *ports,
         f"{cost.acts} acts",
         f"{cost.rtnl_turns} RTNL turns",
     ]
     return "cost: " + ", ".join(parts)
+
+
+def _nic_line(nic: vhostnet.FoundNic) -> str:
+    detached = f" {nic.detached} detached" if nic.detached else ""
+    parts = [
+        f"{nic.ifname:<15}",
+        f"{nic.bridge or '-':<15}",
+        f"{'UP' if nic.up else 'DOWN':<4}",
+        f"queues {nic.attached}{detached}",
+        f"made by {nic.mark.pid}" + ("" if nic.mark.maker_lives else " (gone)"),
+        "held by " + (" ".join(f"{shlex.quote(holder.command)}({holder.pid})" for holder in nic.holders) or "?"),
+        *(["parked"] if nic.mark.parked else []),
+    ]
+    return "  ".join(parts)
+
+
+def _nic_json(nic: vhostnet.FoundNic) -> dict[str, Any]:
+    mark = {**nic.mark._asdict(), "maker_lives": nic.mark.maker_lives}
+    return {**nic._asdict(), "mark": mark, "holders": [holder._asdict() for holder in nic.holders]}
 
 
 def _program_json(program: vhostnet.Program) -> dict[str, Any]:
@@ -192,16 +221,26 @@ def _program_json(program: vhostnet.Program) -> dict[str, Any]:
     return {"nics": rows, "acts": acts}
 
 
+def _check_json(check: Any) -> dict[str, Any]:
+    shown = {key: getattr(check, key) for key in ("name", "state", "detail", "remedy")}
+    return {**shown, "error": _error_json(check.error)} if check.error else shown
+
+
 def _show(error: BaseException, as_json: bool) -> None:
     if not as_json:
         print(f"vhostnet: {error}", file=sys.stderr)
         return
-    details = {name: value for name in _DETAILS if (value := getattr(error, name, None)) not in (None, "")}
-    print(json.dumps({"error": type(error).__name__, "message": str(error), **details}, default=str), file=sys.stderr)
+    print(json.dumps(_error_json(error), default=str), file=sys.stderr)
+
+
+def _error_json(error: BaseException) -> dict[str, Any]:
+    details = {name: value for name in _DETAILS if (value := getattr(error, name, None)) not in (None, "", ())}
+    return {"error": type(error).__name__, "message": str(error), **details}
 
 
 _DETAILS = (
     *("errno", "act", "call", "ifname", "queue", "remedy"),
+    *("needed", "allowed", "asked", "found", "holders"),
     *("element", "attribute", "line", "value", "expected"),
 )
 
@@ -277,6 +316,11 @@ def parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("file", metavar="FILE", nargs="?", help="an <interface> or a <domain>")
     doctor.set_defaults(run=_doctor)
+
+    listing = commands.add_parser("list", help="say which NICs here are ours, who made them and who has them open")
+    listing.add_argument("-j", "--json", action="store_true", help="JSON out, errors on stderr too")
+    listing.add_argument("-n", "--netns", metavar="PATH", help="those of this network namespace")
+    listing.set_defaults(run=_list)
 
     demo = commands.add_parser("demo", help="the whole job, in a network namespace of its own")
     demo.add_argument("--nics", type=int, default=64, metavar="N", help="how many to time (default: 64)")

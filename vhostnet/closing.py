@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 
 from vhostnet.engines import Engine, _uapi
 from vhostnet.errors import HostError
+from vhostnet.files import close_fd
 from vhostnet.forks import under_way
 from vhostnet.netns import NetNs, call_inside
 from vhostnet.nic import Nic, close_here
@@ -63,7 +64,7 @@ def _delete_by(engine: Engine, rows: Sequence[NicRow]) -> None:
         try:
             left = _delete_in(netns, engine, elsewhere)
         finally:
-            os.close(netns)
+            close_fd(netns)
         if first in left:  # it was moved on meanwhile
             engine.close([first.fds])
         elsewhere = [row for row in left if row is not first]

@@ -22,6 +22,7 @@ _QDISCS: Final = 6384 * _KIB  # for each of the 256
 
 # Turns at RTNL, the lock that all of the host's network configuration takes, one at a time.
 _TURNS_EACH_NIC: Final = {Op.TAP_OPEN: 1, Op.QDISC: 1, Op.LINK: 1, Op.UP: 1, Op.ALTNAME: 1, Op.RENAME: 1, Op.DELETE: 4}
+_TURNS_EACH_QUEUE: Final = 2  # to attach it, and to ask whose it is
 _TURNS_EACH_BRIDGE: Final = 2
 
 
@@ -36,7 +37,7 @@ class Cost(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What the host has left: fds under RLIMIT_NOFILE, memory in bytes (MemAvailable), ports by bridge."""
+    """What the host has left: fds under RLIMIT_NOFILE, memory in bytes (MemAvailable; 0: unknown), ports by bridge."""
 
     fds: int
     memory: int
@@ -51,7 +52,8 @@ def cost(program: Program) -> Cost:
     memory = sum(_memory(row, number in noqueue) for number, row in enumerate(program.nics) if row.held is None)
     ports = Counter(row.bridge for row in rows if row.bridge)
     queues = sum(row.queues for row in rows)
-    turns = queues + sum(_TURNS_EACH_NIC.get(act.op, 0) for act in program.acts) + _TURNS_EACH_BRIDGE * len(ports)
+    turns = sum(_TURNS_EACH_NIC.get(act.op, 0) for act in program.acts)
+    turns += _TURNS_EACH_QUEUE * queues + _TURNS_EACH_BRIDGE * len(ports)
     return Cost(queues + vhost, memory + vhost * _VHOST_FD, ports, len(program.acts), turns)
 
 

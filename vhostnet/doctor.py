@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import platform
-import re
 import resource
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from vhostnet import bridge, engines, host
+from vhostnet.cost import cost
+from vhostnet.engines import Engine, _uapi
 from vhostnet.errors import EngineUnavailable, HostError, SpecError, VhostnetError, host_error, vhost_problem
 from vhostnet.files import allowed_files, open_files
 from vhostnet.plan import MAX_PORTS, Act, NicRow, Op, Program, TunFlag, vhost_policy
 from vhostnet.qemu import caveats
+from vhostnet.reasons import describe, free_files, free_memory, name_taken, unfit_bridge
 from vhostnet.spec import DEFAULT_TAP, DEFAULT_VHOST, InterfaceSpec
 
 State = Literal["ok", "note", "fail"]
@@ -53,8 +57,16 @@ def examine_specs(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
     need = {spec.vhost_path: spec.vhost == "require" for spec in specs if vhost_policy(spec, None) != "off"}
     for path, needed in need.items():
         yield _vhost(path, needed=needed)
-    yield _files(sum(spec.queues * (1 + (vhost_policy(spec, None) != "off")) for spec in specs))
-    yield _planned(specs)
+    engine = engines.select()
+    try:
+        program = host.draft(engine, specs)
+    except (SpecError, HostError) as error:
+        yield _failed("plan", error)
+        return
+    yield Check("plan", "ok", f"{len(program.acts)} acts for {len(specs)} NICs")
+    yield from _resources(program)
+    yield from _joined(engine, program)
+    yield from _names(engine, program, specs)
     for spec in specs:
         yield from (Check(spec.ifname or "NIC", "note", caveat) for caveat in caveats(spec))
 
@@ -99,12 +111,14 @@ def _vhost(path: str, *, needed: bool) -> Check:
 
 
 def _capability() -> Check:
-    status = Path("/proc/self/status").read_text()
-    effective = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
-    if effective and int(effective[1], 16) >> 12 & 1:
-        return Check("capability", "ok", "CAP_NET_ADMIN")
-    error = host_error(errno.EPERM, act="TAP_OPEN", call="TUNSETIFF", ifname=None, queue=None)
-    return Check("capability", "fail", "no CAP_NET_ADMIN", error.remedy, error)
+    """By what takes it: a set of capabilities says nothing where another user namespace owns the network."""
+    with socket.socket(socket.AF_UNIX) as here:
+        try:
+            os.close(fcntl.ioctl(here, _uapi.SIOCGSKNS))
+        except OSError as refused:
+            error = host_error(refused.errno or 0, act="TAP_OPEN", call="TUNSETIFF", ifname=None, queue=None)
+            return Check("capability", "fail", "no CAP_NET_ADMIN in this network namespace", error.remedy, error)
+    return Check("capability", "ok", "CAP_NET_ADMIN")
 
 
 def _files(needed: int) -> Check:
@@ -135,14 +149,38 @@ def _qemu() -> Check:
     return Check("qemu", "ok", f"{path}: {version.partition(chr(10))[0]}")
 
 
-def _planned(specs: Sequence[InterfaceSpec]) -> Check:
-    try:
-        program = host.plan_nics(specs)
-    except (SpecError, HostError) as error:
-        return _failed("plan", error)
-    asked = [spec.ifname for spec in specs if spec.ifname and "%d" not in spec.ifname]
-    taken = engines.select().describe(asked)
-    if taken:
-        names = " ".join(taken)
-        return _failed("plan", host_error(errno.EBUSY, act="TAP_OPEN", call="TUNSETIFF", ifname=names, queue=None))
-    return Check("plan", "ok", f"{len(program.acts)} acts for {len(specs)} NICs")
+# --- a file ----------------------------------------------------------------------------------------------
+
+
+def _resources(program: Program) -> Iterator[Check]:
+    """vhost-net counts where it is tried."""
+    takes = cost(program)
+    yield _files(takes.fds)
+    for name, code, needed, allowed, unit in (
+        ("system files", errno.ENFILE, takes.fds, free_files(), 1),
+        ("memory", errno.ENOMEM, takes.memory, free_memory(), 2**20),
+    ):
+        if allowed is None or needed <= allowed:
+            continue
+        error = host_error(code, act="TAP_OPEN", call="open", ifname=None, queue=None, subject=DEFAULT_TAP)
+        what = f"{needed // unit} needed, {allowed // unit} left" + (" (MiB)" if unit > 1 else "")
+        yield Check(name, "fail", what, error.remedy, error)
+
+
+def _joined(engine: Engine, program: Program) -> Iterator[Check]:
+    joining = cost(program).ports
+    links = describe(engine, list(joining))
+    for name, count in joining.items():
+        unfit = unfit_bridge(name, links.get(name), count)
+        free = f"{name}: {MAX_PORTS - links[name].ports} ports free, {count} needed" if name in links else ""
+        yield _failed("bridge", unfit) if unfit else Check("bridge", "ok", free)
+
+
+def _names(engine: Engine, program: Program, specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
+    """Names that were asked for and are somebody's."""
+    asked = [row for row, spec in zip(program.nics, specs, strict=True) if not host.is_template(spec.ifname)]
+    taken = describe(engine, [row.ifname for row in asked])
+    for row in asked:
+        if row.ifname in taken:
+            busy = host_error(errno.EBUSY, act="TAP_OPEN", call="TUNSETIFF", ifname=row.ifname, queue=None)
+            yield _failed("name", name_taken(engine, row, busy))

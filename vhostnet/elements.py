@@ -31,6 +31,14 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def _device(text: str) -> str:
+    """A path that means the same node whoever opens it: in /proc it would be one of our own fds, or another's file."""
+    parts = [part for part in text.split("/") if part]
+    if not {".", ".."}.isdisjoint(parts) or parts[:1] == ["proc"] or parts[:2] == ["dev", "fd"]:
+        raise ValueError("the path of a device node: without . and .., and not in /proc or /dev/fd")
+    return text
+
+
 def _number(text: str) -> int:
     if not _NUMBER.fullmatch(text):
         raise ValueError("a whole number, decimal or 0x and hexadecimal")
@@ -104,7 +112,7 @@ KNOWN: Final[dict[str, dict[str, tuple[str, Reader]]]] = {
         name: (f"host_{name}", _onoff) for name in ("csum", "gso", "tso4", "tso6", "ecn", "ufo", "mrg_rxbuf")
     },
     "driver/guest": {name: (f"guest_{name}", _onoff) for name in ("csum", "tso4", "tso6", "ecn", "ufo")},
-    "backend": {"tap": ("tap_path", _str), "vhost": ("vhost_path", _str)},
+    "backend": {"tap": ("tap_path", _device), "vhost": ("vhost_path", _device)},
     "tune": {},
     "tune/sndbuf": {},
     "mtu": {"size": ("mtu", whole)},

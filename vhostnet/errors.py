@@ -7,9 +7,11 @@ VhostnetError
 +-- EngineUnavailable (ImportError)
 +-- HostError (OSError)           what the host refused: errno, act, call, ifname, queue, remedy
     +-- NotPermitted (PermissionError)
-    +-- NameBusy        +-- FlagMismatch   +-- QueueLimit   +-- DeviceGone
+    +-- NameBusy                           holders
+    |   +-- FlagMismatch                   asked, found
+    +-- ResourceExhausted                  needed, allowed
     +-- NoSuchBridge    +-- NotABridge     +-- BridgeFull
-    +-- VhostUnavailable                   +-- ResourceExhausted
+    +-- QueueLimit      +-- DeviceGone     +-- VhostUnavailable
     +-- Unsupported
 """
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import errno as _errno
 import os
+from typing import NamedTuple
 
 
 class VhostnetError(Exception):
@@ -73,7 +76,8 @@ class SpecError(VhostnetError, ValueError):
 
 
 def _place(element: str | None, attribute: str | None, value: object) -> str:
-    """``<driver queues='0'>`` or ``queues=0``; values go through repr(), so none can forge a log line."""
+    """``<driver queues='0'>`` or ``queues=0``; none of the three can forge a log line."""
+    element, attribute = _shown(element), _shown(attribute)
     shown = "" if value is None else repr(value)
     if element and attribute:
         return f"<{element} {attribute}={shown}>"
@@ -82,13 +86,21 @@ def _place(element: str | None, attribute: str | None, value: object) -> str:
     return f"{attribute}={shown}" if attribute and shown else attribute or ""
 
 
+def _shown(name: str | None) -> str | None:
+    """As it is, where it can be seen: lxml puts the namespace into a name, and that can be any text."""
+    return name if name is None or name.isprintable() else repr(name)
+
+
 class HostError(VhostnetError, OSError):
     """The kernel or this host refused. Nothing of what the failed call made is left behind.
 
     ``errno`` is the kernel's; ``act`` the step of the Program (``"TAP_OPEN"``), ``call`` the kernel
     call inside it (``"TUNSETIFF"``), ``ifname`` the NIC, ``queue`` its queue (None where the act is
-    not about one queue), ``remedy`` what to do about it.
+    not about one queue), ``remedy`` what to do about it. ``undoing`` is what was refused while the rest was
+    being undone, None as a rule; what could not be deleted then was closed.
     """
+
+    undoing: HostError | None = None
 
     def __init__(
         self,
@@ -115,19 +127,35 @@ class HostError(VhostnetError, OSError):
         what = f"{where}{nic}{queue}".strip()
         name = _errno.errorcode.get(self.errno or 0, str(self.errno))
         remedy = f"; {self.remedy}" if self.remedy else ""
-        return f"{what}{': ' if what else ''}{self.strerror} ({name}){remedy}"
+        undoing = f"; while undoing it: {self.undoing}" if self.undoing else ""
+        return f"{what}{': ' if what else ''}{self.strerror} ({name}){remedy}{undoing}"
 
 
 class NotPermitted(HostError, PermissionError):
     """A capability or the access to a device node is missing."""
 
 
+class Holder(NamedTuple):
+    """A process that has a TAP open."""
+
+    pid: int
+    command: str
+
+
 class NameBusy(HostError):
-    """The interface name is taken, by a link or by the alternative name of one."""
+    """The interface name is taken, by a link or by the alternative name of one.
+
+    ``holders`` are the processes that have it open, as far as /proc tells.
+    """
+
+    holders: tuple[Holder, ...] = ()
 
 
-class FlagMismatch(HostError):
-    """A device of that name exists with other TUN flags."""
+class FlagMismatch(NameBusy):
+    """A TUN or TAP device of that name exists, with other flags: ``found``, where ``asked`` was asked for."""
+
+    asked: tuple[str, ...] = ()
+    found: tuple[str, ...] = ()
 
 
 class NoSuchBridge(HostError):
@@ -147,7 +175,13 @@ class QueueLimit(HostError):
 
 
 class ResourceExhausted(HostError):
-    """File descriptors or memory ran out."""
+    """File descriptors or memory ran out.
+
+    ``needed`` and ``allowed`` count fds, or bytes where it was memory; None where nobody tells.
+    """
+
+    needed: int | None = None
+    allowed: int | None = None
 
 
 class DeviceGone(HostError):
@@ -163,13 +197,18 @@ class Unsupported(HostError):
 
 
 _CAP = "needs CAP_NET_ADMIN in the user namespace that owns the network namespace (run as root, or grant it)"
+_DEVICES = "the device is closed to this process: allow it in its device cgroup (systemd: DeviceAllow={subject} rw)"
 _GONE = "the TAP was deleted or its namespace destroyed: open the NIC anew"
+_RENAMED = "somebody renamed or deleted the TAP while it was made: open the NIC anew"
 _FDS = "raise the limit on open files (ulimit -n, LimitNOFILE=); a NIC takes one fd a queue, two with vhost-net"
 
-# (act or None for any, errno) -> (class, remedy); the more particular row is looked up first.
+# (act, call or None for any, errno) -> (class, remedy); they are looked up in this order.
 _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
     (None, _errno.EPERM): (NotPermitted, _CAP),
-    (None, _errno.EACCES): (NotPermitted, "give this user read and write access to the device node"),
+    (None, _errno.EACCES): (NotPermitted, "a security module (SELinux, AppArmor) forbids it: its log has the rule"),
+    ("open", _errno.EPERM): (NotPermitted, _DEVICES),
+    ("open", _errno.EACCES): (NotPermitted, "give this user read and write access to the device node"),
+    ("socket", _errno.EAFNOSUPPORT): (Unsupported, "allow AF_NETLINK (systemd: RestrictAddressFamilies=AF_NETLINK)"),
     (None, _errno.EMFILE): (ResourceExhausted, _FDS),
     (None, _errno.ENFILE): (ResourceExhausted, "the whole system is out of files: raise fs.file-max"),
     (None, _errno.ENOMEM): (ResourceExhausted, "the kernel is out of memory for this NIC"),
@@ -180,15 +219,9 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
         NameBusy,
         "the name is in use: choose another <target dev=>, or leave it out and one is generated",
     ),
-    ("TAP_OPEN", _errno.EINVAL): (
-        FlagMismatch,
-        "a link of that name exists that is no TAP, or one made with other flags: choose another name",
-    ),
+    ("TAP_OPEN", _errno.EINVAL): (HostError, "the kernel refuses this name, or these flags: see vhostnet doctor"),
     ("TAP_OPEN", _errno.E2BIG): (QueueLimit, "the kernel gives a TAP at most 256 queues"),
-    ("TAP_OPEN", _errno.ESTALE): (
-        DeviceGone,
-        "somebody renamed or deleted the TAP while it was made: open the NIC anew",
-    ),
+    ("TAP_OPEN", _errno.ESTALE): (DeviceGone, _RENAMED),
     ("TAP_OPEN", _errno.ENOENT): (Unsupported, "no such device node: load the driver (modprobe tun)"),
     ("TAP_OPEN", _errno.ENODEV): (Unsupported, "the driver is not there: load it (modprobe tun)"),
     ("TAP_OPEN", _errno.ENXIO): (Unsupported, "the driver is not there: load it (modprobe tun)"),
@@ -214,12 +247,15 @@ def host_error(
 
     *subject* is what the act was about besides the NIC: a device's path, or a bridge's name.
     """
-    kind, remedy = _MEANINGS.get((act, errno)) or _MEANINGS.get((None, errno), (HostError, ""))
+    rows = (_MEANINGS.get((key, errno)) for key in (act, call, None))
+    kind, remedy = next(filter(None, rows), (HostError, ""))
     problem = os.strerror(errno)
     if act in ("VHOST_OPEN", "SELFTEST"):
         problem = vhost_problem(errno, call, subject)
         if kind not in (NotPermitted, ResourceExhausted):
             kind, remedy = VhostUnavailable, _VHOST_REMEDY
+    elif call == "TUNSETIFF" and errno == _errno.EINVAL and queue:
+        kind, remedy = DeviceGone, _RENAMED  # name and flags were good enough for the first one
     elif kind is NoSuchBridge and call == "RTM_NEWLINK" and errno == _errno.ENODEV:
         kind, remedy = DeviceGone, _GONE  # the bridge was found by then
     elif kind is NoSuchBridge and errno == _errno.ENODEV:

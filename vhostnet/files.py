@@ -11,7 +11,10 @@ import sys
 
 def allowed_files() -> int:
     """RLIMIT_NOFILE: every fd's number is less than this."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    except OSError:  # we may not ask: opening will tell
+        return sys.maxsize
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
@@ -34,3 +37,9 @@ def fits(needed: int) -> bool:
         if 0 < os.stat("/proc/self/fd").st_size <= allowed - needed:
             return True
     return open_files(allowed) + needed <= allowed
+
+
+def close_fd(fd: int) -> None:
+    """Close it, whatever the kernel answers: Linux has freed the fd by then, EINTR or not (close(2))."""
+    with contextlib.suppress(OSError):
+        os.close(fd)

@@ -24,16 +24,23 @@ class _UnderWay:
 
     def __enter__(self) -> None:
         me = threading.get_ident()
+        self._inside.append(me)  # and then the look: whoever forks does it the other way round
+        if self._forking:
+            self._give_way(me)
+
+    def _give_way(self, me: int) -> None:
+        """Those a fork waits for, and the one that forks (it may run a destructor), must not wait for it."""
+        self._inside.remove(me)
         with self._changed:
-            # Those a fork waits for, and the one that forks (it may run a destructor), must not wait for it.
+            self._changed.notify_all()
             while self._forking and me not in self._forking and me not in self._inside:
                 self._changed.wait()
             self._inside.append(me)
 
     def __exit__(self, *failure: object) -> None:
-        with self._changed:
-            self._inside.remove(threading.get_ident())
-            if self._forking:
+        self._inside.remove(threading.get_ident())
+        if self._forking:
+            with self._changed:
                 self._changed.notify_all()
 
     def before_fork(self) -> None:

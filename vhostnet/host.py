@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -14,15 +12,16 @@ from typing import Any, Final, Literal, NamedTuple, cast, overload
 from vhostnet import engines
 from vhostnet.cost import Limits, cost
 from vhostnet.engines import Engine, Result
-from vhostnet.errors import BridgeFull, HostError, NameBusy, SpecError, host_error
+from vhostnet.errors import HostError, NameBusy, SpecError
 from vhostnet.files import allowed_files, open_files
 from vhostnet.forks import under_way
+from vhostnet.marks import make_marks
 from vhostnet.netns import NetNs, call_inside
-from vhostnet.nic import Nic, Run, refusal
-from vhostnet.plan import MAX_PORTS, QDISCS, Features, Link, Op, Program, Qdisc, fds_needed, plan, resolve
+from vhostnet.nic import Nic, Run
+from vhostnet.plan import MAX_PORTS, QDISCS, Features, Op, Program, Qdisc, plan, resolve
+from vhostnet.reasons import describe, explained, free_memory, refusals, unfit_bridge
 from vhostnet.spec import DEFAULT_TAP, VHOST_POLICIES, InterfaceSpec, VhostPolicy
 
-PARKED: Final = ":parked"  # at the end of the mark of a NIC that waits in a pool
 NAME_TRIES: Final = 16  # how often a generated name may be snatched away before we give up
 
 
@@ -108,7 +107,7 @@ def plan_nics(
 ) -> Program:
     """The Program open_nics() would run now. Nothing is touched, and it takes no privileges.
 
-    Raises as open_nics() does where the host already says no (no such bridge).
+    Raises as open_nics() does where the host already says no: a bridge that is not there, is none, or is full.
     """
     chosen = engines.select(engine)
     _check(vhost, qdisc)
@@ -118,11 +117,10 @@ def plan_nics(
 def limits(program: Program, *, engine: str = "auto", netns: NetNs | None = None) -> Limits:
     """What this host has left of what *program* takes (``cost()``)."""
     names = list(dict.fromkeys(nic.bridge for nic in program.nics if nic.bridge))
-    links = call_inside(netns, lambda: _describe(engines.select(engine), names))
-    available = re.search(r"^MemAvailable:\s*(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
+    links = call_inside(netns, lambda: describe(engines.select(engine), names))
     ports = {name: MAX_PORTS - links[name].ports for name in names if name in links}
     allowed = allowed_files()
-    return Limits(allowed - open_files(allowed), int(available[1]) * 1024 if available else 0, ports)
+    return Limits(allowed - open_files(allowed), free_memory() or 0, ports)
 
 
 def _check(vhost: object, qdisc: object) -> None:
@@ -161,20 +159,22 @@ def _make_nics(engine: Engine, specs: Sequence[InterfaceSpec], how: How, names: 
     program, result = _run(engine, specs, names, how)
     if not result.failures:
         return [Nic(spec, engine, Run(program, result, row)) for row, spec in enumerate(specs)]
-    refused = _refused(engine, program, result)
+    refused = refusals(program, result)
     snatched = [row for row, error in refused.items() if tries > 1 and _is_snatched(error, specs[row])]
-    if not how.keep and not snatched:
-        raise next(iter(refused.values()))
-    if not how.keep:
+    if not how.keep and snatched:
         return _make_nics(engine, specs, how, _free_names(engine, specs), tries - 1)
+    if not how.keep:
+        raise explained(engine, program, next(iter(refused.values())))
     made: list[Any] = [
-        refused.get(row) or Nic(spec, engine, Run(program, result, row)) for row, spec in enumerate(specs)
+        explained(engine, program, refused[row]) if row in refused else Nic(spec, engine, Run(program, result, row))
+        for row, spec in enumerate(specs)
+        if row not in snatched
     ]
     if snatched:
         again = [specs[row] for row in snatched]
         renamed = _make_nics(engine, again, how, _free_names(engine, again), tries - 1)
         for row, nic in zip(snatched, renamed, strict=True):
-            made[row] = nic
+            made.insert(row, nic)
     return made
 
 
@@ -184,7 +184,7 @@ def _run(engine: Engine, specs: Sequence[InterfaceSpec], names: Sequence[str], h
         specs,
         names,
         _features(engine, specs[0].tap_path),
-        marks=_marks(len(specs), how.park),
+        marks=make_marks(len(specs), parked=how.park),
         vhost=how.vhost,
         qdisc=how.qdisc,
         selftest=how.selftest and not _selftested,
@@ -197,32 +197,6 @@ def _run(engine: Engine, specs: Sequence[InterfaceSpec], names: Sequence[str], h
     return program, result
 
 
-def _refused(engine: Engine, program: Program, result: Result) -> dict[int, HostError]:
-    """Row -> why it was refused. In a run that did not get as far as its acts, every row for the same reason."""
-    if not result.failures:
-        return {}
-    first = result.failures[0]
-    failures = dict.fromkeys((row for row, nic in enumerate(result.nics) if nic is None), first)
-    failures.update((program.acts[failure.act].nic, failure) for failure in result.failures)
-    return {row: _with_numbers(engine, program, refusal(program, failure)) for row, failure in failures.items()}
-
-
-def _with_numbers(engine: Engine, program: Program, error: HostError) -> HostError:
-    """What there is not enough of: how much there is, and how much was asked for."""
-    if isinstance(error, BridgeFull):
-        name = next(nic.bridge for nic in program.nics if nic.ifname == error.ifname)
-        ports = {link.name: link.ports for link in _describe(engine, [name]).values()}.get(name, MAX_PORTS)
-        joining = cost(program).ports[name]
-        error.strerror = f"bridge {name!r} has {ports} of {MAX_PORTS} ports in use, and {joining} NICs are to join it"
-    elif error.call == "RLIMIT_NOFILE":
-        allowed, needed = allowed_files(), fds_needed(program)
-        error.ifname = None  # it is about all of them
-        error.strerror = (
-            f"{needed} fds are needed, and {open_files(allowed)} of the {allowed} that are allowed are open"
-        )
-    return error
-
-
 def _is_snatched(error: HostError, spec: InterfaceSpec) -> bool:
     return isinstance(error, NameBusy) and is_template(spec.ifname)
 
@@ -231,29 +205,29 @@ _selftested = False  # vhost-net was seen to take a TAP in this process
 
 
 def _plan(engine: Engine, specs: Sequence[InterfaceSpec], vhost: VhostPolicy | None, qdisc: Qdisc) -> Program:
-    features = _features(engine, specs[0].tap_path if specs else DEFAULT_TAP)
-    program = plan(specs, _free_names(engine, specs), features, vhost=vhost, qdisc=qdisc)
-    wanted = list(dict.fromkeys(nic.bridge for nic in program.nics if nic.bridge))
-    links = _describe(engine, wanted)
-    for name in wanted:
-        if name not in links or links[name].kind != "bridge":
-            code = errno.EOPNOTSUPP if name in links else errno.ENODEV
-            raise host_error(code, act="LINK", call="RTM_GETLINK", ifname=None, queue=None, subject=name)
+    program = draft(engine, specs, vhost=vhost, qdisc=qdisc)
+    joining = cost(program).ports
+    links = describe(engine, list(joining))
+    for name, count in joining.items():
+        unfit = unfit_bridge(name, links.get(name), count)
+        if unfit:
+            raise unfit
     return resolve(program, links)
 
 
-def _describe(engine: Engine, names: Sequence[str]) -> dict[str, Link]:
-    try:
-        return engine.describe(names) if names else {}
-    except OSError as error:
-        call = str(error.filename or "")
-        raise host_error(error.errno or 0, act="DESCRIBE", call=call, ifname=None, queue=None) from None
+def draft(
+    engine: Engine, specs: Sequence[InterfaceSpec], *, vhost: VhostPolicy | None = None, qdisc: Qdisc = "noqueue"
+) -> Program:
+    """The Program with generated names that are free now; its bridges have not been looked up."""
+    features = _features(engine, specs[0].tap_path if specs else DEFAULT_TAP)
+    return plan(specs, _free_names(engine, specs), features, vhost=vhost, qdisc=qdisc)
 
 
 @lru_cache(maxsize=8)
 def _asked(engine: str, tap_path: str) -> Features:
-    # The kernel keeps this file only where it has IPv6; without IPv6 it refuses to be told about it.
-    return Features(engines.select(engine).features(tap_path), os.path.exists("/proc/net/if_inet6"))
+    # The kernel keeps this file only where it has IPv6; without IPv6 it refuses to be told about it. Not /proc/net,
+    # which systemd's ProcSubset=pid hides.
+    return Features(engines.select(engine).features(tap_path), os.path.exists("/proc/self/net/if_inet6"))
 
 
 def _features(engine: Engine, tap_path: str) -> Features:
@@ -292,50 +266,8 @@ def _free_names(engine: Engine, specs: Sequence[InterfaceSpec]) -> list[str]:
     free = _names(specs)
     unsure = [number for number, spec in enumerate(specs) if is_template(spec.ifname)]
     while unsure:
-        links = _describe(engine, [free[number] for number in unsure])
+        links = describe(engine, [free[number] for number in unsure])
         unsure = [number for number in unsure if free[number] in links]
         for number in unsure:
             free[number] = generated_name(specs[number].ifname)
     return free
-
-
-# --- marks -----------------------------------------------------------------------------------------------
-
-
-def _marks(count: int, park: bool) -> list[str]:
-    """One a NIC, for its IFLA_IFALIAS, so that a NIC says whose it is: ``vhostnet:UUID:PID:STARTTIME[:parked]``.
-
-    The UUID (RFC 9562, version 8: of our own making) is 64 random bits of this process, and a counter: no system
-    call, since each that gives up the GIL can wait 5 ms to get it back.
-    """
-    head, tail = f"vhostnet:{_process_random()}", f":{_process()}{PARKED if park else ''}"
-    return [f"{head}{next(_uuids):012x}{tail}" for _ in range(count)]
-
-
-_uuids = itertools.count()
-
-
-@lru_cache(maxsize=1)
-def _process_random() -> str:
-    """All of a UUID but its last twelve digits."""
-    digits = os.urandom(9).hex()
-    return f"{digits[:8]}-{digits[8:12]}-8{digits[12:15]}-a{digits[15:18]}-"
-
-
-@lru_cache(maxsize=1)
-def _process() -> str:
-    """This process: its pid, and when it started, in clock ticks since boot (proc(5), stat, field 22)."""
-    try:
-        fields = _read("/proc/self/stat").rpartition(")")[2].split()
-    except OSError:
-        return f"{os.getpid()}:0"
-    return f"{os.getpid()}:{fields[19]}"
-
-
-def _read(path: str) -> str:
-    with open(path) as file:
-        return file.read()
-
-
-os.register_at_fork(after_in_child=_process.cache_clear)
-os.register_at_fork(after_in_child=_process_random.cache_clear)

@@ -6,15 +6,20 @@ it and ends with it: no caller's thread is ever left in the wrong one.
 
 from __future__ import annotations
 
+import errno as _errno
 import os
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from vhostnet.errors import HostError, NotPermitted
+from vhostnet.errors import HostError, NotPermitted, ResourceExhausted
+from vhostnet.files import close_fd
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
+
+_SYS_ADMIN = "entering one needs CAP_SYS_ADMIN in the user namespace that owns it, and in this process's own"
+_REMEDIES = {"open": "it must be readable: one in /proc is its process's owner's and root's (CAP_SYS_PTRACE)"}
 
 NetNs = str | os.PathLike[str] | int
 _T = TypeVar("_T")
@@ -27,22 +32,43 @@ def call_inside(netns: NetNs | None, function: Callable[[], _T]) -> _T:
     """
     if netns is None:
         return function()
+
+    def inside() -> _T:
+        _enter(netns)
+        return function()
+
+    return call_aside(inside)
+
+
+def call_aside(function: Callable[[], _T]) -> _T:
+    """What *function* returns or raises, run on a thread of its own, in this thread's namespace.
+
+    For pyroute2, too: it runs an event loop, and this thread may have one running already.
+    """
     outcome: list[_T] = []
     failure: list[BaseException] = []
 
     def work() -> None:
         try:
-            _enter(netns)
             outcome.append(function())
         except BaseException as error:  # carried over to the caller's thread
             failure.append(error)
 
     thread = threading.Thread(target=work, name="vhostnet-netns")
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise no_thread(error) from None
     thread.join()
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+def no_thread(error: RuntimeError) -> HostError:
+    """Python does not say why it could not start one; EAGAIN is what pthread_create(3) has for it."""
+    remedy = "raise the limit on threads (ulimit -u, TasksMax=)"
+    return ResourceExhausted(_errno.EAGAIN, str(error), act="THREAD", call="pthread_create", remedy=remedy)
 
 
 def _enter(netns: NetNs) -> None:
@@ -56,7 +82,7 @@ def _enter(netns: NetNs) -> None:
     try:
         _libc("setns", fd, CLONE_NEWNET, what=os.fspath(netns))
     finally:
-        os.close(fd)
+        close_fd(fd)
 
 
 def unshare_net() -> None:
@@ -91,7 +117,7 @@ def _libc(call: str, *arguments: int, what: str) -> None:
 def _refused(errno: int, what: str, call: str) -> HostError:
     problem = f"{what}: {os.strerror(errno)}"
     if isinstance(OSError(errno, ""), PermissionError):
-        return NotPermitted(errno, problem, act="NETNS", call=call, remedy="entering one needs CAP_SYS_ADMIN")
+        return NotPermitted(errno, problem, act="NETNS", call=call, remedy=_REMEDIES.get(call, _SYS_ADMIN))
     return HostError(
         errno, problem, act="NETNS", call=call, remedy="name a network namespace: /run/netns/NAME, or an fd"
     )

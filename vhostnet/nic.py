@@ -17,11 +17,13 @@ from types import TracebackType
 from typing import Final, NamedTuple, cast
 
 from vhostnet import qemu
-from vhostnet.engines import ActResult, Engine, Failure, NicResult, Result
-from vhostnet.errors import HostError, NicClosed, host_error, vhost_problem
+from vhostnet.engines import ActResult, Engine, NicResult, Result
+from vhostnet.errors import NicClosed, vhost_problem
+from vhostnet.files import close_fd
 from vhostnet.forks import under_way
 from vhostnet.plan import Act, Fds, NicRow, Op, Program, held_row, plan_attach
 from vhostnet.qemu import Dialect
+from vhostnet.reasons import refusal
 from vhostnet.spec import InterfaceSpec
 
 
@@ -218,24 +220,10 @@ def _name(program: Program, row: int) -> str:
     return nic.wish if renamed else nic.ifname
 
 
-def refusal(program: Program, failure: Failure) -> HostError:
-    """The exception for a refused act of a Program."""
-    act = program.acts[failure.act]
-    nic = program.nics[act.nic]
-    result = failure.result
-    subject = {Op.TAP_OPEN: nic.tap_path, Op.LINK: nic.bridge, Op.ALTNAME: nic.wish, Op.RENAME: nic.wish}.get(
-        act.op, nic.vhost_path
-    )
-    return host_error(
-        result.errno, act=act.op.name, call=result.call, ifname=nic.ifname, queue=result.queue, subject=subject
-    )
-
-
 def close_here(fds: Fds) -> None:
     """Close the fds one after the other: in a forked child, where no close() is the last one."""
     for fd in (*fds.vhost, *fds.tap):
-        with contextlib.suppress(OSError):
-            os.close(fd)
+        close_fd(fd)
 
 
 _living: weakref.WeakSet[Nic] = weakref.WeakSet()

@@ -7,6 +7,8 @@ know is refused (``strict``) or warned about; nothing is dropped in silence. Val
 
 from __future__ import annotations
 
+import codecs
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,13 +28,14 @@ from vhostnet.elements import (
     whole,
 )
 from vhostnet.errors import SpecError, VhostnetWarning
-from vhostnet.spec import VIRTIO_MODELS, VIRTIO_ONLY, CcwAddress, InterfaceSpec, MmioAddress, PciAddress
+from vhostnet.spec import MODELS, VIRTIO_MODELS, VIRTIO_ONLY, CcwAddress, InterfaceSpec, MmioAddress, PciAddress
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
 
 MAX_INTERFACE: Final = 64 * 1024
 MAX_DOMAIN: Final = 4 * 1024 * 1024
+MAX_NODES: Final = 64 * 1024  # tags and attributes; each takes 200 bytes, and as few as four in the text
 
 Networks = Mapping[str, str]
 
@@ -213,7 +216,7 @@ _REFUSED_OFF_VIRTIO: Final = ("iommu", "ats", "packed", "page_per_vq")  # libvir
 def _drop_driver(reading: _Reading) -> None:
     """libvirt's parser drops the driver's options for a model that is none of virtio's; we say so."""
     model = reading.values.get("model", "virtio")
-    if model in VIRTIO_MODELS:
+    if model in VIRTIO_MODELS or model not in MODELS:  # one that is none is refused for itself
         return
     for name in (*VIRTIO_ONLY, "queues", "vhost"):
         if name in _REFUSED_OFF_VIRTIO and name in reading.values:
@@ -241,16 +244,41 @@ def _interface(element: _Element, networks: Networks | None, strict: bool, root_
 # --- documents -------------------------------------------------------------------------------------------
 
 
+# What a document's bytes are, by their byte order mark, and what it may call that.
+_UTF_8: Final = ("utf-8", ("utf-8",))
+_UTF_16: Final = {
+    codecs.BOM_UTF16_LE: ("utf-16-le", ("utf-16", "utf-16le")),
+    codecs.BOM_UTF16_BE: ("utf-16-be", ("utf-16", "utf-16be")),
+}
+_DECLARED = re.compile(r"""\ufeff?<\?xml[^>]*?\sencoding\s*=\s*["']([^"']*)""")
+
+
+def _decode(raw: bytes) -> str:
+    """UTF-8, as libvirt writes it, or UTF-16: in others (UTF-7, ...) tags hide from whoever looks at the bytes."""
+    encoding, names = _UTF_16.get(raw[:2], _UTF_8)
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise SpecError(f"not well-formed XML: no {encoding} at byte {error.start}") from None
+    declared = _DECLARED.match(text)
+    allowed = (*names, "us-ascii", "ascii") if text.isascii() else names
+    if declared and declared[1].lower() not in allowed:
+        raise SpecError("is not this document's", attribute="encoding", value=declared[1], expected=" or ".join(names))
+    return text
+
+
 def _root(text: str | bytes, limit: int) -> _Element:
     from lxml import etree
 
     if not isinstance(text, (str, bytes)):
         raise TypeError(f"XML is str or bytes, not {type(text).__name__}")
-    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    if len(raw) > limit:
-        raise SpecError(f"the document has {len(raw)} bytes", expected=f"at most {limit}")
+    raw = (text if isinstance(text, str) else _decode(text)).encode("utf-8", "surrogatepass")
+    nodes = raw.count(b"<") + raw.count(b"=")
+    for count, most, what in ((len(raw), limit, "bytes"), (nodes, MAX_NODES, "tags and attributes")):
+        if count > most:
+            raise SpecError(f"the document has {count} {what}", expected=f"at most {most}")
     parser = etree.XMLParser(
-        encoding="utf-8" if isinstance(text, str) else None,
+        encoding="utf-8",
         resolve_entities=False,
         no_network=True,
         load_dtd=False,

@@ -60,6 +60,7 @@ class Op(enum.IntEnum):
 class TunFlag(enum.IntFlag):
     """``ifr_flags`` of TUNSETIFF (linux/if_tun.h)."""
 
+    TUN = 0x0001
     TAP = 0x0002
     MULTI_QUEUE = 0x0100
     DETACH_QUEUE = 0x0400
@@ -72,7 +73,8 @@ class TunFlag(enum.IntFlag):
 class Link:
     """What the kernel says of a link that exists.
 
-    ``kind`` is its rtnetlink kind ("bridge", "tun", ""), ``ports`` how many a bridge has.
+    ``kind`` is its rtnetlink kind ("bridge", "tun", ""), ``ports`` how many a bridge has, ``tun_flags`` what a TUN or
+    TAP device was made with.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Link:
     mtu: int
     mac: bytes
     ports: int = 0
+    tun_flags: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +197,7 @@ def _sound(nic: NicRow) -> bool:
 
 def _describe(act: Act, nic: NicRow) -> str:
     parts: dict[Op, tuple[str, ...]] = {
-        Op.TAP_OPEN: (_count(nic.queues), " ".join(_flag_names(nic.tun_flags)), "excl"),
+        Op.TAP_OPEN: (_count(nic.queues), " ".join(flag_names(nic.tun_flags)), "excl"),
         Op.VHOST_OPEN: (f"{nic.queues} x {nic.vhost_path}", "optional" if act.optional else "required"),
         Op.SELFTEST: (f"a private {nic.vhost_path} on queue 0",),
         Op.QDISC: ("noqueue",),
@@ -211,11 +214,12 @@ def _count(queues: int) -> str:
     return f"{queues} queue" + "s" * (queues != 1)
 
 
-_SHOWN: Final = (TunFlag.TAP, TunFlag.NO_PI, TunFlag.VNET_HDR, TunFlag.MULTI_QUEUE)
+_SHOWN: Final = (TunFlag.TUN, TunFlag.TAP, TunFlag.NO_PI, TunFlag.VNET_HDR, TunFlag.MULTI_QUEUE)
 
 
-def _flag_names(flags: int) -> Iterator[str]:
-    return (cast(str, flag.name).lower() for flag in _SHOWN if flags & flag)
+def flag_names(flags: int) -> tuple[str, ...]:
+    """``("tap", "no_pi", "multi_queue")``: what ``ip`` calls them."""
+    return tuple(cast(str, flag.name).lower() for flag in _SHOWN if flags & flag)
 
 
 def _link_parts(nic: NicRow) -> Iterator[str]:

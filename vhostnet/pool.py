@@ -22,11 +22,14 @@ from typing import Final, NamedTuple
 from vhostnet import engines
 from vhostnet.closing import close_nics
 from vhostnet.errors import DeviceGone, PoolClosed, SpecError, VhostnetError
-from vhostnet.host import PARKED, How, generated_name, is_template, make_nics
+from vhostnet.files import close_fd
+from vhostnet.host import How, generated_name, is_template, make_nics
 from vhostnet.mac import random_mac
-from vhostnet.netns import NetNs, call_inside
-from vhostnet.nic import Nic, Run, refusal
+from vhostnet.marks import taken
+from vhostnet.netns import NetNs, call_inside, no_thread
+from vhostnet.nic import Nic, Run
 from vhostnet.plan import NicRow, Qdisc, plan_take
+from vhostnet.reasons import refusal
 from vhostnet.spec import VNET_HDR_MODELS, InterfaceSpec
 
 BATCH: Final = 64  # NICs the refill makes in one engine call
@@ -66,7 +69,7 @@ class _Parked(NamedTuple):
 def _row(nic: Nic) -> NicRow:
     """With the mark it gets when it is taken."""
     row = nic.held()
-    return row._replace(alias=row.alias.removesuffix(PARKED))
+    return row._replace(alias=taken(row.alias))
 
 
 class NicPool:
@@ -107,7 +110,12 @@ class NicPool:
         self._refill = threading.Thread(
             target=_refill, args=(weakref.ref(self), self._wanted), name="vhostnet-pool", daemon=True
         )
-        self._refill.start()
+        try:
+            self._refill.start()
+        except RuntimeError as error:
+            self._closed = True
+            self._leave_home()
+            raise no_thread(error) from None
         _pools.add(self)
 
     def _reset(self) -> None:
@@ -184,7 +192,7 @@ class NicPool:
         with self._lock:
             home, self._home = self._home, None
         if home is not None:
-            os.close(home)
+            close_fd(home)
 
     def __enter__(self) -> NicPool:
         return self
@@ -249,7 +257,7 @@ class NicPool:
         if self._home is not None and result.failures and result.failures[0].result.errno == errno.EXDEV:
             result = call_inside(self._home, lambda: self._engine.run(program))  # the caller's thread is elsewhere
         if result.failures:
-            close_nics([nic], wait=False)
+            close_nics([nic], wait=bool(wish))  # it may have the name by now, and that must be free again
             raise refusal(program, result.failures[0])
         return nic.become(spec, Run(program, result, 0))
 

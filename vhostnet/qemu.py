@@ -161,8 +161,9 @@ def qemu_properties(
     _check_choice("dialect", dialect, dialect in DIALECTS, "classic, keyval or json")
     address = spec.address
     if isinstance(address, PciAddress):
-        bus, addr = bus or address.bus_name, addr or address.addr
-    alias = alias or spec.alias or "net0"
+        bus = address.bus_name if bus is None else bus
+        addr = address.addr if addr is None else addr
+    alias = (spec.alias or "net0") if alias is None else alias
     _check_choice("alias", alias, is_id(alias), "a letter, then letters, digits and - . _")
     _check_choice("bus", bus, bus is None or (spec.pci and is_id(bus)), "the name of a PCI bus, such as pci.0")
     _check_choice("addr", addr, addr is None or (spec.pci and is_addr(addr)), "a PCI slot, such as 0x7 or 0x7.0x1")

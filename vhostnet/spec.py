@@ -155,7 +155,7 @@ class InterfaceSpec:
 
 Check = Callable[[Any], bool]
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # bidi's with them
 _IFNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 _RESERVED = ("all", "default")  # net.ipv4.conf.all and .default: the kernel refuses them from 6.18 on
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}", re.ASCII)
@@ -189,7 +189,7 @@ def _ring(value: object) -> bool:
 
 
 def _text(value: object) -> bool:
-    """Any text without control characters: a newline in a value could forge a line or an option."""
+    """Any text without control characters: a newline could forge a line or an option, a bidi override its look."""
     return isinstance(value, str) and _CONTROL.search(value) is None
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tests.torture.bridge_race import bridge_race
 from tests.torture.close_race import close_race
+from tests.torture.crashes import crashes
 from tests.torture.forked import forked
 from tests.torture.group_deletes import group_deletes
 from tests.torture.kit import Outcome
@@ -39,5 +40,6 @@ PARTS = (
     Part("strangers", strangers, {"rounds": 8}),
     Part("forks", forked, {"rounds": 1}),
     Part("bridge race", bridge_race, {"rounds": 3}),
+    Part("crashes", crashes, {}),
     Part("soak", soak, {"cycles": 1000}),
 )

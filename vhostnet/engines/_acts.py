@@ -17,6 +17,7 @@ from vhostnet.engines._calls import ifreq, ioctl, kernel_call, open_device, refu
 from vhostnet.engines._links import describe
 from vhostnet.engines._removal import DELETE_BATCH, Doomed
 from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute
+from vhostnet.files import close_fd
 from vhostnet.plan import Act, Fds, NicRow, Op, TunFlag
 
 _VHOST_NEEDED: Final = 1 << uapi.VIRTIO_NET_F_MRG_RXBUF | 1 << uapi.VIRTIO_F_VERSION_1
@@ -63,12 +64,14 @@ class Running:
 
 def _tap_open(netlink: Netlink, nic: Nic, running: Running) -> None:
     row = nic.row
+    request = bytes(ifreq(row.ifname, row.tun_flags | TunFlag.EXCL))  # not to be written to: the name stays ours
     for queue in range(row.queues):
         running.queue = queue
         fd = open_device(row.tap_path)
         nic.tap_fds.append(fd)
-        flags = row.tun_flags | (0 if queue else TunFlag.EXCL)
-        ioctl(fd, uapi.TUNSETIFF, ifreq(row.ifname, flags), "TUNSETIFF")
+        ioctl(fd, uapi.TUNSETIFF, request, "TUNSETIFF")
+        if queue == 0:
+            request = bytes(ifreq(row.ifname, row.tun_flags))
     running.queue = None
     _identify(netlink, nic)
 
@@ -94,7 +97,7 @@ def _identify(netlink: Netlink, nic: Nic) -> None:
 
 
 def _mac_of(fd: int) -> bytes:
-    request = ifreq("")
+    request = bytearray(uapi.IFREQ_MAC.size)
     ioctl(fd, uapi.SIOCGIFHWADDR, request, "SIOCGIFHWADDR")
     mac: bytes = uapi.IFREQ_MAC.unpack(request)[2]
     return mac
@@ -125,7 +128,7 @@ def _vhost_open(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: 
             _prove_vhost(nic.vhost_fds[-1])
     except BaseException:
         while nic.vhost_fds:  # all or none: QEMU refuses fewer vhost fds than TAP fds
-            os.close(nic.vhost_fds.pop())
+            close_fd(nic.vhost_fds.pop())
         raise
     running.queue = None
 
@@ -139,7 +142,7 @@ def _selftest(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: AR
         base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         _wire_up(fd, base, nic.tap_fds[0])
     finally:
-        os.close(fd)
+        close_fd(fd)
 
 
 def _wire_up(fd: int, base: int, tap: int) -> None:

@@ -33,19 +33,25 @@ def kernel_call(name: str) -> Iterator[None]:
 
 
 def retry(function: Callable[..., _T], *arguments: Any) -> _T:
-    for _ in range(EINTR_TRIES):
+    try:
+        return function(*arguments)
+    except InterruptedError:
+        pass
+    for _ in range(EINTR_TRIES - 1):
         with contextlib.suppress(InterruptedError):
             return function(*arguments)
     return function(*arguments)
 
 
 def open_device(path: str, flags: int = 0) -> int:
-    with kernel_call("open"):
+    try:
         return retry(os.open, path, os.O_RDWR | os.O_CLOEXEC | flags)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "open") from None
 
 
-def ioctl(fd: int, request: int, argument: bytearray | int, name: str) -> int:
-    """Errors name it *name*."""
+def ioctl(fd: int, request: int, argument: bytearray | bytes | int, name: str) -> Any:
+    """What fcntl.ioctl() returns; errors name it *name*."""
     try:
         return retry(fcntl.ioctl, fd, request, argument)
     except OSError as error:

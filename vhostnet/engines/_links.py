@@ -16,7 +16,7 @@ from typing import Final
 from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._calls import ifreq, ioctl, refusal
 from vhostnet.engines._rtnetlink import Netlink, attribute, attributes, error_of, malformed
-from vhostnet.plan import MAX_PORTS, Link
+from vhostnet.plan import MAX_PORTS, Link, TunFlag
 
 _NL_LOOKUPS: Final = 16  # each answer takes kilobytes of the receive buffer
 
@@ -104,10 +104,21 @@ def _take_link(found: dict[str, Link], names: Sequence[str], tag: int, kind: int
 def _read_link(name: str, body: bytes) -> Link:
     found = dict(attributes(body[uapi.IFINFOMSG.size :]))
     info = dict(attributes(found.get(uapi.IFLA_LINKINFO, b"")))
+    kind = info.get(uapi.IFLA_INFO_KIND, b"").rstrip(b"\0").decode()
     return Link(
         name,
         uapi.IFINFOMSG.unpack_from(body)[2],
-        info.get(uapi.IFLA_INFO_KIND, b"").rstrip(b"\0").decode(),
+        kind,
         struct.unpack("=I", found[uapi.IFLA_MTU])[0],
         found.get(uapi.IFLA_ADDRESS, b""),
+        tun_flags=_read_tun(info.get(uapi.IFLA_INFO_DATA, b"")) if kind == "tun" else 0,
     )
+
+
+def _read_tun(data: bytes) -> int:
+    """Each attribute of a TUN or TAP device is one octet."""
+    told = {kind: value[0] for kind, value in attributes(data) if len(value) == 1}
+    flags = told.get(uapi.IFLA_TUN_TYPE, 0)
+    flags |= TunFlag.NO_PI * (told.get(uapi.IFLA_TUN_PI) == 0)
+    flags |= TunFlag.VNET_HDR * bool(told.get(uapi.IFLA_TUN_VNET_HDR))
+    return flags | TunFlag.MULTI_QUEUE * bool(told.get(uapi.IFLA_TUN_MULTI_QUEUE))

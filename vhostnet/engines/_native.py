@@ -9,6 +9,7 @@ from typing import Any
 
 from vhostnet._vhostnet import ffi, lib
 from vhostnet.engines._protocol import CALLS, ActResult, NicResult, Result, failures_of
+from vhostnet.files import close_fd
 from vhostnet.plan import Fds, Link, NicRow, Program
 
 
@@ -32,9 +33,11 @@ class NativeEngine:
         failures = failures_of(program, results)
         if rc and not failures:
             raise ValueError(f"the C core refuses the Program ({os.strerror(-rc)})")
+        undo = _undo(table.program)
         if not program.keep:
-            return Result((), results, failures[:1])
-        return Result(tuple([None if nic.failed else _nic_result(nic) for nic in table.nics]), results, failures)
+            return Result((), results, failures[:1], undo)
+        nics = tuple([None if nic.failed else _nic_result(nic) for nic in table.nics])
+        return Result(nics, results, failures, undo)
 
     def close(self, held: Sequence[Fds]) -> None:
         every = ffi.new("int32_t[]", [fd for fds in held for fd in (*fds.tap, *fds.vhost)])
@@ -46,7 +49,9 @@ class NativeEngine:
 
     def describe(self, names: Sequence[str]) -> dict[str, Link]:
         links = ffi.new("struct vn_link[]", [(os.fsencode(name),) for name in names])
-        _check(lib.vn_describe(links, len(names)), "RTM_GETLINK")
+        call = ffi.new("uint32_t *")
+        rc = lib.vn_describe(links, len(names), call)
+        _check(rc, CALLS[call[0]])
         return {name: _link(name, link) for name, link in zip(names, links, strict=True) if link.ifindex}
 
     def features(self, tap_path: str) -> int:
@@ -129,13 +134,17 @@ def _nic_result(nic: Any) -> NicResult:
     return NicResult(nic.ifindex, nic.mtu, fds)
 
 
+def _undo(program: Any) -> ActResult | None:
+    return ActResult(-program.undo_error, CALLS[program.undo_call], None, 0) if program.undo_error else None
+
+
 def _close_made(nics: Any) -> None:
     for nic in nics:
         if not nic.held:
             for fd in (*ffi.unpack(nic.vhost_fds, nic.n_vhost), *ffi.unpack(nic.tap_fds, nic.n_tap)):
-                os.close(fd)
+                close_fd(fd)
 
 
 def _link(name: str, link: Any) -> Link:
     mac = bytes(ffi.buffer(link.mac, link.mac_len))
-    return Link(name, link.ifindex, ffi.string(link.kind).decode(), link.mtu, mac, link.ports)
+    return Link(name, link.ifindex, ffi.string(link.kind).decode(), link.mtu, mac, link.ports, link.tun_flags)

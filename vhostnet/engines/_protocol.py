@@ -51,12 +51,14 @@ class Result(NamedTuple):
 
     Without failures ``nics`` has every row. With one, nothing of what the run made is left and ``nics`` is
     empty; but in a Program that keeps the others, ``nics`` has None for each row that failed, and
-    ``failures`` the first refused act of each.
+    ``failures`` the first refused act of each. ``undo`` is what was refused first while NICs that failed were
+    deleted, and they were closed instead.
     """
 
     nics: tuple[NicResult | None, ...]
     acts: Sequence[ActResult]
     failures: tuple[Failure, ...] = ()
+    undo: ActResult | None = None
 
 
 def failures_of(program: Program, results: Sequence[ActResult]) -> tuple[Failure, ...]:

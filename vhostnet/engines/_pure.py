@@ -7,7 +7,6 @@ one place that catches it.
 from __future__ import annotations
 
 import errno
-import os
 import struct
 import time
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from vhostnet.engines._links import Bridge, describe
 from vhostnet.engines._protocol import ActResult, NicResult, Result, failures_of
 from vhostnet.engines._removal import DELETE_BATCH, Doomed, claim, close_fds, delete_links, netns_of
 from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, error_of
-from vhostnet.files import fits
+from vhostnet.files import close_fd, fits
 from vhostnet.plan import Fds, Link, Op, Program, fds_needed
 
 
@@ -33,6 +32,7 @@ class _Run:
         self.needed = fds_needed(program)
         self.queued: list[Running] = []  # they wait for the next flush
         self.batch = 0  # how many of their kind may
+        self.undo: ActResult | None = None  # what was refused first while NICs that failed were deleted
 
     def execute(self) -> None:
         try:
@@ -59,7 +59,9 @@ class _Run:
             doomed = [nic.doomed() for nic in failed[first : first + DELETE_BATCH]]
             delete_links(self.netlink, doomed, held=False)
             for d in doomed:
-                d.error = 0
+                if d.error and d.ifindex and not self.undo:
+                    self.undo = ActResult(d.error, d.call, None, 0)
+                d.error = 0  # so that it is closed
             close_fds(doomed)
 
     def _check_files(self) -> bool:
@@ -195,12 +197,12 @@ class PureEngine:
         )
         failures = failures_of(program, results)
         if failures and not program.keep:
-            return Result((), results, failures[:1])
+            return Result((), results, failures[:1], run.undo)
         nics = (
             None if nic.failed else NicResult(nic.ifindex, nic.mtu, Fds(tuple(nic.tap_fds), tuple(nic.vhost_fds)))
             for nic in run.nics
         )
-        return Result(tuple(nics), results, failures)
+        return Result(tuple(nics), results, failures, run.undo)
 
     def close(self, held: Sequence[Fds]) -> None:
         close_fds([Doomed(list(fds.tap), list(fds.vhost), 0) for fds in held])
@@ -218,5 +220,5 @@ class PureEngine:
         try:
             ioctl(fd, uapi.TUNGETFEATURES, word, "TUNGETFEATURES")
         finally:
-            os.close(fd)
+            close_fd(fd)
         return int(struct.unpack("=I", word)[0])

@@ -11,13 +11,15 @@ import errno
 import os
 import struct
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final
 
 from vhostnet.engines import _uapi as uapi
-from vhostnet.engines._calls import ioctl, refusal
+from vhostnet.engines._calls import ioctl, kernel_call, refusal
 from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute, attributes, error_of, malformed
+from vhostnet.files import close_fd
 
 DELETE_BATCH: Final = 128  # links of one group: RTNL is held until the last one is gone
 _LIST_TRIES: Final = 8  # a listing is of no use when links come and go meanwhile
@@ -52,23 +54,27 @@ def close_fds(doomed: Sequence[Doomed]) -> None:
         if not d.error:
             d.tap.clear()
             d.vhost.clear()
-    fds.reverse()
-    # No ThreadPoolExecutor: it has a lock that a fork holds while it waits for us.
-    helpers = [threading.Thread(target=_close_some, args=(fds,)) for _ in range(min(slow - 1, _CLOSERS))]
-    with contextlib.suppress(RuntimeError):  # no more threads are to be had
-        for helper in helpers:
-            helper.start()
-    _close_some(fds)
-    for helper in helpers:
-        if helper.ident:
-            helper.join()
+    _close_all(fds, min(slow, _CLOSERS))
 
 
-def _close_some(fds: list[int]) -> None:
-    """From the end of the list, which others shorten, too."""
-    while fds:
-        with contextlib.suppress(IndexError, OSError):
-            os.close(fds.pop())
+def _close_all(fds: Iterable[int], closers: int) -> None:
+    """By so many threads with this one, or as many as are to be had."""
+    waiting = deque(fds)
+
+    def work() -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                close_fd(waiting.popleft())
+
+    started: list[threading.Thread] = []
+    with contextlib.suppress(RuntimeError):
+        while len(started) + 1 < closers:
+            thread = threading.Thread(target=work, name="vhostnet-close")
+            thread.start()
+            started.append(thread)
+    work()
+    for thread in started:
+        thread.join()
 
 
 def delete_links(netlink: Netlink, doomed: Sequence[Doomed], *, held: bool) -> None:
@@ -107,10 +113,9 @@ def _claim_all(netlink: Netlink, doomed: Sequence[Doomed], held: bool) -> None:
 
 
 def claim(netlink: Netlink, d: Doomed, here: tuple[int, int] | None) -> bool:
-    """Proof that the ifindex is our TAP's, in this namespace, by what holds it; False when it has no link any more.
-
-    Without an ifindex, since it was not made to the end, there is no proof.
-    """
+    """Proof that the ifindex is our TAP's, in this namespace, by what holds it; False when it has no link any more."""
+    if not d.ifindex:
+        raise refusal(errno.ESTALE, "")  # it was not made to the end, and never proven: it can only be closed
     request = bytearray(uapi.IFREQ_INDEX.size)
     try:
         ioctl(d.tap[0], uapi.TUNGETIFF, request, "TUNGETIFF")
@@ -131,9 +136,10 @@ def netns_of(fd: int, request: int) -> tuple[int, int]:
     """The network namespace of a socket (SIOCGSKNS) or a TAP (TUNGETDEVNETNS), to compare with another."""
     netns = ioctl(fd, request, 0, "TUNGETDEVNETNS")
     try:
-        status = os.fstat(netns)
+        with kernel_call("TUNGETDEVNETNS"):
+            status = os.fstat(netns)
     finally:
-        os.close(netns)
+        close_fd(netns)
     return status.st_dev, status.st_ino
 
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from vhostnet.engines._calls import kernel_call, retry
 from vhostnet.engines._uapi import NETLINK_ROUTE, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSGHDR, RTATTR
+from vhostnet.files import close_fd
 
 NL_BATCH: Final = 64  # messages of one send: what it holds RTNL for stays short
 ANSWER_BYTES: Final = 32768  # what the kernel puts into one datagram of a listing, at the most
@@ -47,7 +48,7 @@ class Netlink:
                 self._socket.bind((0, 0))
                 self._port = self._socket.getsockname()[0]
             except BaseException:
-                self._socket.close()
+                self.close()
                 raise
         self._first = 1  # sequence number of the first message of the next send
         self._out: list[bytes] = []
@@ -55,7 +56,7 @@ class Netlink:
         self.torn = False  # links came or went during the last exchange's listing
 
     def close(self) -> None:
-        self._socket.close()
+        close_fd(self._socket.detach())
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -74,14 +75,16 @@ class Netlink:
         """Send what is queued and read every answer."""
         data = b"".join(self._out)
         self.torn = False
+        call = "send"
         try:
-            with kernel_call("send"):
-                if retry(self._socket.sendto, data, (0, 0)) != len(data):
-                    raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+            if retry(self._socket.sendto, data, (0, 0)) != len(data):
+                raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+            call = "recv"
             pending = len(self._out)
-            with kernel_call("recv"):
-                while pending > 0:
-                    pending -= self._receive(answer)
+            while pending > 0:
+                pending -= self._receive(answer)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, call) from None
         finally:  # a late answer to these is nobody's
             self._first += len(self._out)
             self._out, self._tags = [], []

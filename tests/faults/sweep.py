@@ -1,0 +1,421 @@
+"""The sweep: every call of every run x every errno x both engines, and after each nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import vhostnet
+from tests.faults.expect import Outcome, outcome_of, steps
+from tests.faults.shim import Fault, Kind, Tamper, watched
+from vhostnet import HostError, InterfaceSpec, Nic
+
+ERRNOS: Final = tuple(
+    getattr(errno, name)
+    for name in ["EINTR", "EMFILE", "ENFILE", "ENOMEM", "EPERM", "EACCES", "EBUSY", "ENODEV", "EINVAL", "EBADFD", "EIO"]
+)
+ENGINES: Final = ("native", "pure")
+BRIDGES: Final = ("flt0", "flt1")
+
+
+ENOUGH: Final = 50
+
+
+class Enough(Exception):
+    """So much is wrong that going on shows nothing more."""
+
+
+@dataclass
+class Tally:
+    """What was tried, and what was wrong."""
+
+    cases: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    def check(self, what: str, good: bool, case: str, detail: object) -> None:
+        """One promise of one case."""
+        if not good:
+            self.wrong.append(f"{what}: {case}: {detail}")
+            if len(self.wrong) >= ENOUGH:
+                raise Enough
+
+
+def nics(*queues: int, vhost: str = "off") -> list[InterfaceSpec]:
+    """NICs of so many queues, going round the bridges."""
+    return [
+        InterfaceSpec(bridge=BRIDGES[at % 2], ifname=f"flt-{at}", queues=count, vhost=vhost)
+        for at, count in enumerate(queues)
+    ]
+
+
+# --- what there is ---------------------------------------------------------------------------------------
+
+
+def snapshot() -> dict[str, Any]:
+    """All that a failed call could leave behind: fds, links, ports and MTUs of the bridges, threads."""
+    fds = {}
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            fds[entry] = os.readlink(f"/proc/self/fd/{entry}")
+        except FileNotFoundError:  # the one that lists them
+            continue
+    bridges = vhostnet.select_engine("pure").describe(BRIDGES)
+    return {
+        "fds": fds,
+        "links": socket.if_nameindex(),
+        "bridges": {name: (link.mtu, link.ports) for name, link in bridges.items()},
+        "threads": len(os.listdir("/proc/self/task")),
+    }
+
+
+def settled(before: dict[str, Any]) -> dict[str, Any]:
+    """As it is now, once threads in the background have ended: how it differs from *before*."""
+    for thread in threading.enumerate():
+        if thread.name == "vhostnet-close":
+            thread.join()
+    for _ in range(200):  # the kernel's part of a thread ends after its join()
+        if len(os.listdir("/proc/self/task")) == before["threads"]:
+            break
+        time.sleep(0.01)
+    now = snapshot()
+    return {key: (before[key], now[key]) for key in now if now[key] != before[key]}
+
+
+# --- opening ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is opened, and how."""
+
+    name: str
+    specs: Sequence[InterfaceSpec]
+    selftest: bool = False
+
+    def open(self, engine: str, *faults: Fault) -> tuple[list[Nic] | Exception, list[str]]:
+        """The NICs or the error, and the calls."""
+        vhostnet.host._selftested = False
+
+        def work() -> list[Nic] | Exception:
+            try:
+                return vhostnet.open_nics(self.specs, engine=engine, selftest=self.selftest)
+            except Exception as error:  # of whatever kind: only a HostError is right
+                return error
+
+        return watched(work, *faults)
+
+
+def outcome(got: list[Nic] | Exception) -> Outcome:
+    """What was made is checked, and taken away again."""
+    if isinstance(got, HostError):
+        return Outcome(got.errno, got.act, got.call, got.ifname, got.queue)
+    if isinstance(got, Exception):
+        return Outcome(act=repr(got))
+    whole = all(len(nic.tap_fds) == nic.spec.queues for nic in got)
+    whole = whole and all(len(nic.vhost_fds) in (0, nic.spec.queues) for nic in got)
+    vhostnet.close_nics(got)
+    return Outcome() if whole else Outcome(act="not whole")
+
+
+def sweep_opening(batch: Batch, errnos: Sequence[int], tally: Tally, of: Sequence[str] = ()) -> None:
+    """Every call of opening *batch*; with *of*, those of other acts with one errno each, which go round."""
+    expected = steps(batch.specs, batch.selftest)
+    for engine in ENGINES:
+        before = snapshot()
+        got, calls = batch.open(engine)
+        tally.check("calls", calls == [step.name for step in expected], f"{batch.name} {engine}", calls)
+        tally.check("whole", outcome(got) == Outcome(), f"{batch.name} {engine}", got)
+        for index, step in enumerate(expected):
+            for code in errnos if not of or step.act in of else errnos[index % len(errnos) :][:1]:
+                case = f"{batch.name} {engine}: call {index} {step.name} {errno.errorcode[code]}"
+                got, _ = batch.open(engine, Fault(index, code))
+                wanted, found = outcome_of(step, code, batch.specs), outcome(got)
+                tally.check("wrong error", found == wanted, case, f"{found}, not {wanted}")
+                _check_words(got, case, tally)
+                left = settled(before)
+                tally.check("leak", not left, case, left)
+                tally.cases[f"{batch.name} {engine}"] += 1
+
+
+def _check_words(got: list[Nic] | Exception, case: str, tally: Tally) -> None:
+    """An error has a remedy, but where the errno makes no sense there; and its text names act, NIC and errno."""
+    if isinstance(got, HostError):
+        words = (str(got.act), str(got.ifname), errno.errorcode[got.errno or 0])
+        tally.check("words", all(word in str(got) for word in words), case, str(got))
+
+
+# --- undoing ---------------------------------------------------------------------------------------------
+
+
+def sweep_undoing(batch: Batch, tally: Tally) -> None:
+    """A second fault, at every call of undoing the first: still nothing is left, and the first error is kept."""
+    for engine in ENGINES:
+        before = snapshot()
+        for first, code in _first_faults(batch):
+            got, calls = batch.open(engine, Fault(first, code))
+            wanted = outcome(got)
+            settled(before)
+            for second in range(first + 1, len(calls)):
+                other = ERRNOS[1 + (first + second) % (len(ERRNOS) - 1)]
+                case = f"{batch.name} {engine}: calls {first} and {second} {calls[second]} {errno.errorcode[other]}"
+                got, _ = batch.open(engine, Fault(first, code), Fault(second, other))
+                found = outcome(got)
+                tally.check("wrong error", found == wanted, case, f"{found}, not {wanted}")
+                _check_undoing(got, calls[second], other, case, tally)
+                left = settled(before)
+                tally.check("leak", not left, case, left)
+                tally.cases[f"{batch.name} undone {engine}"] += 1
+
+
+def _first_faults(batch: Batch) -> Iterator[tuple[int, int]]:
+    """Of each kind of call that is fatal, the last one: then there is most to undo."""
+    last = {(step.act, step.name): index for index, step in enumerate(steps(batch.specs, batch.selftest)) if step.act}
+    return ((index, errno.EIO) for index in last.values())
+
+
+_NOT_FATAL: Final = ("close", "thread")  # closing goes on, by this thread if need be
+
+
+def _check_undoing(got: list[Nic] | Exception, call: str, code: int, case: str, tally: Tally) -> None:
+    undoing = got.undoing if isinstance(got, HostError) else None
+    # A TAP that says EBADFD has no link any more, and there is nothing to delete.
+    passed_over = call in _NOT_FATAL or (call == "TUNGETIFF" and code == errno.EBADFD)
+    good = undoing is None if passed_over else undoing is not None and undoing.errno == code
+    tally.check("second error", good, case, undoing)
+
+
+# --- netlink ---------------------------------------------------------------------------------------------
+
+# Those that an honest kernel could send are taken for what they are.
+HARMLESS: Final = (Tamper.TWICE, Tamper.SWAPPED)
+
+
+def sweep_answers(batch: Batch, tally: Tally) -> None:
+    """Every answer garbled in every way, and what a socket can say instead of one."""
+    expected = steps(batch.specs)
+    for engine in ENGINES:
+        before = snapshot()
+        for index, step in enumerate(expected):
+            if step.name != "recv":
+                continue
+            faults = [Fault(index, how, Kind.TAMPER) for how in Tamper]
+            faults += [Fault(index, code) for code in (errno.ENOBUFS, errno.EAGAIN)]
+            for fault in faults:
+                case = f"{batch.name} {engine}: answer {index} {fault}"
+                got, _ = batch.open(engine, fault)
+                found = outcome(got)
+                good = found == Outcome() if _harmless(fault) else found.call in ("recv", "RTM_NEWLINK", "RTM_NEWQDISC")
+                tally.check("wrong error", good, case, found)
+                left = settled(before)
+                tally.check("leak", not left, case, left)
+                tally.cases[f"{batch.name} answers {engine}"] += 1
+
+
+def _harmless(fault: Fault) -> bool:
+    return fault.kind == Kind.TAMPER and fault.value in HARMLESS
+
+
+# --- everything else that a NIC does ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Deed:
+    """Something that is done to NICs that exist: each time anew, and all of it is taken away afterwards."""
+
+    name: str
+    prepare: Callable[[str], Any]
+    act: Callable[[Any], Any]
+    never_fails: bool = False
+
+
+def sweep_deed(deed: Deed, errnos: Sequence[int], tally: Tally) -> None:
+    """Every call of it, on both engines; their outcomes are the same."""
+    outcomes = {engine: _deed_outcomes(deed, engine, errnos, tally) for engine in ENGINES}
+    native, pure = outcomes.values()
+    for case in native.keys() & pure.keys():
+        tally.check("engines differ", native[case] == pure[case], f"{deed.name} {case}", (native[case], pure[case]))
+
+
+def _deed_outcomes(deed: Deed, engine: str, errnos: Sequence[int], tally: Tally) -> dict[tuple[str, int], Any]:
+    found = {}
+    calls = _do(deed, engine, tally, f"{deed.name} {engine}")[1]
+    seen: Counter[str] = Counter()
+    for index, name in enumerate(calls):
+        seen[name] += 1
+        for code in errnos:
+            case = f"{deed.name} {engine}: call {index} {name} {errno.errorcode[code]}"
+            got, _ = _do(deed, engine, tally, case, Fault(index, code))
+            refused = Outcome(got.errno, got.act, got.call, None, got.queue) if isinstance(got, HostError) else None
+            told = not isinstance(got, Exception) if refused is None or deed.never_fails else refused.errno == code
+            tally.check("wrong error", told, case, repr(got))
+            found[f"{name} {seen[name]}", code] = refused
+            tally.cases[f"{deed.name} {engine}"] += 1
+    return found
+
+
+def _do(deed: Deed, engine: str, tally: Tally, case: str, *faults: Fault) -> tuple[Any, list[str]]:
+    before = snapshot()
+    prepared = deed.prepare(engine)
+
+    def work() -> Any:
+        try:
+            return deed.act(prepared)
+        except Exception as error:
+            return error
+
+    got, calls = watched(work, *faults)
+    for nic in (*_nics_in(prepared), *_nics_in(got)):
+        nic.close()
+    if isinstance(prepared, vhostnet.NicPool):
+        prepared.close()
+    left = settled(before)
+    tally.check("leak", not left, case, left)
+    return got, calls
+
+
+def _nics_in(value: Any) -> list[Nic]:
+    found = value if isinstance(value, list) else [value]
+    return [nic for nic in found if isinstance(nic, Nic)]
+
+
+def _pool(engine: str) -> vhostnet.NicPool:
+    pool = vhostnet.NicPool(InterfaceSpec(bridge=BRIDGES[0], queues=2, vhost="off"), size=1, low=0, engine=engine)
+    pool.fill()
+    return pool
+
+
+def _wish(**fields: Any) -> InterfaceSpec:
+    return InterfaceSpec(**{"bridge": BRIDGES[0], "queues": 2, "vhost": "off", **fields})
+
+
+def deeds() -> list[Deed]:
+    """All of them."""
+    return [
+        Deed("plan", lambda engine: engine, lambda engine: vhostnet.plan_nics(nics(1, 2), engine=engine)),
+        Deed(
+            "keep",
+            lambda engine: engine,
+            lambda engine: vhostnet.open_nics(nics(2, 1), engine=engine, on_error="keep"),
+        ),
+        Deed(
+            "close_nics",
+            lambda engine: vhostnet.open_nics(nics(2, 1, 4), engine=engine),
+            vhostnet.close_nics,
+            never_fails=True,
+        ),
+        Deed("close", lambda engine: vhostnet.open_nic(_wish(), engine=engine), Nic.close, never_fails=True),
+        Deed("reset_queues", lambda engine: vhostnet.open_nic(_wish(queues=4), engine=engine), Nic.reset_queues),
+        Deed("take", _pool, lambda pool: pool.take()),
+        Deed("take with an altname", _pool, lambda pool: pool.take(_wish(ifname="flt-alt"))),
+        Deed("take with a rename", _pool, lambda pool: pool.take(_wish(ifname="flt-new"), rename=True)),
+    ]
+
+
+# --- crashes ---------------------------------------------------------------------------------------------
+
+
+def sweep_crashes(batch: Batch, tally: Tally) -> None:
+    """The process is killed at every call: within 3 s no link and no port, and the same names work at once."""
+    for engine in ENGINES:
+        before = snapshot()
+        for index, step in enumerate(steps(batch.specs)):
+            case = f"{batch.name} {engine}: killed at call {index} {step.name}"
+            status = _killed(partial(batch.open, engine, Fault(index, kind=Kind.KILL)))
+            tally.check("killed", os.WTERMSIG(status) == 9, case, status)
+            tally.check("leak", _gone(before), case, settled(before))
+            got, _ = batch.open(engine)
+            tally.check("same names", outcome(got) == Outcome(), case, got)
+            tally.cases[f"{batch.name} killed {engine}"] += 1
+
+
+def _killed(work: Callable[[], object]) -> int:
+    child = os.fork()
+    if child == 0:
+        work()
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+def _gone(before: dict[str, Any]) -> bool:
+    """All that a process held goes with it, but not before its end."""
+    deadline = time.monotonic() + 3
+    while settled(before):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+# --- all of it -------------------------------------------------------------------------------------------
+
+
+SEVERAL: Final = Batch("2q 1q 4q", nics(2, 1, 4))
+
+
+def opening(errnos: Sequence[int], tally: Tally) -> None:
+    """One NIC, and a batch over two bridges."""
+    for queues in (1, 2, 4, 16):
+        sweep_opening(Batch(f"{queues}q", nics(queues)), errnos, tally)
+    sweep_opening(SEVERAL, errnos, tally)
+
+
+def undoing(_: Sequence[int], tally: Tally) -> None:
+    """Each second fault has one errno: they go round."""
+    sweep_undoing(Batch("1q", nics(1)), tally)
+    sweep_undoing(SEVERAL, tally)
+
+
+def answers(_: Sequence[int], tally: Tally) -> None:
+    """What netlink brings."""
+    sweep_answers(SEVERAL, tally)
+
+
+def life(errnos: Sequence[int], tally: Tally) -> None:
+    """What a NIC does beside being opened."""
+    for deed in deeds():
+        sweep_deed(deed, errnos, tally)
+
+
+def crashes(_: Sequence[int], tally: Tally) -> None:
+    """In a batch."""
+    sweep_crashes(SEVERAL, tally)
+
+
+def vhost(errnos: Sequence[int], tally: Tally) -> None:
+    """What only a kernel with vhost-net can do; a guest is emulated, and the rest was tried outside."""
+    batches = [Batch(f"{queues}q vhost", nics(queues, vhost="require")) for queues in (1, 2, 4, 16)]
+    batches += [Batch("2q 1q vhost", nics(2, 1, vhost="require"))]
+    batches += [Batch("2q vhost if it is there", nics(2, vhost="auto"))]
+    batches += [Batch("1q self-test", nics(1, vhost="require"), selftest=True)]
+    for batch in batches:
+        sweep_opening(batch, errnos, tally, of=("VHOST_OPEN", "SELFTEST"))
+    sweep_undoing(Batch("2q vhost", nics(2, vhost="require")), tally)
+
+
+PARTS: Final = {part.__name__: part for part in (opening, undoing, answers, life, crashes, vhost)}
+HERE: Final = tuple(name for name in PARTS if name != "vhost")
+
+
+def sweep(parts: Sequence[str], errnos: Sequence[int]) -> Tally:
+    """Those parts, in this network namespace, until too much is wrong."""
+    tally = Tally()
+    vhostnet.bridge.make_bridge(BRIDGES[0])
+    vhostnet.bridge.make_bridge(BRIDGES[1], mtu=9000)
+    warnings.simplefilter("error")
+    for engine in ENGINES:  # what is asked once a process, or imported late, is not to be counted
+        vhostnet.close_nics(vhostnet.open_nics(nics(1, 1), engine=engine))
+        vhostnet.plan_nics(nics(1), engine=engine)
+    with contextlib.suppress(Enough):
+        for part in parts:
+            PARTS[part](errnos, tally)
+    return tally

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+import traceback
 
 from tests.torture.parts import PARTS, Part
 
@@ -25,7 +26,10 @@ def main(names: list[str]) -> int:
 
 def _show(part: Part, width: int) -> bool:
     started = time.monotonic()
-    figures, broken = part.run()
+    try:
+        figures, broken = part.run()
+    except Exception:
+        figures, broken = "", [f"it did not come to its end: {traceback.format_exc()}"]
     seconds = time.monotonic() - started
     verdict = "BROKEN" if broken else "kept"
     print(f"{part.name:<{width}}  {verdict:<6}  {seconds:4.0f} s  {figures}", flush=True)

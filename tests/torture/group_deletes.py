@@ -52,9 +52,10 @@ def group_deletes(*, processes: int = 4, rounds: int = 150) -> Outcome:
     expect(set(left) == set(before), f"links are left or gone: {set(left) ^ set(before)}")
     expect(_decoys(left) == _decoys(before), "a decoy was changed")
     expect(not roads["lost"], f"{roads['lost']} NICs are left after close_nics()")
+    lost = len(set(before) - set(left))
     figures = (
         f"{processes} processes x {rounds} rounds x {BATCH} NICs: {roads['group']} by group, {roads['threads']} by "
-        f"threads, 0 others, while {moves[0]} decoys moved next to a group and {came[0]} links came and went"
+        f"threads, {lost} others, while {moves[0]} decoys moved next to a group and {came[0]} links came and went"
     )
     return figures, expect.broken
 

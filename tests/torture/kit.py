@@ -47,6 +47,10 @@ class Promises:
             self._broken[what] += 1
 
     @property
+    def count(self) -> int:
+        return sum(self._broken.values())
+
+    @property
     def broken(self) -> list[str]:
         return [f"{what} ({count} times)" if count > 1 else what for what, count in self._broken.items()]
 

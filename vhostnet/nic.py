@@ -21,6 +21,7 @@ from vhostnet.engines import ActResult, Engine, NicResult, Result
 from vhostnet.errors import NicClosed, vhost_problem
 from vhostnet.files import close_fd
 from vhostnet.forks import under_way
+from vhostnet.mac import tap_mac
 from vhostnet.plan import Act, Fds, NicRow, Op, Program, held_row, plan_attach
 from vhostnet.qemu import Dialect
 from vhostnet.reasons import refusal
@@ -79,8 +80,7 @@ class Nic:
     @property
     def mac(self) -> str:
         """The TAP's own MAC; the guest's is ``spec.mac``."""
-        program, _, row = self._runs[-1]
-        return program.nics[row].mac.hex(":")
+        return tap_mac(self.spec.mac).hex(":")
 
     @property
     def vhost(self) -> Vhost:

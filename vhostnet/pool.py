@@ -14,21 +14,24 @@ import time
 import warnings
 import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from operator import attrgetter
 from types import TracebackType
 from typing import Final, NamedTuple
 
 from vhostnet import engines
 from vhostnet.closing import close_nics
+from vhostnet.engines import Result
 from vhostnet.errors import DeviceGone, PoolClosed, SpecError, VhostnetError
 from vhostnet.files import close_fd
 from vhostnet.host import How, generated_name, is_template, make_nics
-from vhostnet.mac import random_mac
+from vhostnet.mac import random_mac, tap_mac
 from vhostnet.marks import taken
 from vhostnet.netns import NetNs, call_inside, no_thread
 from vhostnet.nic import Nic, Run
-from vhostnet.plan import NicRow, Qdisc, plan_take
+from vhostnet.plan import NicRow, Program, Qdisc, plan_take
 from vhostnet.reasons import refusal
 from vhostnet.spec import VNET_HDR_MODELS, InterfaceSpec
 
@@ -59,17 +62,16 @@ class PoolStats(NamedTuple):
 
 
 class _Parked(NamedTuple):
-    """A NIC that waits, since ``made`` (the monotonic clock), and its row for the run that takes it."""
+    """A NIC that waits, since ``made`` (the monotonic clock).
+
+    The Program that takes it stands with it, but for MAC and name, and ``ready`` runs that for who has no wish for a
+    name.
+    """
 
     made: float
     nic: Nic
-    row: NicRow
-
-
-def _row(nic: Nic) -> NicRow:
-    """With the mark it gets when it is taken."""
-    row = nic.held()
-    return row._replace(alias=taken(row.alias))
+    program: Program
+    ready: Callable[[bytes], Result]
 
 
 class NicPool:
@@ -248,18 +250,24 @@ class NicPool:
         return found
 
     def _make_ready(self, parked: _Parked, spec: InterfaceSpec, rename: bool) -> Nic:
+        nic, program = parked.nic, parked.program
+        run: Callable[[], Result] = partial(parked.ready, tap_mac(spec.mac))
         wish = spec.ifname or ""
-        if wish and is_template(wish):
-            wish = generated_name(wish)
-        nic, row = parked.nic, parked.row
-        program = plan_take(row, spec, row.alias, wish=wish, rename=rename)
-        result = call_inside(self._netns, lambda: self._engine.run(program))
+        if wish:
+            wish = generated_name(wish) if is_template(wish) else wish
+            program, run = self._plan(program.nics[0], spec, wish, rename)
+        result = call_inside(self._netns, run)
         if self._home is not None and result.failures and result.failures[0].result.errno == errno.EXDEV:
-            result = call_inside(self._home, lambda: self._engine.run(program))  # the caller's thread is elsewhere
+            program, run = self._plan(program.nics[0], spec, wish, rename)  # the caller's thread is elsewhere
+            result = call_inside(self._home, run)
         if result.failures:
             close_nics([nic], wait=bool(wish))  # it may have the name by now, and that must be free again
             raise refusal(program, result.failures[0])
         return nic.become(spec, Run(program, result, 0))
+
+    def _plan(self, row: NicRow, spec: InterfaceSpec, wish: str, rename: bool) -> tuple[Program, Callable[[], Result]]:
+        program = plan_take(row, spec, row.alias, wish=wish, rename=rename)
+        return program, lambda: self._engine.run(program)
 
     def _make_now(self, spec: InterfaceSpec) -> Nic:
         how = self._how._replace(park=False)
@@ -287,11 +295,17 @@ class NicPool:
                 self._error = None
                 if not self._closed:
                     now = time.monotonic()
-                    self._parked.extend(_Parked(now, nic, _row(nic)) for nic in made)
+                    self._parked.extend(self._park(nic, now) for nic in made)
                     self._made += len(made)
                     return True
             close_nics(made)
             return False
+
+    def _park(self, nic: Nic, now: float) -> _Parked:
+        """With the mark it gets when it is taken."""
+        held = nic.held()
+        program = plan_take(held, self.shape, taken(held.alias))
+        return _Parked(now, nic, program, self._engine.ready(program))
 
     def _tend(self) -> float | None:
         """What the refill does when it is woken: seconds until it wants to be woken anyway."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -19,25 +19,16 @@ class NativeEngine:
     name = "native"
 
     def run(self, program: Program) -> Result:
-        if not program.acts:
-            return Result((), ())
+        return _run(program, _Table(program)) if program.acts else Result((), ())
+
+    def ready(self, program: Program) -> Callable[[bytes], Result]:
         table = _Table(program)
-        results = _ActResults(table.acts)
-        try:
-            rc = lib.vn_run(table.program)
-            if rc == 0 and not program.keep:
-                return Result(tuple([_nic_result(nic) for nic in table.nics]), results)
-        except BaseException:  # such as a KeyboardInterrupt that waited for the call to end
-            _close_made(table.nics)
-            raise
-        failures = failures_of(program, results)
-        if rc and not failures:
-            raise ValueError(f"the C core refuses the Program ({os.strerror(-rc)})")
-        undo = _undo(table.program)
-        if not program.keep:
-            return Result((), results, failures[:1], undo)
-        nics = tuple([None if nic.failed else _nic_result(nic) for nic in table.nics])
-        return Result(nics, results, failures, undo)
+
+        def run(mac: bytes) -> Result:
+            table.nics[0].mac = mac
+            return _run(program, table)
+
+        return run
 
     def close(self, held: Sequence[Fds]) -> None:
         every = ffi.new("int32_t[]", [fd for fds in held for fd in (*fds.tap, *fds.vhost)])
@@ -109,6 +100,25 @@ class _Table:
 @lru_cache(maxsize=64)  # NICs have the same few paths
 def _string(text: str) -> Any:
     return ffi.new("char[]", os.fsencode(text))
+
+
+def _run(program: Program, table: _Table) -> Result:
+    results = _ActResults(table.acts)
+    try:
+        rc = lib.vn_run(table.program)
+        if rc == 0 and not program.keep:
+            return Result(tuple([_nic_result(nic) for nic in table.nics]), results)
+    except BaseException:  # such as a KeyboardInterrupt that waited for the call to end
+        _close_made(table.nics)
+        raise
+    failures = failures_of(program, results)
+    if rc and not failures:
+        raise ValueError(f"the C core refuses the Program ({os.strerror(-rc)})")
+    undo = _undo(table.program)
+    if not program.keep:
+        return Result((), results, failures[:1], undo)
+    nics = tuple([None if nic.failed else _nic_result(nic) for nic in table.nics])
+    return Result(nics, results, failures, undo)
 
 
 class _ActResults(Sequence[ActResult]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from vhostnet.plan import Fds, Link, Program
@@ -77,6 +77,9 @@ class Engine(Protocol):
 
     def run(self, program: Program) -> Result:
         """Every act in order, all or none. What the host refuses is in the Result; it does not raise."""
+
+    def ready(self, program: Program) -> Callable[[bytes], Result]:
+        """A Program of one NIC, made ready ahead of time: what is returned runs it, once, with that MAC for the TAP."""
 
     def close(self, held: Sequence[Fds]) -> None:
         """Close every fd, side by side: the last of a TAP and each of vhost-net wait for a grace period."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._acts import ACTS, Nic, Running
@@ -203,6 +203,10 @@ class PureEngine:
             for nic in run.nics
         )
         return Result(tuple(nics), results, failures, run.undo)
+
+    def ready(self, program: Program) -> Callable[[bytes], Result]:
+        (row,) = program.nics
+        return lambda mac: self.run(Program((row._replace(mac=mac),), program.acts))
 
     def close(self, held: Sequence[Fds]) -> None:
         close_fds([Doomed(list(fds.tap), list(fds.vhost), 0) for fds in held])

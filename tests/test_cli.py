@@ -301,6 +301,7 @@ def test_doctor_counts_the_files_that_are_needed(bridge, tmp_path):
 
 
 @pytest.mark.tap
+@pytest.mark.slow
 def test_doctor_finds_every_reason_at_once(bridge, tmp_path):
     """Each with its error, as opening would raise it: and nothing was touched."""
     ip("tuntap add dev mine mode tap")
@@ -315,7 +316,8 @@ def test_doctor_finds_every_reason_at_once(bridge, tmp_path):
     before = link_names()
     done = vhostnet("doctor", "-j", str(file))
     assert link_names() == before
-    found = [check for check in json.loads(done.stdout) if check["state"] == "fail"]
+    failed = [check for check in json.loads(done.stdout) if check["state"] == "fail"]
+    found = [check for check in failed if check["name"] != "system files"]  # a small machine has too few of these, too
     assert [(check["name"], check["error"]["error"]) for check in found] == [
         ("open files", "ResourceExhausted"),
         ("memory", "ResourceExhausted"),

@@ -39,6 +39,7 @@ def command(*privileges, arguments, stdin=XML):
 # --- with CAP_NET_ADMIN --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_capability_is_all_it_takes(engine):
     before = link_names()
     done = lived(*dropped("net_admin"), engine=engine)
@@ -52,6 +53,7 @@ def test_with_vhost_net_too(engine):
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, ALONE, "")
 
 
+@pytest.mark.slow
 def test_another_namespace_takes_another_capability(engine):
     done = lived(*dropped("net_admin"), engine=engine, steps=["elsewhere"])
     assert (done.returncode, done.stdout) == (1, "")
@@ -161,6 +163,7 @@ pool.close()
 """
 
 
+@pytest.mark.slow
 def test_what_was_made_before_goes_and_no_more(engine):
     """Closing takes no capability; changing a NIC by its ifindex does, since the proof that it is ours does."""
     before = link_names()
@@ -272,6 +275,7 @@ here.close()
 """
 
 
+@pytest.mark.slow
 def test_what_the_holder_of_a_queue_can_do():
     """As docs/security.md has it."""
     with vhostnet.open_nic(vhostnet.InterfaceSpec(bridge="br0", queues=2, vhost="off")) as nic:

@@ -74,7 +74,13 @@ def parts(engine, vhost):
     return [documented(heading, engine) for heading in (OWN, LIBC, *([VHOST] if vhost != "off" else []))]
 
 
-@pytest.fixture(params=["off", pytest.param("/dev/vhost-net", marks=pytest.mark.vhost)], ids=["tap", "vhost"])
+@pytest.fixture(
+    params=[
+        pytest.param("off", marks=pytest.mark.slow),  # no kernel makes a difference to it
+        pytest.param("/dev/vhost-net", marks=pytest.mark.vhost),
+    ],
+    ids=["tap", "vhost"],
+)
 def vhost(request):
     return request.param
 

@@ -19,7 +19,7 @@ from vhostnet import bridge as bridges
 from vhostnet.cli import main
 from vhostnet.marks import make_marks, read_mark
 
-pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
+pytestmark = [pytest.mark.tap, pytest.mark.slow, pytest.mark.usefixtures("net")]
 
 
 def wish(**fields):

@@ -118,6 +118,7 @@ def python(tmp_path, name, *words):
 
 
 @pytest.mark.tap
+@pytest.mark.parametrize("engine", ["native", pytest.param("pure", marks=pytest.mark.slow)])
 def test_a_client_without_privileges_gets_a_nic(engine, units, tmp_path):
     (tmp_path / "client.py").write_text(CLIENT)
     creator = python(tmp_path, "log", ROOT / "examples" / "creator.py", "/run/vhostnet/socket", "br0")

@@ -115,7 +115,10 @@ def test_fds_that_are_no_tap(engine, no_leaks):
 def test_whatever_is_given_as_vhost_is_closed_too(engine, bridge, no_leaks):
     (nic,) = open_some(engine, 1)
     fds = nic.detach()
-    vhostnet.select_engine(engine).close([Fds(fds.tap, os.pipe())])
+    given = os.pipe()
+    vhostnet.select_engine(engine).close([Fds(fds.tap, given)])
+    assert not {*fds.tap, *given} & set(open_fds())
+    assert nic.ifname not in link_names()
 
 
 def test_a_nic_that_was_refused_is_not_deleted(engine, bridge):

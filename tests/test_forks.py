@@ -90,6 +90,7 @@ def test_a_fork_does_not_wait_for_itself():
 
 def test_a_nic_that_is_dropped_during_a_fork():
     """Its destructor runs in the thread that forks, which must not wait for itself."""
+    before = tun_fds()
     kept = [vhostnet.open_nic(spec())]
     under_way.before_fork()
     try:
@@ -97,6 +98,7 @@ def test_a_nic_that_is_dropped_during_a_fork():
             kept.clear()
     finally:
         under_way.after_fork()
+    assert tun_fds() == before
 
 
 def test_reset_queues_never_meets_somebody_elses_fd(engine):

@@ -22,6 +22,14 @@ from vhostnet.engines import _uapi as uapi
 from vhostnet.plan import TunFlag
 
 
+def specs_of(case: Case) -> list[vhostnet.InterfaceSpec]:
+    """What a case asks for."""
+    return [
+        vhostnet.InterfaceSpec(bridge=bridge_of(case, number), queues=case.queues, vhost="off")
+        for number in range(case.batch)
+    ]
+
+
 class Opened(NamedTuple):
     """What there is now: the links, and the fds that hold them."""
 
@@ -36,8 +44,8 @@ class Contestant(Protocol):
     def noqueue(self) -> bool:
         """What it makes has no qdisc."""
 
-    def prepare(self, case: Case) -> Any:
-        """What is needed for it; not timed."""
+    def prepare(self, case: Case, specs: list[vhostnet.InterfaceSpec]) -> Any:
+        """What is needed for it; not timed. Everyone is given fresh *specs*, so that everyone starts as cold."""
 
     def act(self, asked: Any) -> Any:
         """Do it; timed."""
@@ -70,16 +78,16 @@ class Floor:
         self._numbers = itertools.count()
         self._groups = itertools.count(0x7E57_0000)
 
-    def prepare(self, case: Case) -> Any:
+    def prepare(self, case: Case, specs: list[vhostnet.InterfaceSpec]) -> Any:  # noqa: ARG002
         """The arguments of floor_open()."""
         return self.arguments(case.batch, case.queues, bridge_names(case))
 
     def arguments(self, count: int, queues: int, bridges: Sequence[str]) -> Any:
         """So many NICs of so many queues on these bridges; on none where there are none."""
         first = next(self._numbers) * 10_000 % 10_000_000
-        masters = (ctypes.c_uint32 * max(1, len(bridges)))(*map(socket.if_nametoindex, bridges))
+        names = (ctypes.c_char_p * max(1, len(bridges)))(*map(str.encode, bridges))
         fds, indexes = (ctypes.c_int * (count * queues))(), (ctypes.c_int * count)()
-        return first, count, queues, masters, len(bridges), fds, indexes
+        return first, count, queues, names, len(bridges), fds, indexes
 
     def act(self, asked: Any) -> Any:
         """The bare system calls."""
@@ -104,12 +112,9 @@ class Library:
     engine: str
     noqueue: bool = True
 
-    def prepare(self, case: Case) -> Any:
+    def prepare(self, case: Case, specs: list[vhostnet.InterfaceSpec]) -> Any:  # noqa: ARG002
         """The specs."""
-        return [
-            vhostnet.InterfaceSpec(bridge=bridge_of(case, number), queues=case.queues, vhost="off")
-            for number in range(case.batch)
-        ]
+        return specs
 
     def act(self, asked: Any) -> Any:
         """One call."""
@@ -223,7 +228,7 @@ class Others:
     way: Callable[[Sequence[Asked]], list[list[int]]]
     noqueue: bool = False
 
-    def prepare(self, case: Case) -> Any:
+    def prepare(self, case: Case, specs: list[vhostnet.InterfaceSpec]) -> Any:  # noqa: ARG002
         """Names and MACs."""
         numbers = [next(_numbers) for _ in range(case.batch)]
         return [
@@ -257,9 +262,9 @@ class Closer:
     way: Callable[[list[vhostnet.Nic]], None]
     noqueue: bool = True
 
-    def prepare(self, case: Case) -> Any:
+    def prepare(self, case: Case, specs: list[vhostnet.InterfaceSpec]) -> Any:  # noqa: ARG002
         """They are opened."""
-        return vhostnet.open_nics(Library("auto").prepare(case))
+        return vhostnet.open_nics(specs)
 
     def act(self, asked: Any) -> Any:
         """They go."""
@@ -305,9 +310,9 @@ class Taker:
     noqueue: bool = True
     _pool: vhostnet.NicPool | None = field(default=None, init=False)
 
-    def prepare(self, case: Case) -> Any:
+    def prepare(self, case: Case, specs: list[vhostnet.InterfaceSpec]) -> Any:  # noqa: ARG002
         """A pool with something parked, and what is wished for."""
-        (spec,) = Library(self.engine).prepare(case)
+        (spec,) = specs
         self._pool = self._pool or vhostnet.NicPool(spec, size=32, low=0, engine=self.engine)
         self._pool.fill()
         if self.floor:

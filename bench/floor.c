@@ -1,6 +1,7 @@
 /*
- * The floor: the kernel calls that opening NICs takes, and nothing else. No checks that can be left out, no errors
- * but a count, no structure. What is slower than this is ours; what this takes is the kernel's.
+ * The floor: the system calls that the native engine makes, call for call (tests/test_trace.py compares them), and
+ * nothing around them: no errors but a count, no structure. What is slower than this is ours; what this takes is the
+ * kernel's.
  *
  * Compiled on the spot and loaded by bench/run.py, so that it runs in the same process, namespace and heap as what
  * it is compared with.
@@ -12,10 +13,14 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <linux/ethtool.h>
 #include <linux/if.h>
+#include <linux/if_bridge.h>
 #include <linux/if_link.h>
 #include <linux/if_tun.h>
 #include <linux/pkt_sched.h>
@@ -23,6 +28,7 @@
 #include <linux/sockios.h>
 
 #define BATCH 64
+#define BRIDGES 4
 #define SIZE 192 /* of a message, at the most */
 #define MARK "vhostnet:00000000-0000-4000-a000-000000000000:1000:100000"
 
@@ -54,6 +60,15 @@ static void add(struct nlmsghdr *m, int type, const void *value, size_t size)
 	m->nlmsg_len = (uint32_t)(NLMSG_ALIGN(m->nlmsg_len) + RTA_LENGTH(size));
 }
 
+static ssize_t receive(int s, void *answer, size_t size)
+{
+	struct sockaddr_nl from;
+	struct iovec iov = { .iov_base = answer, .iov_len = size };
+	struct msghdr header = { .msg_name = &from, .msg_namelen = sizeof(from), .msg_iov = &iov, .msg_iovlen = 1 };
+
+	return recvmsg(s, &header, MSG_DONTWAIT);
+}
+
 static int done(int s, struct queue *q)
 {
 	char answer[512];
@@ -66,7 +81,7 @@ static int done(int s, struct queue *q)
 	for (; q->messages > 0; q->messages--) {
 		const struct nlmsghdr *m = (const struct nlmsghdr *)answer;
 
-		if (recv(s, answer, sizeof(answer), 0) < 0 || ((const struct nlmsgerr *)NLMSG_DATA(m))->error)
+		if (receive(s, answer, sizeof(answer)) < 0 || ((const struct nlmsgerr *)NLMSG_DATA(m))->error)
 			failed = -1;
 	}
 	q->length = 0;
@@ -77,6 +92,60 @@ static int end(int s, struct queue *q, const struct nlmsghdr *m)
 {
 	q->length += NLMSG_ALIGN(m->nlmsg_len);
 	return ++q->messages == BATCH ? done(s, q) : 0;
+}
+
+static int socket_for_links(void)
+{
+	struct sockaddr_nl address = { .nl_family = AF_NETLINK };
+	socklen_t size = sizeof(address);
+	int s = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+
+	bind(s, (struct sockaddr *)&address, size);
+	getsockname(s, (struct sockaddr *)&address, &size);
+	return s;
+}
+
+/* Whether there is room for so many more fds. */
+static int room_for(uint64_t fds)
+{
+	struct rlimit limit;
+	struct stat status;
+
+	return getrlimit(RLIMIT_NOFILE, &limit) < 0 || stat("/proc/self/fd", &status) < 0 ||
+			       (uint64_t)status.st_size + fds > limit.rlim_cur ?
+		       -1 :
+		       0;
+}
+
+struct bridge {
+	uint32_t index, mtu, ports;
+};
+
+/* A bridge by its name: that it is one, and how many ports it has. */
+static int look_up(int s, const char *name, struct bridge *bridge)
+{
+	struct ethtool_drvinfo info = { .cmd = ETHTOOL_GDRVINFO };
+	int ports[1024] = { 0 };
+	unsigned long arguments[4] = { BRCTL_GET_PORT_LIST, (unsigned long)(uintptr_t)ports, 1024, 0 };
+	struct ifreq request;
+
+	strncpy(request.ifr_name, name, IFNAMSIZ);
+	if (ioctl(s, SIOCGIFINDEX, &request) < 0)
+		return -1;
+	bridge->index = (uint32_t)request.ifr_ifindex;
+	if (ioctl(s, SIOCGIFMTU, &request) < 0)
+		return -1;
+	bridge->mtu = (uint32_t)request.ifr_mtu;
+	request.ifr_data = (void *)&info;
+	if (ioctl(s, SIOCETHTOOL, &request) < 0 || strcmp(info.driver, "bridge") != 0)
+		return -1;
+	request.ifr_data = (void *)arguments;
+	if (ioctl(s, SIOCDEVPRIVATE, &request) < 0)
+		return -1;
+	bridge->ports = 0;
+	for (int port = 0; port < 1024; port++)
+		bridge->ports += ports[port] != 0;
+	return 0;
 }
 
 /* The ifindex, and proof that every queue is of that device: its MAC, as the fds and as rtnetlink have it. */
@@ -97,7 +166,7 @@ static int identify(int s, const char *name, int queues, const int *fds)
 	m->nlmsg_flags = NLM_F_REQUEST;
 	add(m, IFLA_IFNAME, name, strlen(name) + 1);
 	add(m, IFLA_EXT_MASK, &mask, sizeof(mask));
-	if (send(s, m, m->nlmsg_len, 0) < 0 || recv(s, answer, sizeof(answer), 0) < 0 || m->nlmsg_type != RTM_NEWLINK)
+	if (send(s, m, m->nlmsg_len, 0) < 0 || receive(s, answer, sizeof(answer)) < 0 || m->nlmsg_type != RTM_NEWLINK)
 		return -1;
 	return ((const struct ifinfomsg *)NLMSG_DATA(m))->ifi_index;
 }
@@ -127,12 +196,12 @@ static int put_noqueue(int s, struct queue *q, int index)
 	return end(s, q, m);
 }
 
-static int put_link(int s, struct queue *q, int index, uint32_t number, uint32_t master)
+static int put_link(int s, struct queue *q, int index, uint32_t number, const struct bridge *bridge)
 {
 	struct ifinfomsg body = { .ifi_index = index };
 	struct nlmsghdr *m = begin(q, RTM_NEWLINK, 0, &body, sizeof(body));
 	uint8_t mac[6] = { 0xfe, 0x54, 0x00 };
-	uint32_t mtu = 1500;
+	uint32_t mtu = bridge ? bridge->mtu : 1500;
 	/* IFLA_AF_SPEC { AF_INET6 { IFLA_INET6_ADDR_GEN_MODE none } } */
 	struct {
 		struct rtattr inet6, mode;
@@ -143,8 +212,8 @@ static int put_link(int s, struct queue *q, int index, uint32_t number, uint32_t
 	add(m, IFLA_ADDRESS, mac, 6);
 	add(m, IFLA_MTU, &mtu, 4);
 	add(m, IFLA_IFALIAS, MARK, strlen(MARK));
-	if (master)
-		add(m, IFLA_MASTER, &master, 4);
+	if (bridge)
+		add(m, IFLA_MASTER, &bridge->index, 4);
 	add(m, IFLA_AF_SPEC, &family, sizeof(family));
 	return end(s, q, m);
 }
@@ -157,16 +226,19 @@ static int put_up(int s, struct queue *q, int index)
 }
 
 /*
- * Open count NICs, from "floor<first>" on, of so many queues, going round n_masters bridges; fds[count * queues],
- * indexes[count]. 0 or -1.
+ * Open count NICs, from "floor<first>" on, of so many queues, going round n_bridges bridges, BRIDGES at the most;
+ * fds[count * queues], indexes[count]. 0 or -1.
  */
-__attribute__((visibility("default"))) int floor_open(int first, int count, int queues, const uint32_t *masters,
-						      int n_masters, int *fds, int *indexes)
+__attribute__((visibility("default"))) int floor_open(int first, int count, int queues, const char *const *bridges,
+						      int n_bridges, int *fds, int *indexes)
 {
-	int s = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE), failed = 0;
+	int s = socket_for_links(), failed = room_for((uint64_t)count * (uint64_t)queues);
+	struct bridge found[BRIDGES];
 	struct queue q = { 0 };
 	char name[IFNAMSIZ];
 
+	for (int i = 0; i < n_bridges; i++)
+		failed |= look_up(s, bridges[i], &found[i]);
 	for (int i = 0; i < count; i++) {
 		snprintf(name, sizeof(name), "floor%d", first + i);
 		indexes[i] = make_tap(name, queues, fds + i * queues, s);
@@ -175,7 +247,7 @@ __attribute__((visibility("default"))) int floor_open(int first, int count, int 
 	for (int i = 0; i < count; i++)
 		failed |= put_noqueue(s, &q, indexes[i]);
 	for (int i = 0; i < count; i++)
-		failed |= put_link(s, &q, indexes[i], (uint32_t)(first + i), n_masters ? masters[i % n_masters] : 0);
+		failed |= put_link(s, &q, indexes[i], (uint32_t)(first + i), n_bridges ? &found[i % n_bridges] : NULL);
 	failed |= done(s, &q);
 	for (int i = 0; i < count; i++)
 		failed |= put_up(s, &q, indexes[i]);

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bench import quantities, report
 from bench.cases import CASES, Case
-from bench.contestants import Contestant, Floor, Opened, bridge_names, close_all, everybody
+from bench.contestants import Contestant, Floor, Opened, bridge_names, close_all, everybody, specs_of
 from vhostnet import bridge
 from vhostnet.demo import enter_own_namespace
 
@@ -81,7 +81,7 @@ def _round(case: Case, who: dict[str, Contestant], floor: Floor) -> list[tuple[s
         contestant = who[name]
         made: list[Opened] = []
         for _ in range(case.per_round):
-            asked = contestant.prepare(case)
+            asked = contestant.prepare(case, specs_of(case))
             started = time.perf_counter_ns()
             done = contestant.act(asked)
             taken.append((name, time.perf_counter_ns() - started))

@@ -112,7 +112,7 @@ def test_some_acts_are_for_held_nics_and_some_for_new_ones(op):
     held, new = ROW._replace(held=Fds((3,), ())), ROW
     wrong, right = (new, held) if op in (Op.ATTACH, Op.DELETE) else (held, new)
     assert Program((right,), (Act(op, 0),))
-    with pytest.raises(ValueError, match="not for such a row"):
+    with pytest.raises(ValueError, match="is for a NIC that is"):
         Program((wrong,), (Act(op, 0),))
 
 

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 
 import pytest
-from conftest import need
+from conftest import ROOT, need
 
 pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
 
@@ -33,8 +33,12 @@ def trace(path, engine, vhost, count, queues):
     need("strace")
     for number in range(2):
         subprocess.run(["ip", "link", "add", f"br{number}", "up", "type", "bridge"], check=True)
-    command = ["strace", "-f", "-qq", "-o", path, sys.executable, "-c", OPEN, engine, vhost, str(count), str(queues)]
-    subprocess.run(command, check=True)
+    return traced(path, OPEN, engine, vhost, str(count), str(queues))
+
+
+def traced(path, code, *arguments):
+    """The calls of what *code* does between its two marks."""
+    subprocess.run(["strace", "-f", "-qq", "-o", path, sys.executable, "-c", code, *arguments], check=True, cwd=ROOT)
     lines = path.read_text().splitlines()
     begin, end = (next(n for n, line in enumerate(lines) if f'"/{what}"' in line) for what in ("begin", "end"))
     return Counter(name for line in lines[begin + 1 : end] if (name := call(line)) not in OTHERS)
@@ -85,6 +89,26 @@ def test_nothing_but_what_it_takes(engine, tmp_path, count, queues):
 def test_vhost_that_is_not_there_is_one_open_a_nic(engine, tmp_path, lacks_vhost):
     made = trace(tmp_path / "trace", engine, "auto", 3, 4)
     assert made == expected(3, 4, 2) + Counter({"openat(vhost-net)": 3})
+
+
+FLOOR = """
+import os, sys
+from bench.contestants import Floor
+count, queues, bridges = map(int, sys.argv[1:])
+floor = Floor()
+asked = floor.arguments(count, queues, [f"br{n}" for n in range(bridges)])
+os.access("/begin", os.F_OK)
+floor.act(asked)
+os.access("/end", os.F_OK)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "queues"), [(1, 8), (100, 2)])
+def test_the_benchmarks_floor_makes_the_same_calls(tmp_path, count, queues):
+    """What it is faster by is then ours, and nothing else's."""
+    native = trace(tmp_path / "native", "native", "off", count, queues)
+    assert traced(tmp_path / "floor", FLOOR, str(count), str(queues), str(min(count, 2))) == native
 
 
 KEEP = """

@@ -76,7 +76,7 @@ def _delete_in(netns: NetNs | None, engine: Engine, rows: Sequence[NicRow]) -> l
         return []
     program = plan_delete(rows)
     try:
-        result = call_inside(netns, lambda: engine.run(program))
+        result = call_inside(netns, engine.run, program)
     except HostError:  # no way into that namespace
         engine.close([row.fds for row in rows])
         return []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, cast, overload
@@ -93,8 +92,8 @@ def open_nics(
         raise SpecError("is not allowed", attribute="on_error", value=on_error, expected="undo or keep")
     if not specs:
         return []
-    how = How(vhost, qdisc, selftest, keep=on_error == "keep")
-    return call_inside(netns, lambda: make_nics(chosen, specs, how))
+    how = How(vhost, qdisc, selftest, on_error == "keep")
+    return call_inside(netns, make_nics, chosen, specs, how)
 
 
 def plan_nics(
@@ -111,13 +110,13 @@ def plan_nics(
     """
     chosen = engines.select(engine)
     _check(vhost, qdisc)
-    return call_inside(netns, lambda: _plan(chosen, specs, vhost, qdisc))
+    return call_inside(netns, _plan, chosen, specs, vhost, qdisc)
 
 
 def limits(program: Program, *, engine: str = "auto", netns: NetNs | None = None) -> Limits:
     """What this host has left of what *program* takes (``cost()``)."""
     names = list(dict.fromkeys(nic.bridge for nic in program.nics if nic.bridge))
-    links = call_inside(netns, lambda: describe(engines.select(engine), names))
+    links = call_inside(netns, describe, engines.select(engine), names)
     ports = {name: MAX_PORTS - links[name].ports for name in names if name in links}
     allowed = allowed_files()
     return Limits(allowed - open_files(allowed), free_memory() or 0, ports)
@@ -151,18 +150,34 @@ def make_nics(
 
     Where *how* says keep there is a HostError in the place of each Nic that was refused.
     """
+    program = plan(
+        specs,
+        names or _names(specs),
+        _features(engine, specs[0].tap_path),
+        marks=make_marks(len(specs), parked=how.park),
+        vhost=how.vhost,
+        qdisc=how.qdisc,
+        selftest=how.selftest and not _selftested,
+        keep=how.keep,
+        park=how.park,
+    )
     with under_way:
-        return _make_nics(engine, specs, how, names or _names(specs), tries)
-
-
-def _make_nics(engine: Engine, specs: Sequence[InterfaceSpec], how: How, names: Sequence[str], tries: int) -> list[Nic]:
-    program, result = _run(engine, specs, names, how)
-    if not result.failures:
+        result = engine.run(program)
+        if how.selftest:
+            _note_selftest(program, result)
+        if result.failures:
+            return _go_on(engine, specs, how, program, result, tries)
         return [Nic(spec, engine, Run(program, result, row)) for row, spec in enumerate(specs)]
+
+
+def _go_on(
+    engine: Engine, specs: Sequence[InterfaceSpec], how: How, program: Program, result: Result, tries: int
+) -> list[Nic]:
+    """After a refusal: once more where it was only for a name, and otherwise as *how* says."""
     refused = refusals(program, result)
     snatched = [row for row, error in refused.items() if tries > 1 and _is_snatched(error, specs[row])]
     if not how.keep and snatched:
-        return _make_nics(engine, specs, how, _free_names(engine, specs), tries - 1)
+        return make_nics(engine, specs, how, _free_names(engine, specs), tries - 1)
     if not how.keep:
         raise explained(engine, program, next(iter(refused.values())))
     made: list[Any] = [
@@ -172,36 +187,22 @@ def _make_nics(engine: Engine, specs: Sequence[InterfaceSpec], how: How, names: 
     ]
     if snatched:
         again = [specs[row] for row in snatched]
-        renamed = _make_nics(engine, again, how, _free_names(engine, again), tries - 1)
+        renamed = make_nics(engine, again, how, _free_names(engine, again), tries - 1)
         for row, nic in zip(snatched, renamed, strict=True):
             made.insert(row, nic)
     return made
 
 
-def _run(engine: Engine, specs: Sequence[InterfaceSpec], names: Sequence[str], how: How) -> tuple[Program, Result]:
+_selftested = False  # vhost-net was seen to take a TAP in this process
+
+
+def _note_selftest(program: Program, result: Result) -> None:
     global _selftested
-    program = plan(
-        specs,
-        names,
-        _features(engine, specs[0].tap_path),
-        marks=make_marks(len(specs), parked=how.park),
-        vhost=how.vhost,
-        qdisc=how.qdisc,
-        selftest=how.selftest and not _selftested,
-        keep=how.keep,
-        park=how.park,
-    )
-    result = engine.run(program)
-    if how.selftest and not result.failures and any(act.op == Op.SELFTEST for act in program.acts):
-        _selftested = True
-    return program, result
+    _selftested |= not result.failures and any(act.op == Op.SELFTEST for act in program.acts)
 
 
 def _is_snatched(error: HostError, spec: InterfaceSpec) -> bool:
     return isinstance(error, NameBusy) and is_template(spec.ifname)
-
-
-_selftested = False  # vhost-net was seen to take a TAP in this process
 
 
 def _plan(engine: Engine, specs: Sequence[InterfaceSpec], vhost: VhostPolicy | None, qdisc: Qdisc) -> Program:
@@ -240,7 +241,17 @@ def _features(engine: Engine, tap_path: str) -> Features:
 
 # --- generated names -------------------------------------------------------------------------------------
 
-_counters: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+
+class _Series(NamedTuple):
+    """The names of one template: its two halves, how many different ones have room between them, and the counter."""
+
+    head: str
+    tail: str
+    room: int
+    numbers: Iterator[int]
+
+
+_series: dict[str, _Series] = {}
 
 
 def is_template(ifname: str | None) -> bool:
@@ -252,9 +263,14 @@ def generated_name(template: str | None) -> str:
 
     The kernel's costs a walk over every link, and gives a name again as soon as it is free.
     """
-    head, _, tail = (template or "vnet%d").partition("%d")
-    room = 10 ** (15 - len(head) - len(tail))
-    return f"{head}{next(_counters[head + '%d' + tail]) % room}{tail}"
+    template = template or "vnet%d"
+    head, tail, room, numbers = _series.get(template) or _series.setdefault(template, _new_series(template))
+    return f"{head}{next(numbers) % room}{tail}"
+
+
+def _new_series(template: str) -> _Series:
+    head, _, tail = template.partition("%d")
+    return _Series(head, tail, 10 ** (15 - len(head) - len(tail)), itertools.count())
 
 
 def _names(specs: Sequence[InterfaceSpec]) -> list[str]:

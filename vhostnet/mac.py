@@ -60,5 +60,5 @@ def tap_mac(guest: str) -> bytes:
     0xFE already. Never the guest's own (the kernel would log "received packet with own address"), and
     so high that a bridge, which takes the lowest MAC of its ports, does not take this one.
     """
-    octets = bytes.fromhex(guest.replace(":", ""))
-    return bytes([0xFA if octets[0] == 0xFE else 0xFE]) + octets[1:]
+    first = "fa" if guest.startswith("fe") else "fe"
+    return bytes.fromhex(first + guest[2:].replace(":", ""))

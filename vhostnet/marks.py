@@ -35,7 +35,8 @@ def make_marks(count: int, *, parked: bool) -> list[str]:
     The UUID (RFC 9562, version 8: of our own making) is 64 random bits of this process, and a counter: no system
     call, since each that gives up the GIL can wait 5 ms to get it back.
     """
-    head, tail = f"{_HEAD}:{_process_random()}", f":{_process()}{_PARKED if parked else ''}"
+    head, tail = _ours()
+    tail += _PARKED if parked else ""
     return [f"{head}{next(_uuids):012x}{tail}" for _ in range(count)]
 
 
@@ -54,16 +55,11 @@ _uuids = itertools.count()
 
 
 @lru_cache(maxsize=1)
-def _process_random() -> str:
-    """All of a UUID but its last twelve digits."""
-    digits = os.urandom(9).hex()
-    return f"{digits[:8]}-{digits[8:12]}-8{digits[12:15]}-a{digits[15:18]}-"
+def _ours() -> tuple[str, str]:
+    """What the marks of this process have in common: all before the last twelve digits of the UUID, and all after."""
+    digits, pid = os.urandom(9).hex(), os.getpid()
+    uuid = f"{digits[:8]}-{digits[8:12]}-8{digits[12:15]}-a{digits[15:18]}-"
+    return f"{_HEAD}:{uuid}", f":{pid}:{started(pid) or 0}"
 
 
-@lru_cache(maxsize=1)
-def _process() -> str:
-    return f"{os.getpid()}:{started(os.getpid()) or 0}"
-
-
-os.register_at_fork(after_in_child=_process.cache_clear)
-os.register_at_fork(after_in_child=_process_random.cache_clear)
+os.register_at_fork(after_in_child=_ours.cache_clear)

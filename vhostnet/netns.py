@@ -10,7 +10,7 @@ import errno as _errno
 import os
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vhostnet.errors import HostError, NotPermitted, ResourceExhausted
 from vhostnet.files import close_fd
@@ -25,17 +25,17 @@ NetNs = str | os.PathLike[str] | int
 _T = TypeVar("_T")
 
 
-def call_inside(netns: NetNs | None, function: Callable[[], _T]) -> _T:
-    """What *function* returns or raises, run inside *netns* (a path such as /run/netns/blue, or an fd of one).
+def call_inside(netns: NetNs | None, function: Callable[..., _T], *arguments: Any) -> _T:
+    """What *function* returns or raises, called inside *netns* (a path such as /run/netns/blue, or an fd of one).
 
     None runs it here. Raises HostError with act ``NETNS`` when the namespace cannot be entered.
     """
     if netns is None:
-        return function()
+        return function(*arguments)
 
     def inside() -> _T:
         _enter(netns)
-        return function()
+        return function(*arguments)
 
     return call_aside(inside)
 

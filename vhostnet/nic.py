@@ -6,10 +6,10 @@ its last fd does, so closing is all there is to cleaning up.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import sys
-import threading
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -66,16 +66,17 @@ class Nic:
         program, result, row = runs[-1]
         made = cast(NicResult, result.nics[row])
         self.spec: Final = spec
-        self.ifname: Final = _name(program, row)
+        nic = program.nics[row]
+        self.ifname: Final = _new_name(program, row) if nic.wish else nic.ifname
         self.ifindex: Final = made.ifindex
         self.mtu: Final = made.mtu
         self._engine = engine
         self._runs = runs
-        # A signal handler may close what it interrupts: hence the R.
-        self._lock = threading.RLock()  # who uses the numbers of the fds, or takes them away
+        # A signal handler may close what it interrupts: hence the R. threading's is a function around this one.
+        self._lock = _thread.RLock()  # who uses the numbers of the fds, or takes them away
         # The one thing here that changes: whoever pops the fds owns them, so two closers never close twice.
         self._owned = [made.fds]
-        _living.add(self)
+        _living[id(self)] = weakref.ref(self)
 
     @property
     def mac(self) -> str:
@@ -154,6 +155,7 @@ class Nic:
         with self._lock:
             fds = self._fds()
             self._owned.clear()
+            _living.pop(id(self), None)
             return fds
 
     def close(self) -> None:
@@ -184,9 +186,10 @@ class Nic:
 
     def leave_to_parent(self) -> None:
         """In a forked child: its copies of the fds go. A thread that is not there may have had the lock."""
-        self._lock = threading.RLock()
+        self._lock = _thread.RLock()
         while self._owned:
             close_here(self._owned.pop())
+        _living.pop(id(self), None)
 
     def _fds(self) -> Fds:
         try:
@@ -214,10 +217,10 @@ class Nic:
         return f"<Nic {self.ifname} ({self.ifindex}): {state}>"
 
 
-def _name(program: Program, row: int) -> str:
+def _new_name(program: Program, row: int) -> str:
+    """What one with a wish is called now: ALTNAME leaves it its name."""
     nic = program.nics[row]
-    renamed = any(act.op == Op.RENAME and act.nic == row for act in program.acts) if nic.wish else False
-    return nic.wish if renamed else nic.ifname
+    return nic.wish if any(act.op == Op.RENAME and act.nic == row for act in program.acts) else nic.ifname
 
 
 def close_here(fds: Fds) -> None:
@@ -226,15 +229,16 @@ def close_here(fds: Fds) -> None:
         close_fd(fd)
 
 
-_living: weakref.WeakSet[Nic] = weakref.WeakSet()
+_living: dict[int, weakref.ref[Nic]] = {}  # those that own fds, by id()
 
 
 def _after_fork_in_child() -> None:
     """A child must not keep the parent's NICs alive, unless it is on its way to exec with the fds it was given."""
     if _in_popen():
         return
-    for nic in list(_living):
-        nic.leave_to_parent()
+    for living in list(_living.values()):
+        if nic := living():
+            nic.leave_to_parent()
 
 
 def _in_popen() -> bool:

@@ -159,15 +159,12 @@ class Program:
     keep: bool = False
 
     def __post_init__(self) -> None:
+        held = []
         for nic in self.nics:
             if not _sound(nic):
                 raise ValueError(f"a malformed row: {nic}")
-        count = len(self.nics)
-        for op, row, _, _ in self.acts:
-            if not 0 <= row < count:
-                raise ValueError(f"no row {row} for {op.name}")
-            if op in (_NEW_ONLY if self.nics[row].held else _HELD_ONLY):
-                raise ValueError(f"{op.name} is not for such a row: {self.nics[row]}")
+            held.append(nic.held is not None)
+        _check_acts(self.acts, tuple(held))
 
     def __str__(self) -> str:
         width = max((len(nic.ifname) for nic in self.nics), default=0)
@@ -182,6 +179,16 @@ class Program:
 
 _NEW_ONLY: Final = (Op.TAP_OPEN, Op.VHOST_OPEN, Op.SELFTEST)
 _HELD_ONLY: Final = (Op.ATTACH, Op.DELETE)
+
+
+@lru_cache(maxsize=8)  # most batches are like the one before
+def _check_acts(acts: tuple[Act, ...], held: tuple[bool, ...]) -> None:
+    """Each is for a row that is there, and is held or not as the act must have it."""
+    for op, row, _, _ in acts:
+        if not 0 <= row < len(held):
+            raise ValueError(f"no row {row} for {op.name}")
+        if op in (_NEW_ONLY if held[row] else _HELD_ONLY):
+            raise ValueError(f"{op.name} is for a NIC that is {'new' if held[row] else 'held'}, and row {row} is not")
 
 
 def _sound(nic: NicRow) -> bool:
@@ -236,13 +243,13 @@ def _link_parts(nic: NicRow) -> Iterator[str]:
 
 def vhost_policy(spec: InterfaceSpec, override: VhostPolicy | None) -> VhostPolicy:
     """The caller's word before the XML's; only virtio models can use vhost-net. Raises SpecError."""
-    if not spec.virtio and override == "require":
+    if spec.virtio:
+        return override or spec.vhost
+    if override == "require":
         raise SpecError(
             f"means nothing to model {spec.model}", attribute="vhost", value="require", expected="model virtio"
         )
-    if not spec.virtio:
-        return "off"
-    return override or cast(VhostPolicy, spec.vhost)
+    return "off"
 
 
 def tun_flags(spec: InterfaceSpec, features: Features) -> int:
@@ -277,12 +284,14 @@ def plan(
     left down. Raises SpecError for two NICs of one name or one MAC, and for a network that stands for no
     bridge.
     """
-    _check_unique("ifname", names)
-    _check_unique("mac", [spec.mac for spec in specs])
-    told = zip(specs, names, marks or [""] * len(names), strict=True)
-    rows = tuple([_row(spec, name, mark, features) for spec, name, mark in told])
-    policies = tuple([vhost_policy(spec, vhost) for spec in specs])
-    return Program(rows, _acts(policies, qdisc, selftest, park), keep)
+    if len(specs) > 1:
+        _check_unique("ifname", names)
+        _check_unique("mac", [spec.mac for spec in specs])
+    rows, policies = [], []
+    for spec, name, mark in zip(specs, names, marks or [""] * len(names), strict=True):
+        rows.append(_row(spec, name, mark, features))
+        policies.append(vhost_policy(spec, vhost))
+    return Program(tuple(rows), _acts(tuple(policies), qdisc, selftest, park), keep)
 
 
 @lru_cache(maxsize=8)  # most batches are like the one before
@@ -307,15 +316,16 @@ def plan_take(parked: NicRow, spec: InterfaceSpec, mark: str, *, wish: str = "",
     *wish* becomes its alternative name, or with *rename* its name. It comes up in the LINK act, without waiting:
     nobody has the fds yet, so one that fails is thrown away before anybody could use it.
     """
+    bridge, mtu = _bridge_and_mtu(spec)
     row = NicRow(
         parked.ifname,
         parked.queues,
         0,
         "",
         "",
-        _bridge_of(spec),
+        bridge,
         0,
-        _mtu(spec),
+        mtu,
         tap_mac(spec.mac),
         alias=mark,
         wish=wish,
@@ -364,38 +374,38 @@ def resolve(program: Program, bridges: Mapping[str, Link]) -> Program:
 
 
 def _row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRow:
+    bridge, mtu = _bridge_and_mtu(spec)
     return NicRow(
         name,
         spec.queues,
         tun_flags(spec, features),
         spec.tap_path,
         spec.vhost_path,
-        _bridge_of(spec),
+        bridge,
         0,
-        _mtu(spec),
+        mtu,
         tap_mac(spec.mac),
         features.ipv6,
         mark,
     )
 
 
-def _mtu(spec: InterfaceSpec) -> int:
-    return spec.mtu or (0 if spec.bridge else DEFAULT_MTU)
-
-
-def _bridge_of(spec: InterfaceSpec) -> str:
-    if spec.bridge is None and spec.type != "ethernet":
+def _bridge_and_mtu(spec: InterfaceSpec) -> tuple[str, int]:
+    """As NicRow has them: "" for none, and 0 for the bridge's."""
+    if spec.bridge:
+        return spec.bridge, spec.mtu or 0
+    if spec.type != "ethernet":
         raise SpecError(
             "stands for no bridge here",
             attribute="network",
             value=spec.network,
             expected="a bridge for it: parse_interface(..., networks={NAME: BRIDGE}), --network NAME=BRIDGE",
         )
-    return spec.bridge or ""
+    return "", spec.mtu or DEFAULT_MTU
 
 
 def _check_unique(what: str, values: Sequence[str]) -> None:
-    if len(values) == 1 or len(set(values)) == len(values):
+    if len(set(values)) == len(values):
         return
     seen: set[str] = set()
     for value in values:

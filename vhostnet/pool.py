@@ -271,7 +271,7 @@ class NicPool:
 
     def _make_now(self, spec: InterfaceSpec) -> Nic:
         how = self._how._replace(park=False)
-        return call_inside(self._away(), lambda: make_nics(self._engine, [spec], how))[0]
+        return call_inside(self._away(), make_nics, self._engine, [spec], how)[0]
 
     def _away(self) -> NetNs | None:
         """The pool's network namespace where this thread is in another; None where it is there."""
@@ -290,7 +290,7 @@ class NicPool:
             if missing <= 0:
                 return False
             specs = [replace(self.shape, mac=random_mac()) for _ in range(min(missing, BATCH))]
-            made = call_inside(self._away(), lambda: make_nics(self._engine, specs, self._how))
+            made = call_inside(self._away(), make_nics, self._engine, specs, self._how)
             with self._lock:
                 self._error = None
                 if not self._closed:

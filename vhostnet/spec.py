@@ -93,7 +93,7 @@ class InterfaceSpec:
     mac: str = field(default_factory=_mac.random_mac)
     model: str = "virtio"
     ifname: str | None = None
-    vhost: str = "auto"
+    vhost: VhostPolicy = "auto"
     queues: int = 1
     rx_queue_size: int | None = None
     tx_queue_size: int | None = None

@@ -25,13 +25,13 @@ def select(name: str = "auto") -> Engine:
     """
     if name == "auto":
         name = os.environ.get("VHOSTNET_ENGINE") or "auto"
-    if name not in ("auto", *ENGINES):
-        raise ValueError(f"engine {name!r}: expected auto, native or pure")
     return _load(name)
 
 
 @cache
 def _load(name: str) -> Engine:
+    if name not in ("auto", *ENGINES):
+        raise ValueError(f"engine {name!r}: expected auto, native or pure")
     if name == "pure":
         from vhostnet.engines import _pure
 

@@ -10,7 +10,7 @@ from typing import Any
 from vhostnet._vhostnet import ffi, lib
 from vhostnet.engines._protocol import CALLS, ActResult, NicResult, Result, failures_of
 from vhostnet.files import close_fd
-from vhostnet.plan import Fds, Link, NicRow, Program
+from vhostnet.plan import Act, Fds, Link, NicRow, Program
 
 
 class NativeEngine:
@@ -59,42 +59,52 @@ def _check(rc: int, call: str) -> None:
 
 _NO_MAC = bytes(6)
 _FLAGS = {(False, False): 0, (True, False): lib.VN_OPTIONAL, (False, True): lib.VN_BARRIER}
+# Types and not their names, which cffi would look up each time.
+_FDS, _NICS, _ACTS = ffi.typeof("int32_t[]"), ffi.typeof("struct vn_nic[]"), ffi.typeof("struct vn_act[]")
+_BRIDGES, _PROGRAM = ffi.typeof("struct vn_bridge[]"), ffi.typeof("struct vn_program *")
 
 
 class _Table:
     """A Program as the C core reads it, and all the memory it points into."""
 
     def __init__(self, program: Program) -> None:
-        self._bridges: dict[tuple[str, int], int] = {}
-        self._kept: list[Any] = []
-        self._fds = ffi.new("int32_t[]", 2 * sum([row.queues for row in program.nics]))
-        self.nics = ffi.new("struct vn_nic[]", self._rows(program.nics))
-        acts = [(op, nic, _FLAGS[optional, barrier]) for op, nic, optional, barrier in program.acts]
-        self.acts = ffi.new("struct vn_act[]", acts)
-        self._named = ffi.new("struct vn_bridge[]", [(name.encode(), index) for name, index in self._bridges])
-        sizes = len(program.nics), len(program.acts), len(self._bridges)
-        self.program = ffi.new("struct vn_program *", (self.nics, self.acts, self._named, *sizes, program.keep))
+        bridges: dict[tuple[bytes, int], int] = {}
+        rows, fds = _rows(program.nics, bridges)
+        self.nics = ffi.new(_NICS, rows)
+        self.acts = ffi.from_buffer(_ACTS, bytearray(_packed(program.acts)))
+        named = ffi.new(_BRIDGES, list(bridges))
+        tables = self.nics, self.acts, named, len(rows), len(self.acts), len(bridges)
+        self.program = ffi.new(_PROGRAM, (*tables, program.keep))
+        self._kept = rows, fds, named
 
-    def _rows(self, rows: Sequence[NicRow]) -> list[tuple[Any, ...]]:
-        """Each in the order of the struct's members."""
-        table = []
-        taps = self._fds
-        for row in rows:
-            name, queues, flags, tap_path, vhost_path, bridge, master, mtu, mac, no_ipv6, alias, wish = row[:12]
-            ifindex, held, up = row[12:]
-            vhosts = taps + queues
-            paths = _string(tap_path), _string(vhost_path)
-            self._kept.append(paths)
-            joined = self._bridges.setdefault((bridge, master), len(self._bridges)) if bridge else -1
-            asked = queues, flags, joined, mtu, mac or _NO_MAC, bool(mac), no_ipv6, up, wish.encode(), alias.encode()
-            fds: tuple[Any, ...] = 0, taps, vhosts
-            if held:
-                fds = 1, taps, vhosts, len(held.tap), len(held.vhost), ifindex
-                taps[0 : len(held.tap)] = held.tap
-                vhosts[0 : len(held.vhost)] = held.vhost
-            table.append((name.encode(), *paths, *asked, *fds))
-            taps = vhosts + queues
-        return table
+
+def _rows(nics: Sequence[NicRow], bridges: dict[tuple[bytes, int], int]) -> tuple[list[tuple[Any, ...]], Any]:
+    """Each in the order of the struct's members, and the fds they point to; *bridges* are numbered as they come."""
+    queues = 0
+    for row in nics:
+        queues += row.queues
+    every = taps = ffi.new(_FDS, 2 * queues)
+    rows = []
+    for row in nics:
+        name, queues, flags, tap_path, vhost_path, bridge, master, mtu, mac, no_ipv6, alias, wish = row[:12]
+        ifindex, held, up = row[12:]
+        vhosts = taps + queues
+        joined = bridges.setdefault((bridge.encode(), master), len(bridges)) if bridge else -1
+        fds: tuple[Any, ...] = 0, taps, vhosts
+        if held:
+            fds = 1, taps, vhosts, len(held.tap), len(held.vhost), ifindex
+            taps[0 : len(held.tap)] = held.tap
+            vhosts[0 : len(held.vhost)] = held.vhost
+        what = name.encode(), _string(tap_path), _string(vhost_path), queues, flags, joined, mtu
+        rows.append((*what, mac or _NO_MAC, bool(mac), no_ipv6, up, wish.encode(), alias.encode(), *fds))
+        taps = vhosts + queues
+    return rows, every
+
+
+@lru_cache(maxsize=8)  # most Programs have the acts of the one before
+def _packed(acts: tuple[Act, ...]) -> bytes:
+    table = ffi.new(_ACTS, [(op, nic, _FLAGS[optional, barrier]) for op, nic, optional, barrier in acts])
+    return bytes(ffi.buffer(table))
 
 
 @lru_cache(maxsize=64)  # NICs have the same few paths
@@ -107,7 +117,7 @@ def _run(program: Program, table: _Table) -> Result:
     try:
         rc = lib.vn_run(table.program)
         if rc == 0 and not program.keep:
-            return Result(tuple([_nic_result(nic) for nic in table.nics]), results)
+            return Result(tuple(map(_nic_result, table.nics)), results)
     except BaseException:  # such as a KeyboardInterrupt that waited for the call to end
         _close_made(table.nics)
         raise

@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Final, Literal, NamedTuple, cast, overload
+from typing import Any, Final, Literal, NamedTuple, overload
 
 from vhostnet import engines
 from vhostnet.cost import Limits, cost
@@ -258,12 +258,14 @@ def is_template(ifname: str | None) -> bool:
     return ifname is None or "%d" in ifname
 
 
-def generated_name(template: str | None) -> str:
-    """The next name of a template, from a counter of this process; never the kernel's own %d.
+def name_for(ifname: str | None) -> str:
+    """*ifname* itself, or the next name of a template, from a counter of this process; never the kernel's own %d.
 
     The kernel's costs a walk over every link, and gives a name again as soon as it is free.
     """
-    template = template or "vnet%d"
+    template = ifname or "vnet%d"
+    if "%d" not in template:
+        return template
     head, tail, room, numbers = _series.get(template) or _series.setdefault(template, _new_series(template))
     return f"{head}{next(numbers) % room}{tail}"
 
@@ -274,7 +276,7 @@ def _new_series(template: str) -> _Series:
 
 
 def _names(specs: Sequence[InterfaceSpec]) -> list[str]:
-    return [generated_name(spec.ifname) if is_template(spec.ifname) else cast(str, spec.ifname) for spec in specs]
+    return [name_for(spec.ifname) for spec in specs]
 
 
 def _free_names(engine: Engine, specs: Sequence[InterfaceSpec]) -> list[str]:
@@ -285,5 +287,5 @@ def _free_names(engine: Engine, specs: Sequence[InterfaceSpec]) -> list[str]:
         links = describe(engine, [free[number] for number in unsure])
         unsure = [number for number in unsure if free[number] in links]
         for number in unsure:
-            free[number] = generated_name(specs[number].ifname)
+            free[number] = name_for(specs[number].ifname)
     return free

@@ -64,7 +64,8 @@ class Nic:
     def __init__(self, spec: InterfaceSpec, engine: Engine, *runs: Run) -> None:
         """*runs* is its history: the run that made it, and for one that was made ahead the run that took it."""
         program, result, row = runs[-1]
-        made = cast(NicResult, result.nics[row])
+        made = result.nics[row]
+        assert made, "its row failed"
         self.spec: Final = spec
         nic = program.nics[row]
         self.ifname: Final = _new_name(program, row) if nic.wish else nic.ifname

@@ -26,7 +26,7 @@ from vhostnet.closing import close_nics
 from vhostnet.engines import Result
 from vhostnet.errors import DeviceGone, PoolClosed, SpecError, VhostnetError
 from vhostnet.files import close_fd
-from vhostnet.host import How, generated_name, is_template, make_nics
+from vhostnet.host import How, is_template, make_nics, name_for
 from vhostnet.mac import random_mac, tap_mac
 from vhostnet.marks import taken
 from vhostnet.netns import NetNs, call_inside, no_thread
@@ -254,7 +254,7 @@ class NicPool:
         run: Callable[[], Result] = partial(parked.ready, tap_mac(spec.mac))
         wish = spec.ifname or ""
         if wish:
-            wish = generated_name(wish) if is_template(wish) else wish
+            wish = name_for(wish)
             program, run = self._plan(program.nics[0], spec, wish, rename)
         result = call_inside(self._netns, run)
         if self._home is not None and result.failures and result.failures[0].result.errno == errno.EXDEV:

@@ -22,14 +22,6 @@ from vhostnet.engines import _uapi as uapi
 from vhostnet.plan import TunFlag
 
 
-def specs_of(case: Case) -> list[vhostnet.InterfaceSpec]:
-    """What a case asks for."""
-    return [
-        vhostnet.InterfaceSpec(bridge=bridge_of(case, number), queues=case.queues, vhost="off")
-        for number in range(case.batch)
-    ]
-
-
 class Opened(NamedTuple):
     """What there is now: the links, and the fds that hold them."""
 
@@ -62,6 +54,14 @@ def bridge_names(case: Case) -> list[str]:
 def bridge_of(case: Case, number: int) -> str:
     """The NICs of a case go round its bridges."""
     return f"bench{number % case.bridges}"
+
+
+def specs_of(case: Case) -> list[vhostnet.InterfaceSpec]:
+    """What a case asks for."""
+    return [
+        vhostnet.InterfaceSpec(bridge=bridge_of(case, number), queues=case.queues, vhost="off")
+        for number in range(case.batch)
+    ]
 
 
 class Floor:

@@ -111,10 +111,9 @@ static int room_for(uint64_t fds)
 	struct rlimit limit;
 	struct stat status;
 
-	return getrlimit(RLIMIT_NOFILE, &limit) < 0 || stat("/proc/self/fd", &status) < 0 ||
-			       (uint64_t)status.st_size + fds > limit.rlim_cur ?
-		       -1 :
-		       0;
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || stat("/proc/self/fd", &status) < 0)
+		return -1;
+	return (uint64_t)status.st_size + fds <= limit.rlim_cur ? 0 : -1;
 }
 
 struct bridge {
@@ -177,7 +176,7 @@ static int make_tap(const char *name, int queues, int *fds, int s)
 
 	for (int i = 0; i < queues; i++) {
 		memset(&request, 0, sizeof(request));
-		strncpy(request.ifr_name, name, IFNAMSIZ - 1);
+		memcpy(request.ifr_name, name, IFNAMSIZ);
 		request.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (queues > 1 ? IFF_MULTI_QUEUE : 0) |
 					    (i == 0 ? IFF_TUN_EXCL : 0));
 		fds[i] = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
@@ -235,7 +234,7 @@ __attribute__((visibility("default"))) int floor_open(int first, int count, int 
 	int s = socket_for_links(), failed = room_for((uint64_t)count * (uint64_t)queues);
 	struct bridge found[BRIDGES];
 	struct queue q = { 0 };
-	char name[IFNAMSIZ];
+	char name[IFNAMSIZ] = { 0 };
 
 	for (int i = 0; i < n_bridges; i++)
 		failed |= look_up(s, bridges[i], &found[i]);

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import BRIDGE, link_names, open_fds, state
+from conftest import BRIDGE, link_names, need, open_fds, state
 from kernel import ip, link
 
 import vhostnet
@@ -416,6 +416,27 @@ def test_keep_tries_generated_names_again(engine, bridge):
         names = [one.ifname for one in kept]
         vhostnet.close_nics(kept)
     assert names == [f"{engine}k{number + step}" for step in (1, 4, 3)]
+
+
+AGAIN = """
+import sys, vhostnet
+def spec(name):
+    return vhostnet.InterfaceSpec(bridge=sys.argv[2], ifname=name, vhost="off")
+kept = vhostnet.open_nics([spec("x%d"), spec("y")], engine=sys.argv[1], on_error="keep")
+print(kept[0].act, kept[0].errno, kept[1].ifname)
+kept[1].close()
+"""
+
+
+@pytest.mark.slow
+def test_keep_gives_what_succeeded_when_there_is_no_looking_for_other_names(engine, bridge, no_leaks):
+    need("strace")
+    ip("link add x0 type bridge")
+    command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=socket:error=EMFILE:when=2"]
+    command += [sys.executable, "-W", "error", "-c", AGAIN, engine, BRIDGE]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    ip("link del x0")
+    assert (done.stdout.split(), done.stderr) == (["DESCRIBE", str(errno.EMFILE), "y"], "")
 
 
 def test_two_of_one_mac_are_refused_before_anything_is_touched(engine, bridge, no_leaks):

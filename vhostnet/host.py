@@ -186,11 +186,18 @@ def _go_on(
         if row not in snatched
     ]
     if snatched:
-        again = [specs[row] for row in snatched]
-        renamed = make_nics(engine, again, how, _free_names(engine, again), tries - 1)
-        for row, nic in zip(snatched, renamed, strict=True):
+        again = _once_more(engine, [specs[row] for row in snatched], how, tries - 1)
+        for row, nic in zip(snatched, again, strict=True):
             made.insert(row, nic)
     return made
+
+
+def _once_more(engine: Engine, specs: Sequence[InterfaceSpec], how: How, tries: int) -> Sequence[Any]:
+    """For those that are to be kept, under other names; or why there is no looking for such names."""
+    try:
+        return make_nics(engine, specs, how, _free_names(engine, specs), tries)
+    except HostError as error:
+        return [error] * len(specs)
 
 
 _selftested = False  # vhost-net was seen to take a TAP in this process

@@ -9,6 +9,7 @@ import termios
 import pytest
 from conftest import ROOT, need
 from life import STEPS
+from tracing import READY, traced
 
 from vhostnet import bridge as bridges
 from vhostnet.engines import _uapi
@@ -18,11 +19,15 @@ pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
 OWN, VHOST, LIBC = "vhostnet's own", "With vhost-net", "CPython's and the C library's"
 
 # The filter allows what argv[1] names, and kills the process at anything else.
-FILTERED = """
+FILTERED = (
+    """
 import sys
 import pyseccomp as seccomp
 import life, vhostnet
 
+"""
+    + READY
+    + """
 allowed, engine, vhost, *steps = sys.argv[1:]
 vhostnet.select_engine(engine)
 filter = seccomp.SyscallFilter(seccomp.KILL_PROCESS)
@@ -35,6 +40,7 @@ for name, argument, value in (word.split(":") for word in allowed.split()):
 filter.load()
 life.live(engine, vhost, *steps)
 """
+)
 
 
 def documented(heading, engine):
@@ -63,11 +69,15 @@ def request(name):
     return termios.TCGETS if name == "TCGETS" else getattr(_uapi, name)
 
 
-def filtered(calls, engine, vhost, *before):
-    command = [*before, sys.executable, "-W", "error", "-c", FILTERED, " ".join(map(rule, sorted(calls)))]
-    return subprocess.run(
-        [*command, engine, vhost, *STEPS], cwd=ROOT / "tests", capture_output=True, text=True, check=False, timeout=100
-    )
+def living(calls, engine, vhost):
+    """The command that lives the whole life of NICs with nothing but these *calls*."""
+    program = [sys.executable, "-W", "error", "-c", FILTERED, " ".join(map(rule, sorted(calls)))]
+    return [*program, engine, vhost, *STEPS]
+
+
+def filtered(calls, engine, vhost):
+    options = {"capture_output": True, "text": True, "check": False, "timeout": 100, "cwd": ROOT / "tests"}
+    return subprocess.run(living(calls, engine, vhost), input="\n", **options)
 
 
 def parts(engine, vhost):
@@ -93,7 +103,7 @@ def _filter_and_bridge(net):
 
 def test_the_list_is_enough(engine, vhost):
     done = filtered(set.union(*parts(engine, vhost)), engine, vhost)
-    assert (done.returncode, done.stdout.split(), done.stderr) == (0, STEPS, "")
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["ready", *STEPS], "")
 
 
 @pytest.mark.slow
@@ -105,17 +115,16 @@ def test_one_less_is_too_few(engine, call):
 
 def test_every_call_of_ours_is_used(engine, vhost, tmp_path):
     """What is made under the filter, seen from outside: all of the tables that are ours, and nothing of no table."""
-    need("strace")
     own, libc, *more = parts(engine, vhost)
-    strace = ["strace", "-f", "-qq", "-e", "raw=ioctl", "-o", str(tmp_path / "trace")]
-    done = filtered(own.union(libc, *more), engine, vhost, *strace)
+    program = living(own.union(libc, *more), engine, vhost)
+    done = traced(tmp_path / "trace", program, "-e", "raw=ioctl", cwd=ROOT / "tests")
     assert done.returncode == 0, done.stderr
-    made = traced((tmp_path / "trace").read_text())
+    made = calls_since((tmp_path / "trace").read_text())
     assert own.union(*more) <= made
     assert made <= own.union(libc, *more)
 
 
-def traced(text):
+def calls_since(text):
     """The calls since the filter was loaded."""
     after = text[text.rindex("seccomp(SECCOMP_SET_MODE_FILTER") :].partition("\n")[2]
     known = {request(name): name for name in [*dir(_uapi), "TCGETS"] if re.match("TUN|SIOC|VHOST_|TCGETS", name)}

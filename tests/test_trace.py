@@ -8,11 +8,16 @@ from collections import Counter
 
 import pytest
 from conftest import ROOT, need
+from tracing import READY, traced
 
 pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
 
-OPEN = """
+OPEN = (
+    """
 import os, sys, vhostnet
+"""
+    + READY
+    + """
 engine, vhost = sys.argv[1:3]
 def specs(count, queues):
     return [vhostnet.InterfaceSpec(bridge=f"br{n % 2}", queues=queues, vhost=vhost) for n in range(count)]
@@ -23,6 +28,7 @@ nics = vhostnet.open_nics(asked, engine=engine)
 os.access("/end", os.F_OK)
 vhostnet.close_nics(nics)
 """
+)
 
 # The allocator's, whenever it likes; and the clock's, which is no call where the machine has a good one.
 OTHERS = {"brk", "mmap", "munmap", "madvise", "mremap", "mprotect", "clock_gettime"}
@@ -30,15 +36,15 @@ OTHERS = {"brk", "mmap", "munmap", "madvise", "mremap", "mprotect", "clock_getti
 
 def trace(path, engine, vhost, count, queues):
     """How often each call was made: ``openat(tun)``, ``ioctl(TUNSETIFF)``, ``sendto``, ..."""
-    need("strace")
     for number in range(2):
         subprocess.run(["ip", "link", "add", f"br{number}", "up", "type", "bridge"], check=True)
-    return traced(path, OPEN, engine, vhost, str(count), str(queues))
+    return between_marks(path, OPEN, engine, vhost, str(count), str(queues))
 
 
-def traced(path, code, *arguments):
+def between_marks(path, code, *arguments):
     """The calls of what *code* does between its two marks."""
-    subprocess.run(["strace", "-f", "-qq", "-o", path, sys.executable, "-c", code, *arguments], check=True, cwd=ROOT)
+    done = traced(path, [sys.executable, "-c", code, *arguments], cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     lines = path.read_text().splitlines()
     begin, end = (next(n for n, line in enumerate(lines) if f'"/{what}"' in line) for what in ("begin", "end"))
     return Counter(name for line in lines[begin + 1 : end] if (name := call(line)) not in OTHERS)
@@ -91,9 +97,13 @@ def test_vhost_that_is_not_there_is_one_open_a_nic(engine, tmp_path, lacks_vhost
     assert made == expected(3, 4, 2) + Counter({"openat(vhost-net)": 3})
 
 
-FLOOR = """
+FLOOR = (
+    """
 import os, sys
 from bench.contestants import Floor
+"""
+    + READY
+    + """
 count, queues, bridges = map(int, sys.argv[1:])
 floor = Floor()
 asked = floor.arguments(count, queues, [f"br{n}" for n in range(bridges)])
@@ -101,6 +111,7 @@ os.access("/begin", os.F_OK)
 floor.act(asked)
 os.access("/end", os.F_OK)
 """
+)
 
 
 @pytest.mark.slow
@@ -108,7 +119,7 @@ os.access("/end", os.F_OK)
 def test_the_benchmarks_floor_makes_the_same_calls(tmp_path, count, queues):
     """What it is faster by is then ours, and nothing else's."""
     native = trace(tmp_path / "native", "native", "off", count, queues)
-    assert traced(tmp_path / "floor", FLOOR, str(count), str(queues), str(min(count, 2))) == native
+    assert between_marks(tmp_path / "floor", FLOOR, str(count), str(queues), str(min(count, 2))) == native
 
 
 KEEP = """

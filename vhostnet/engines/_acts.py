@@ -23,6 +23,7 @@ from vhostnet.plan import Act, Fds, NicRow, Op, TunFlag
 _VHOST_NEEDED: Final = 1 << uapi.VIRTIO_NET_F_MRG_RXBUF | 1 << uapi.VIRTIO_F_VERSION_1
 _IDENTIFY_TRIES: Final = 3
 _IPV6_MIN_MTU: Final = 1280
+_NO_IFREQ: Final = bytes(uapi.IFREQ_MAC.size)
 _RING_ENTRIES: Final = 256
 _RING_BYTES: Final = 16384
 
@@ -97,9 +98,7 @@ def _identify(netlink: Netlink, nic: Nic) -> None:
 
 
 def _mac_of(fd: int) -> bytes:
-    request = bytearray(uapi.IFREQ_MAC.size)
-    ioctl(fd, uapi.SIOCGIFHWADDR, request, "SIOCGIFHWADDR")
-    mac: bytes = uapi.IFREQ_MAC.unpack(request)[2]
+    mac: bytes = uapi.IFREQ_MAC.unpack(ioctl(fd, uapi.SIOCGIFHWADDR, _NO_IFREQ, "SIOCGIFHWADDR"))[2]
     return mac
 
 

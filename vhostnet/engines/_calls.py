@@ -36,7 +36,10 @@ def retry(function: Callable[..., _T], *arguments: Any) -> _T:
     try:
         return function(*arguments)
     except InterruptedError:
-        pass
+        return _again(function, *arguments)
+
+
+def _again(function: Callable[..., _T], *arguments: Any) -> _T:
     for _ in range(EINTR_TRIES - 1):
         with contextlib.suppress(InterruptedError):
             return function(*arguments)
@@ -53,7 +56,10 @@ def open_device(path: str, flags: int = 0) -> int:
 def ioctl(fd: int, request: int, argument: bytearray | bytes | int, name: str) -> Any:
     """What fcntl.ioctl() returns; errors name it *name*."""
     try:
-        return retry(fcntl.ioctl, fd, request, argument)
+        try:
+            return fcntl.ioctl(fd, request, argument)  # not by retry(): two of these a queue
+        except InterruptedError:
+            return _again(fcntl.ioctl, fd, request, argument)
     except OSError as error:
         raise OSError(error.errno, error.strerror, name) from None
 

@@ -51,6 +51,7 @@ class Netlink:
                 self.close()
                 raise
         self._first = 1  # sequence number of the first message of the next send
+        self._in = memoryview(bytearray(ANSWER_BYTES))
         self._out: list[bytes] = []
         self._tags: list[int] = []
         self.torn = False  # links came or went during the last exchange's listing
@@ -91,7 +92,8 @@ class Netlink:
 
     def _receive(self, answer: Answer) -> int:
         # rtnetlink answers inside send(): an answer that is not there now will never come.
-        data, _, flags, sender = retry(self._socket.recvmsg, ANSWER_BYTES, 0, socket.MSG_DONTWAIT)
+        size, _, flags, sender = retry(self._socket.recvmsg_into, [self._in], 0, socket.MSG_DONTWAIT)
+        data = bytes(self._in[:size])
         if flags & socket.MSG_TRUNC:
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         if sender[0] != 0:

@@ -48,17 +48,17 @@ CASES = (
     Case(8, 1, rounds=80, per_round=10),
     *(Case(queues, 16, rounds=10) for queues in (1, 2, 4, 16)),
     Case(8, 16, rounds=8, who=EVERYBODY),
-    Case(8, 100, rounds=20),
-    Case(8, 128, rounds=12, who=(*OURS, "libvirt")),
-    Case(8, 1000, rounds=3, bridges=4, quick=False),
+    Case(8, 100, rounds=30),
+    Case(8, 128, rounds=20, who=(*OURS, "libvirt")),
+    Case(8, 1000, rounds=8, bridges=4, quick=False),
     *(Case(8, 16, rounds=8, links=links, quick=False) for links in (1000, 4000)),
     *(Case(8, 16, rounds=8, ports=ports, quick=False) for ports in (500, 1000)),
     Case(8, 1, rounds=10, beside="process", per_round=10),
     Case(8, 1, rounds=8, beside="thread", per_round=10),
     Case(8, 128, rounds=10, beside="process", quick=False),
     Case(8, 128, rounds=3, beside="thread", quick=False),  # the pure engine takes seconds
-    Case(8, 128, rounds=10, who=CLOSERS, what="close"),
-    Case(8, 1, rounds=60, who=TAKERS, what="take", per_round=5),
+    Case(8, 128, rounds=25, who=CLOSERS, what="close"),
+    Case(8, 1, rounds=80, who=TAKERS, what="take", per_round=5),
 )
 MEMORY_QUEUES = (1, 2, 4, 8, 16)
 MEMORY_BATCH = 128

@@ -42,6 +42,7 @@ class Netlink:
     """A rtnetlink socket and what is queued for its next send, each message with a tag: what it is about."""
 
     def __init__(self) -> None:
+        self._in = memoryview(bytearray(ANSWER_BYTES))
         with kernel_call("socket"):
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE)
             try:
@@ -51,7 +52,6 @@ class Netlink:
                 self.close()
                 raise
         self._first = 1  # sequence number of the first message of the next send
-        self._in = memoryview(bytearray(ANSWER_BYTES))
         self._out: list[bytes] = []
         self._tags: list[int] = []
         self.torn = False  # links came or went during the last exchange's listing

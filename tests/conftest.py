@@ -64,7 +64,7 @@ def _lacks_qemu() -> str | None:
 def _lacks_udev() -> str | None:
     """A real udevd that listens in a network namespace where we may make TAPs."""
     done = run(str(ROOT / "tools" / "with-udevd"), "true")
-    return _lacks_tap() or (done.returncode and f"tools/with-udevd: {done.stderr.strip()}") or None
+    return f"tools/with-udevd: {done.stderr.strip()}" if done.returncode else _lacks_tap()
 
 
 def _lacks_vhost() -> str | None:

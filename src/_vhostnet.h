@@ -60,7 +60,7 @@
 
 /*
  * One NIC. The caller owns the memory, and the fds of rows that did not fail. What a run opened for a row that failed
- * is closed; the fds of a row that is held are closed by DELETE alone.
+ * is closed; the fds of a row that is held are closed by DELETE alone. VHOST_OPEN is for a row that has no vhost-net fds.
  */
 struct vn_nic {
 	/* in */

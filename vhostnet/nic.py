@@ -23,7 +23,7 @@ from vhostnet.errors import NicClosed, vhost_problem
 from vhostnet.files import close_fd
 from vhostnet.forks import under_way
 from vhostnet.mac import tap_mac
-from vhostnet.plan import Act, Fds, NicRow, Op, Program, held_row, plan_attach
+from vhostnet.plan import Act, Fds, NicRow, Op, Program, held_row, plan_reset
 from vhostnet.qemu import Dialect
 from vhostnet.reasons import refusal
 from vhostnet.settling import watch
@@ -143,16 +143,23 @@ class Nic:
         return qemu.qemu_argv(self.spec, tap_fds=tap, vhost_fds=vhost, alias=alias, bus=bus, addr=addr, dialect=dialect)
 
     def reset_queues(self) -> None:
-        """Attach every queue again, for the next QEMU on the same fds.
+        """Make it ready for the next QEMU: every queue attached, and every vhost-net fd fresh, all or none.
 
-        A QEMU that ends leaves queues 1..n detached, and the next one aborts on them. Raises HostError
-        (act ``ATTACH``), NicClosed.
+        A QEMU that ends leaves queues 1..n detached, and the next one aborts on them; and it stays the owner of the
+        vhost-net fds it had for as long as a copy is open. So those are closed (20 to 30 ms) and others opened: their
+        numbers change, ask qemu_argv() and ``fds`` again. Raises HostError (act ``VHOST_OPEN`` or ``ATTACH``), and
+        then the NIC has the fds it had; NicClosed.
         """
-        with self._lock:  # or the numbers could be somebody else's by then
-            program = plan_attach(self.held())
+        with under_way, self._lock:  # or the numbers could be somebody else's by then
+            stale = self._fds().vhost
+            program, _, row = self._runs[0]
+            program = plan_reset(self.held(), program.nics[row].vhost_path if stale else "")
             result = self._engine.run(program)
-        if result.failures:
-            raise refusal(program, result.failures[0])
+            if result.failures:
+                raise refusal(program, result.failures[0])
+            if stale:
+                self._owned[0] = cast(NicResult, result.nics[0]).fds
+                self._engine.close([Fds((), stale)])
 
     def settle(self, timeout: float = 3.0) -> bool:
         """Wait until udev is done with it and its MAC is ours for good; False after *timeout* seconds.

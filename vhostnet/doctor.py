@@ -65,7 +65,7 @@ def examine_specs(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
         return
     yield Check("plan", "ok", f"{len(program.acts)} acts for {len(specs)} NICs")
     yield from _resources(program)
-    yield from _joined(engine, program)
+    yield from _joined(engine, program, specs)
     yield from _names(engine, program, specs)
     for spec in specs:
         yield from (Check(spec.ifname or "NIC", "note", caveat) for caveat in caveats(spec))
@@ -167,11 +167,12 @@ def _resources(program: Program) -> Iterator[Check]:
         yield Check(name, "fail", what, error.remedy, error)
 
 
-def _joined(engine: Engine, program: Program) -> Iterator[Check]:
+def _joined(engine: Engine, program: Program, specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
     joining = cost(program).ports
+    networks = {spec.bridge: spec.network for spec in specs}
     links = describe(engine, list(joining))
     for name, count in joining.items():
-        unfit = unfit_bridge(name, links.get(name), count)
+        unfit = unfit_bridge(name, links.get(name), count, networks.get(name))
         free = f"{name}: {MAX_PORTS - links[name].ports} ports free, {count} needed" if name in links else ""
         yield _failed("bridge", unfit) if unfit else Check("bridge", "ok", free)
 

@@ -422,7 +422,7 @@ AGAIN = """
 import sys, vhostnet
 def spec(name):
     return vhostnet.InterfaceSpec(bridge=sys.argv[2], ifname=name, vhost="off")
-kept = vhostnet.open_nics([spec("only_one_digit%d"), spec("y")], engine=sys.argv[1], on_error="keep")
+kept = vhostnet.open_nics([spec("two_digits_of%d"), spec("y")], engine=sys.argv[1], on_error="keep")
 print(kept[0].act, kept[0].errno, kept[1].ifname)
 kept[1].close()
 """
@@ -431,29 +431,31 @@ kept[1].close()
 @pytest.mark.slow
 def test_keep_gives_what_succeeded_when_there_is_no_looking_for_other_names(engine, bridge, no_leaks):
     need("strace")
-    names = take_every_name("only_one_digit%d")
+    names = take_every_name("two_digits_of%d")
     command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=socket:error=EMFILE:when=2"]
     command += [sys.executable, "-W", "error", "-c", AGAIN, engine, BRIDGE]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    for name in names:
-        ip(f"link del {name}")
+    batch("link property del dev lo altname {}", names)
     assert (done.stdout.split(), done.stderr) == (["DESCRIBE", str(errno.EMFILE), "y"], "")
 
 
 def take_every_name(template):
-    names = [template.replace("%d", str(number)) for number in range(10)]
-    for name in names:
-        ip(f"link add {name} type bridge")
+    names = [template.replace("%d", str(number)) for number in range(100)]
+    batch("link property add dev lo altname {}", names)
     return names
 
 
+def batch(command, names):
+    lines = "\n".join(command.format(name) for name in names)
+    subprocess.run(["ip", "-batch", "-"], input=lines, text=True, check=True)
+
+
 def test_a_template_whose_names_are_all_taken_is_refused(engine, bridge, no_leaks):
-    names = take_every_name("only_one_digit%d")
+    names = take_every_name("two_digits_of%d")
     with pytest.raises(vhostnet.NameBusy, match="every name of this template is taken") as refused:
-        vhostnet.open_nic(named("only_one_digit%d"), engine=engine)
-    assert (refused.value.errno, refused.value.ifname) == (errno.EEXIST, "only_one_digit%d")
-    for name in names:
-        ip(f"link del {name}")
+        vhostnet.open_nic(named("two_digits_of%d"), engine=engine)
+    assert (refused.value.errno, refused.value.ifname) == (errno.EEXIST, "two_digits_of%d")
+    batch("link property del dev lo altname {}", names)
 
 
 def test_two_of_one_mac_on_one_bridge_are_refused_before_anything_is_touched(engine, bridge, no_leaks):

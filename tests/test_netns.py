@@ -2,26 +2,17 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from apart import apart
 
 import vhostnet
 from vhostnet.netns import path_of
 
-# Names are files in /run/netns; there is a /run of its own in which to have them, and none is the machine's.
-APART = "mount --make-rprivate / && mount -t tmpfs run /run && {setup} && exec {command}"
+# A bridge br0 in a namespace that is called vms, and there only.
 SETUP = "ip netns add vms && ip -n vms link add br0 up type bridge"
 XML = "<interface type='bridge'><model type='virtio'/><driver name='qemu'/><source bridge='br0'/></interface>"
-
-
-def apart(*words, setup=SETUP, stdin=""):
-    """A command in network and mount namespaces of its own, where there is a bridge br0 in ``vms`` only."""
-    script = APART.format(setup=setup, command='"$@"')
-    command = ["unshare", "--net", "--mount", "sh", "-c", script, "sh", *words]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
 
 
 CALLS = """
@@ -50,7 +41,7 @@ print(json.dumps(said))
 @pytest.mark.tap
 @pytest.mark.slow
 def test_every_call_takes_a_name(engine):
-    done = apart(sys.executable, "-W", "error", "-c", CALLS, engine)
+    done = apart(sys.executable, "-W", "error", "-c", CALLS, engine, setup=SETUP)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
         "here": ["lo"],
@@ -78,7 +69,7 @@ LIST = f"{sys.executable} -m vhostnet list -n vms"
     ids=["plan", "exec", "list", "doctor"],
 )
 def test_every_command_takes_a_name(words, says):
-    done = apart(sys.executable, "-m", "vhostnet", *words, stdin=XML)
+    done = apart(sys.executable, "-m", "vhostnet", *words, setup=SETUP, stdin=XML)
     assert done.returncode == 0, done.stderr
     assert says in done.stdout
 

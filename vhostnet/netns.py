@@ -30,7 +30,8 @@ _T = TypeVar("_T")
 def call_inside(netns: NetNs | None, function: Callable[..., _T], *arguments: Any) -> _T:
     """What *function* returns or raises, called inside *netns*: a name, a path or an fd of one.
 
-    What has no slash is a name, as ip-netns(8) has them: ``vms`` is /run/netns/vms. None runs it here. Raises HostError with act ``NETNS`` when the namespace cannot be entered.
+    What has no slash is a name, as ip-netns(8) has them: ``vms`` is /run/netns/vms. None runs it here.
+    Raises HostError with act ``NETNS`` when the namespace cannot be entered.
     """
     if netns is None:
         return function(*arguments)

@@ -140,6 +140,14 @@ def test_it_stays_while_a_vm_has_a_nic_there():
     assert done.stdout.split() == ["1", "vms"]
 
 
+def test_what_the_hop_costs_is_measured():
+    done = apart(sys.executable, "-W", "error", "-m", "bench.hop", "2")
+    assert done.returncode == 0, done.stderr
+    figures = [float(figure) for line in done.stdout.splitlines()[1:] for figure in line.split()[-2:]]
+    assert len(figures) == 12
+    assert min(figures) > 0
+
+
 def test_its_unit_is_sound(tmp_path):
     need("systemd")
     text = (ROOT / "examples" / "host" / "vms-switch.service").read_text()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from vhostnet.engines import _uapi as uapi
-from vhostnet.engines._acts import ACTS, Nic, Running
+from vhostnet.engines._acts import ACTS, Nic, Running, keep_mac
 from vhostnet.engines._calls import ioctl, open_device, refusal
 from vhostnet.engines._links import Bridge, describe
 from vhostnet.engines._protocol import ActResult, NicResult, Result, failures_of
@@ -44,7 +44,7 @@ class _Run:
             return
         try:
             ready = self._check_files() and self._find_bridges() and self._claim_held()
-            done = ready and all(map(self._step, self.acts)) and self._flush()
+            done = ready and all(map(self._step, self.acts)) and self._flush() and self._keep_macs()
             self._unmake(every=not done)
         except BaseException:
             self._unmake(every=True)
@@ -104,6 +104,18 @@ class _Run:
                 here = here or netns_of(self.netlink.fileno(), uapi.SIOCGSKNS)
                 if not claim(self.netlink, nic.doomed(), here):
                     raise refusal(errno.EBADFD, "TUNGETIFF")
+            except OSError as error:
+                if not self._refuse(running, error):
+                    return False
+        return True
+
+    def _keep_macs(self) -> bool:
+        for running in self.acts:
+            nic = self.nics[running.act.nic]
+            if running.act.op != Op.LINK or running.errno or nic.failed or not nic.row.mac or not nic.tap_fds:
+                continue
+            try:
+                keep_mac(nic)
             except OSError as error:
                 if not self._refuse(running, error):
                     return False

@@ -276,6 +276,7 @@ __attribute__((visibility("default"))) int floor_open(int first, int count, int 
 	int s = socket_for_links(), failed = room_for((uint64_t)count * (uint64_t)queues);
 	struct bridge found[BRIDGES];
 	struct queue q = { 0 };
+	struct stat udevd;
 	char name[IFNAMSIZ] = { 0 };
 
 	for (int i = 0; i < n_bridges; i++)
@@ -296,6 +297,7 @@ __attribute__((visibility("default"))) int floor_open(int first, int count, int 
 	for (int i = 0; i < count; i++)
 		failed |= has_mac(fds[i * queues], (uint32_t)(first + i));
 	close(s);
+	stat("/run/udev/control", &udevd); /* whether there is one that may set other MACs yet */
 	return failed ? -1 : 0;
 }
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from vhostnet.engines import _uapi as uapi
-from vhostnet.engines._calls import ifreq, ioctl, kernel_call, open_device, refusal
+from vhostnet.engines._calls import get_mac, ifreq, ioctl, kernel_call, open_device, refusal, set_mac
 from vhostnet.engines._links import describe
 from vhostnet.engines._removal import DELETE_BATCH, Doomed
 from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute
@@ -22,9 +22,7 @@ from vhostnet.plan import Act, Fds, NicRow, Op, TunFlag
 
 _VHOST_NEEDED: Final = 1 << uapi.VIRTIO_NET_F_MRG_RXBUF | 1 << uapi.VIRTIO_F_VERSION_1
 _IDENTIFY_TRIES: Final = 3
-_MAC_TRIES: Final = 3
 _IPV6_MIN_MTU: Final = 1280
-_NO_IFREQ: Final = bytes(uapi.IFREQ_MAC.size)
 _RING_ENTRIES: Final = 256
 _RING_BYTES: Final = 16384
 
@@ -79,7 +77,7 @@ def _tap_open(netlink: Netlink, nic: Nic, running: Running) -> None:
     running.queue = None
     _identify(netlink, nic)
     if row.mac:
-        _set_mac(nic.tap_fds[0], row.mac)  # the one it is to have: soon, since udev's rules may look at it
+        set_mac(nic.tap_fds[0], row.mac)  # the one it is to have: soon, since udev's rules may look at it
 
 
 def _set_unique_mac(fd: int) -> None:
@@ -89,7 +87,7 @@ def _set_unique_mac(fd: int) -> None:
     """
     with kernel_call("getrandom"):
         mac = b"\xfe" + os.urandom(5)
-    _set_mac(fd, mac)
+    set_mac(fd, mac)
 
 
 def _identify(netlink: Netlink, nic: Nic) -> None:
@@ -102,7 +100,7 @@ def _identify(netlink: Netlink, nic: Nic) -> None:
     name = nic.row.ifname
     for _ in range(_IDENTIFY_TRIES):
         call = "SIOCGIFHWADDR"
-        macs = set(map(_get_mac, nic.tap_fds))
+        macs = set(map(get_mac, nic.tap_fds))
         if len(macs) == 1:
             call = "RTM_GETLINK"
             link = describe(netlink, [name]).get(name)
@@ -110,27 +108,6 @@ def _identify(netlink: Netlink, nic: Nic) -> None:
                 nic.ifindex = link.ifindex
                 return
     raise refusal(errno.ESTALE, call)
-
-
-def _get_mac(fd: int) -> bytes:
-    """By the fd: no name that could be another link's by now, and no need to be in its network namespace."""
-    mac: bytes = uapi.IFREQ_MAC.unpack(ioctl(fd, uapi.SIOCGIFHWADDR, _NO_IFREQ, "SIOCGIFHWADDR"))[2]
-    return mac
-
-
-def _set_mac(fd: int, mac: bytes) -> None:
-    ioctl(fd, uapi.SIOCSIFHWADDR, uapi.IFREQ_MAC.pack(b"", uapi.ARPHRD_ETHER, mac), "SIOCSIFHWADDR")
-
-
-def keep_mac(nic: Nic) -> None:
-    """The MAC that LINK gave, put right where somebody has set another since: udev does, once, when it looked before us.
-
-    Raises OSError.
-    """
-    for _ in range(_MAC_TRIES):
-        if _get_mac(nic.tap_fds[0]) == nic.row.mac:
-            return
-        _set_mac(nic.tap_fds[0], nic.row.mac)
 
 
 def _open_vhost(path: str) -> int:

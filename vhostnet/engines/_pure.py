@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from vhostnet.engines import _uapi as uapi
-from vhostnet.engines._acts import ACTS, Nic, Running, keep_mac
-from vhostnet.engines._calls import ioctl, open_device, refusal
+from vhostnet.engines._acts import ACTS, Nic, Running
+from vhostnet.engines._calls import ioctl, keep_mac, open_device, refusal
 from vhostnet.engines._links import Bridge, describe
 from vhostnet.engines._protocol import ActResult, NicResult, Result, failures_of
 from vhostnet.engines._removal import DELETE_BATCH, Doomed, claim, close_fds, delete_links, netns_of
@@ -115,7 +115,7 @@ class _Run:
             if running.act.op != Op.LINK or running.errno or nic.failed or not nic.row.mac or not nic.tap_fds:
                 continue
             try:
-                keep_mac(nic)
+                keep_mac(nic.tap_fds[0], nic.row.mac)
             except OSError as error:
                 if not self._refuse(running, error):
                     return False

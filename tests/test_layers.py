@@ -29,6 +29,7 @@ FLOORS = (
     {"vhostnet.nic"},
     {"vhostnet.host", "vhostnet.closing", "vhostnet.survey"},
     {"vhostnet.pool"},
+    {"vhostnet.surroundings"},
     {"vhostnet.doctor", "vhostnet.demo"},
     {"vhostnet"},
     {"vhostnet.cli"},

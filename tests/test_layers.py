@@ -30,6 +30,7 @@ FLOORS = (
     {"vhostnet.closing", "vhostnet.survey"},
     {"vhostnet.host"},
     {"vhostnet.pool"},
+    {"vhostnet.surroundings"},
     {"vhostnet.doctor", "vhostnet.demo"},
     {"vhostnet"},
     {"vhostnet.cli"},

@@ -81,10 +81,10 @@ def open_nics(
     """All the NICs of *specs*, in their order, or none: one engine call for the whole batch.
 
     *engine* is ``auto``, ``native`` or ``pure``. *vhost* overrides every spec's own policy: ``auto`` tries and
-    goes on without, ``require`` fails without, ``off`` does not try. *netns* (a path or an fd) is where the
-    NICs are made. *qdisc* ``noqueue`` is put on before UP; ``default`` leaves the kernel its own (slow and
-    large on multi-queue, but open to shaping). *selftest* proves once a process, on a private fd, that
-    vhost-net really takes a TAP.
+    goes on without, ``require`` fails without, ``off`` does not try. *netns* (a name of ip-netns(8), a path
+    or an fd) is where the NICs are made. *qdisc* ``noqueue`` is put on before UP; ``default`` leaves the kernel its
+    own (slow and large on multi-queue, but open to shaping). *selftest* proves once a process, on a private fd,
+    that vhost-net really takes a TAP.
 
     Raises SpecError for what cannot be meant, two NICs of one name or one MAC among it; HostError for what the
     host refuses; then nothing is left. Open files (RLIMIT_NOFILE) and the bridges' free ports are counted

@@ -60,5 +60,15 @@ CASES = (
     Case(8, 128, rounds=25, who=CLOSERS, what="close"),
     Case(8, 1, rounds=80, who=TAKERS, what="take", per_round=5),
 )
+# Where the NICs are made: a udevd hears of them; or one listens in the parent's namespace only; or there is none.
+HERE, ASIDE, NONE = WORLDS = ("udevd here", "a namespace of its own", "no udevd")
+WORLD_CASES = (
+    Case(8, 1, rounds=12, per_round=10),
+    Case(8, 16, rounds=3, who=EVERYBODY, quick=False),
+    Case(1, 64, rounds=8, quick=False),
+    Case(8, 64, rounds=20),
+    Case(8, 128, rounds=12, quick=False),
+)
+HERE_PERCENT = 25  # of a case's rounds, where a udevd hears of it: it takes ten times as long
 MEMORY_QUEUES = (1, 2, 4, 8, 16)
 MEMORY_BATCH = 128

@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 # A kernel is tested on each of these; a skip of what this machine should be able to do is a failure.
 SUITES := bookworm trixie
-export VHOSTNET_REQUIRE ?= native,tap,qemu,vhost,e2e,strace,setpriv,seccomp,systemd
+export VHOSTNET_REQUIRE ?= native,tap,udev,qemu,vhost,e2e,strace,setpriv,seccomp,systemd
 
 .PHONY: help
 help:  ## this list

@@ -1,6 +1,6 @@
 """Whose MACs NICs have when udev is done with them, and whether their bridges' ever moved.
 
-tools/with-udevd python -m bench.macs [--nics N] [--batches N...] [--who NAME...] [--output FILE]
+python -m bench.macs [--suite SUITE] [--nics N] [--batches N...] [--who NAME...] [--output FILE]
 
 The NICs go round two bridges, each with a port that stands for the host's own NIC: one was given a MAC of its own by
 udev, as bridges are by default; the other has none and takes its lowest port's. Every MAC of a TAP that we give is
@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
+from bench.beside_udevd import run_module
 from bench.cases import Case
 from bench.contestants import Floor, Way, bridge_names, specs_of, ways
 from bench.measure import BESIDE, raise_file_limit
-from bench.udevd import Udevd, end_other, udevd, version
+from bench.udevd import Udevd, end_other, udevd
 from bench.watch import watched
 
 ROW = 128  # so many NICs are there at once
@@ -55,35 +56,45 @@ class Count:
 def main() -> int:
     """Count, print, keep the JSON; 0 where no MAC was wrong and no bridge's moved."""
     options = _options()
-    end_other()
-    raise_file_limit()
-    contestants = ways(Floor())
-    who = {name: contestants[name] for name in options.who}
+    if options.inside:
+        print(json.dumps(_inside(options)))
+        return 0
     started = time.monotonic()
-    _make_bridge(BARE)  # before there is an udevd to hear of it
-    with udevd() as daemon:
-        _make_bridge(STOCK)
-        daemon.settle()
-        bridges = {name: (index, mac) for index, (name, mac) in _links().items() if name in (STOCK, BARE)}
-        _check_bridges()
-        with watched(dict(bridges.values())) as history:
-            counts = list(_counted(who, options.batches, options.nics, daemon))
-    moves = {name: len(history[index]) - 1 for name, (index, _) in bridges.items()}
-    result = {"host": report.host_facts(), "counts": [asdict(count) for count in counts], "moves": moves}
+    result = run_module("bench.macs", [*sys.argv[1:], "--inside"], options.suite)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result))
     print(summary(result), f"{time.monotonic() - started:.0f} s; kept in {options.output}", sep="\n\n")
-    return 1 if any(count.wrong for count in counts) or any(moves.values()) else 0
+    return 1 if any(count["wrong"] for count in result["counts"]) or any(result["moves"].values()) else 0
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--suite", default="", help="the Debian whose udevd it is; default: this one's")
     parser.add_argument("--nics", type=int, default=20_000, help="at least so many in all; default: 20000")
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, help="default: 1 16 128")
     parser.add_argument("--who", nargs="+", default=["native", "pure"], help="default: native pure")
-    default = Path("bench/results") / f"macs-{version()}-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    default = Path("bench/results") / f"macs-{time.strftime('%Y%m%d-%H%M%S')}.json"
     parser.add_argument("--output", type=Path, default=default, help=f"default: {default}")
     return parser.parse_args()
+
+
+def _inside(options: argparse.Namespace) -> dict[str, Any]:
+    """The host's facts, the counts, and how often each bridge's MAC moved."""
+    end_other()
+    raise_file_limit()
+    contestants = ways(Floor())
+    who = {name: contestants[name] for name in options.who}
+    _make_bridge(BARE)  # before there is a udevd to hear of it
+    with udevd() as daemon:
+        _make_bridge(STOCK)
+        daemon.settle()
+        _check_bridges()
+        bridges = {name: (index, mac) for index, (name, mac) in _links().items() if name in (STOCK, BARE)}
+        with watched(dict(bridges.values())) as history:
+            counts = list(_counted(who, options.batches, options.nics, daemon))
+    moves = {name: len(history[index]) - 1 for name, (index, _) in bridges.items()}
+    return {"host": report.host_facts(), "counts": [asdict(count) for count in counts], "moves": moves}
 
 
 def _make_bridge(name: str) -> None:

@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from bench import quantities, report
+from bench import beside_udevd, quantities, report
 from bench.cases import CASES, Case
 from bench.contestants import bridge_names, everybody
 from bench.measure import measure, raise_file_limit
 from vhostnet import bridge
 from vhostnet.demo import enter_own_namespace
-
-WITH_UDEVD = str(Path(__file__).parent.parent / "tools" / "with-udevd")
 
 
 def main() -> int:
@@ -47,16 +43,12 @@ def main() -> int:
     return 0
 
 
-def _worlds(rounds_percent: int, *, quick: bool) -> dict[str, Any]:
-    """What bench.worlds measures, which starts udevds; nothing where that is not allowed: without root."""
-    if subprocess.run([WITH_UDEVD, "true"]).returncode:
-        print("no cases with a udevd: it takes root", file=sys.stderr)
+def _worlds(rounds_percent: int, *, quick: bool) -> Any:
+    """What bench.worlds measures; nothing where that is not allowed."""
+    if not beside_udevd.possible():
         return {}
     quickly = ["--quick"] if quick else []
-    with tempfile.NamedTemporaryFile() as kept:
-        worlds = [sys.executable, "-m", "bench.worlds", "--output", kept.name, "--rounds-percent", str(rounds_percent)]
-        subprocess.run([WITH_UDEVD, *worlds, *quickly], check=True)
-        return dict(json.loads(Path(kept.name).read_text()))
+    return beside_udevd.run_module("bench.worlds", ["--rounds-percent", str(rounds_percent), *quickly])
 
 
 def _options() -> argparse.Namespace:

@@ -1,6 +1,6 @@
 """The same NICs where a udevd hears of them, in a namespace of its own beside one, and without any.
 
-tools/with-udevd python -m bench.worlds [--quick] [--rounds-percent N] --output FILE
+tools/with-udevd python -m bench.worlds [--quick] [--rounds-percent N] >JSON
 
 One process goes from world to world in random order, so the worlds of a case are one run. A namespace of its own and
 no udevd are even the same namespace: whether a udevd runs in the parent's is all they differ in.
@@ -16,7 +16,6 @@ import random
 import sys
 import time
 from collections import defaultdict
-from pathlib import Path
 from typing import NamedTuple
 
 from bench.cases import ASIDE, HERE, HERE_PERCENT, NONE, WORLD_CASES, WORLDS, Case
@@ -29,11 +28,10 @@ Times = dict[str, dict[str, list[int]]]
 
 
 def main() -> int:
-    """Measure, and write the JSON."""
+    """Measure, and print the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds-percent", type=int, default=100, help="so many of each case's rounds")
     parser.add_argument("--quick", action="store_true", help="not the cases that take long")
-    parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     end_other()
     raise_file_limit()
@@ -45,7 +43,7 @@ def main() -> int:
         print(f"{case.name}, with and without udevd ...", file=sys.stderr, flush=True)
         who = {name: contestants[name] for name in case.who}
         times |= _measure(case, who, {HERE: parent, ASIDE: own, NONE: own}, options.rounds_percent)
-    options.output.write_text(json.dumps(times))
+    print(json.dumps(times))
     return 0
 
 

@@ -55,10 +55,12 @@
 #define VN_CALL_RTM_NEWLINKPROP 24
 #define VN_CALL_RLIMIT_NOFILE 25
 #define VN_CALL_SIOCGIFHWADDR 26
+#define VN_CALL_SIOCSIFHWADDR 27
+#define VN_CALL_GETRANDOM 28
 
 /*
  * One NIC. The caller owns the memory, and the fds of rows that did not fail. What a run opened for a row that failed
- * is closed; the fds of a row that is held are closed by DELETE alone.
+ * is closed; the fds of a row that is held are closed by DELETE alone. VHOST_OPEN is for a row that has no vhost-net fds.
  */
 struct vn_nic {
 	/* in */

@@ -13,7 +13,8 @@ from cffi import FFI
 HERE = Path(__file__).resolve().parent
 
 KERNEL_NUMBERS = (
-    *("TUNSETIFF", "TUNGETIFF", "TUNGETFEATURES", "TUNSETQUEUE", "SIOCGIFHWADDR", "SIOCGIFINDEX", "SIOCGIFMTU"),
+    *("TUNSETIFF", "TUNGETIFF", "TUNGETFEATURES", "TUNSETQUEUE", "SIOCGIFINDEX", "SIOCGIFMTU"),
+    *("SIOCGIFHWADDR", "SIOCSIFHWADDR", "ARPHRD_ETHER"),
     *("SIOCETHTOOL", "ETHTOOL_GDRVINFO", "SIOCDEVPRIVATE", "BRCTL_GET_PORT_LIST", "SIOCGSKNS", "TUNGETDEVNETNS"),
     *("IFF_TUN", "IFF_TAP", "IFF_NO_PI", "IFF_VNET_HDR", "IFF_MULTI_QUEUE", "IFF_TUN_EXCL"),
     *("IFF_ATTACH_QUEUE", "IFF_DETACH_QUEUE", "IFF_UP"),
@@ -36,6 +37,7 @@ PRELUDE = """
 #include <sys/socket.h>
 #include <linux/ethtool.h>
 #include <linux/if.h>
+#include <linux/if_arp.h>
 #include <linux/if_bridge.h>
 #include <linux/if_link.h>
 #include <linux/if_tun.h>

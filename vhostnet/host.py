@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, overload
 
-from vhostnet import engines
+from vhostnet import engines, udev
 from vhostnet.cost import Limits, cost
 from vhostnet.engines import Engine, Result
 from vhostnet.errors import HostError, NameBusy, SpecError
@@ -16,7 +17,7 @@ from vhostnet.files import allowed_files, open_files
 from vhostnet.forks import under_way
 from vhostnet.marks import make_marks
 from vhostnet.netns import NetNs, call_inside
-from vhostnet.nic import Nic, Run
+from vhostnet.nic import Nic, Run, settle_later
 from vhostnet.plan import MAX_PORTS, QDISCS, Features, Op, Program, Qdisc, plan, resolve
 from vhostnet.reasons import describe, explained, free_memory, refusals, unfit_bridge
 from vhostnet.spec import DEFAULT_TAP, VHOST_POLICIES, InterfaceSpec, VhostPolicy
@@ -139,20 +140,23 @@ class How(NamedTuple):
     park: bool = False
 
 
-def make_nics(
-    engine: Engine,
-    specs: Sequence[InterfaceSpec],
-    how: How,
-    names: Sequence[str] | None = None,
-    tries: int = NAME_TRIES,
-) -> list[Nic]:
+def make_nics(engine: Engine, specs: Sequence[InterfaceSpec], how: How) -> list[Nic]:
     """One engine call; another only for generated names that turn out to be somebody's.
 
-    Where *how* says keep there is a HostError in the place of each Nic that was refused.
+    Where *how* says keep there is a HostError in the place of each Nic that was refused. Where a udevd listens each is
+    looked at once more when that is done with it.
     """
+    born = time.time()
+    made = _make(engine, specs, how, _names(specs), NAME_TRIES)
+    if udev.listens():
+        settle_later([nic for nic in made if isinstance(nic, Nic)], born)
+    return made
+
+
+def _make(engine: Engine, specs: Sequence[InterfaceSpec], how: How, names: Sequence[str], tries: int) -> list[Nic]:
     program = plan(
         specs,
-        names or _names(specs),
+        names,
         _features(engine, specs[0].tap_path),
         marks=make_marks(len(specs), parked=how.park),
         vhost=how.vhost,
@@ -177,7 +181,7 @@ def _go_on(
     refused = refusals(program, result)
     snatched = [row for row, error in refused.items() if tries > 1 and _is_snatched(error, specs[row])]
     if not how.keep and snatched:
-        return make_nics(engine, specs, how, _free_names(engine, specs), tries - 1)
+        return _make(engine, specs, how, _free_names(engine, specs), tries - 1)
     if not how.keep:
         raise explained(engine, program, next(iter(refused.values())))
     made: list[Any] = [
@@ -195,7 +199,7 @@ def _go_on(
 def _once_more(engine: Engine, specs: Sequence[InterfaceSpec], how: How, tries: int) -> Sequence[Any]:
     """For those that are to be kept, under other names; or why there is no looking for such names."""
     try:
-        return make_nics(engine, specs, how, _free_names(engine, specs), tries)
+        return _make(engine, specs, how, _free_names(engine, specs), tries)
     except HostError as error:
         return [error] * len(specs)
 

@@ -17,8 +17,8 @@ bridges that are only named: nothing is made where one is missing. Then:
 
 A batch runs all acts of one kind before the next kind, so netlink messages go out many to a send.
 
-A NIC that exists already (``held``) takes other acts: ATTACH for the next QEMU on its fds; ALTNAME or RENAME and
-LINK, in one send, for one that was made ahead and is taken now; DELETE, which takes link and fds away.
+A NIC that exists already (``held``) takes other acts: VHOST_OPEN and ATTACH for the next QEMU on it; ALTNAME or RENAME
+and LINK, in one send, for one that was made ahead and is taken now; DELETE, which takes link and fds away.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ class NicRow(NamedTuple):
     ``master`` 0 leaves it to the run to look ``bridge`` up, before its first act: it must be there, be a
     bridge, and have a port left. ``mtu`` 0 is the bridge's. ``alias`` is the mark the link gets
     (IFLA_IFALIAS); ``wish`` the name that ALTNAME or RENAME gives it. With ``held`` the NIC exists: its fds
-    and ``ifindex`` are the caller's, and no act but DELETE closes them. With ``up`` the LINK act brings it
-    up, too: for one that was parked.
+    and ``ifindex`` are the caller's, and no act but DELETE closes them; held without vhost-net fds it can be
+    given some. With ``up`` the LINK act brings it up, too: for one that was parked.
     """
 
     ifname: str
@@ -163,7 +163,7 @@ class Program:
         for nic in self.nics:
             if not _sound(nic):
                 raise ValueError(f"a malformed row: {nic}")
-            held.append(nic.held is not None)
+            held.append(0 if nic.held is None else 1 + bool(nic.held.vhost))
         _check_acts(self.acts, tuple(held))
 
     def __str__(self) -> str:
@@ -177,18 +177,19 @@ class Program:
         return "\n".join(lines)
 
 
-_NEW_ONLY: Final = (Op.TAP_OPEN, Op.VHOST_OPEN, Op.SELFTEST)
-_HELD_ONLY: Final = (Op.ATTACH, Op.DELETE)
+# What is not for a NIC that is new, that is held, and that is held with vhost-net fds.
+_BARRED: Final = ((Op.ATTACH, Op.DELETE), (Op.TAP_OPEN, Op.SELFTEST), (Op.TAP_OPEN, Op.SELFTEST, Op.VHOST_OPEN))
+_STATES: Final = ("new", "held", "held with its vhost-net fds")
 
 
 @lru_cache(maxsize=8)  # most batches are like the one before
-def _check_acts(acts: tuple[Act, ...], held: tuple[bool, ...]) -> None:
+def _check_acts(acts: tuple[Act, ...], held: tuple[int, ...]) -> None:
     """Each is for a row that is there, and is held or not as the act must have it."""
     for op, row, _, _ in acts:
         if not 0 <= row < len(held):
             raise ValueError(f"no row {row} for {op.name}")
-        if op in (_NEW_ONLY if held[row] else _HELD_ONLY):
-            raise ValueError(f"{op.name} is for a NIC that is {'new' if held[row] else 'held'}, and row {row} is not")
+        if op in _BARRED[held[row]]:
+            raise ValueError(f"{op.name} is not for a NIC that is {_STATES[held[row]]}, as row {row} is")
 
 
 def _sound(nic: NicRow) -> bool:
@@ -343,9 +344,19 @@ _ALTNAME: Final = (Act(Op.ALTNAME, 0), *_LINK)
 _RENAME: Final = (Act(Op.RENAME, 0), *_LINK)
 
 
-def plan_attach(held: NicRow) -> Program:
-    """The Program that attaches queues 1..n again, so that a second QEMU can take the same fds."""
-    return Program((held,), (Act(Op.ATTACH, 0),))
+def plan_reset(held: NicRow, vhost_path: str) -> Program:
+    """The Program that makes a NIC ready for the next QEMU: fresh vhost-net fds, where there is a path, and every queue
+    attached.
+
+    A vhost-net fd has its first QEMU for an owner until the last copy of it is closed, ours among them.
+    """
+    if not vhost_path:
+        return Program((held,), _ATTACH)
+    row = held._replace(vhost_path=vhost_path, held=Fds(held.fds.tap, ()))
+    return Program((row,), (Act(Op.VHOST_OPEN, 0), *_ATTACH))
+
+
+_ATTACH: Final = (Act(Op.ATTACH, 0),)
 
 
 def plan_delete(held: Sequence[NicRow]) -> Program:

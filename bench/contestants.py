@@ -110,14 +110,6 @@ class Floor:
         """The C arrays as lists."""
         return Opened(list(made[6]), list(made[5]))
 
-    look = give
-
-    def end(self, made: Any) -> None:
-        """As close_nics() does."""
-        indexes, fds, _ = self.look(made)
-        self.delete(indexes)
-        close_all(fds)
-
     def delete(self, indexes: Sequence[int]) -> None:
         """All links at once, by a group of their own."""
         if self.lib.floor_delete(len(indexes), (ctypes.c_int * len(indexes))(*indexes), next(self._groups)) != 0:
@@ -380,10 +372,9 @@ class Taker:
             self._pool.close()
 
 
-def ways(floor: Floor) -> dict[str, Way]:
+def ways() -> dict[str, Way]:
     """The ways to open."""
     return {
-        "floor": floor,
         "native": Library("native"),
         "pure": Library("pure"),
         "libvirt": Others(lambda asked: by_ioctl(asked, tc=True), noqueue=True),
@@ -398,7 +389,8 @@ def everybody() -> tuple[Floor, dict[str, Contestant]]:
     """All of them, by name; the floor is also who cleans up."""
     floor = Floor()
     return floor, {
-        **ways(floor),
+        "floor": floor,
+        **ways(),
         **closers(floor),
         "bare exchange": Taker("native", floor),
         "take": Taker("native"),

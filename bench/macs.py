@@ -25,7 +25,7 @@ from typing import Any
 from bench import report
 from bench.beside_udevd import run_module
 from bench.cases import Case
-from bench.contestants import Floor, Way, bridge_names, specs_of, ways
+from bench.contestants import Way, bridge_names, specs_of, ways
 from bench.measure import BESIDE, raise_file_limit
 from bench.udevd import Udevd, end_other, udevd
 from bench.watch import watched
@@ -83,7 +83,7 @@ def _inside(options: argparse.Namespace) -> dict[str, Any]:
     """The host's facts, the counts, and how often each bridge's MAC moved."""
     end_other()
     raise_file_limit()
-    contestants = ways(Floor())
+    contestants = ways()
     who = {name: contestants[name] for name in options.who}
     _make_bridge(BARE)  # before there is a udevd to hear of it
     with udevd() as daemon:

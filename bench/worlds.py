@@ -1,6 +1,6 @@
 """The same NICs where a udevd hears of them, in a namespace of its own beside one, and without any.
 
-tools/with-udevd python -m bench.worlds [--quick] [--rounds-percent N] >JSON
+tools/with-udevd python -m bench.worlds [--quick] [--rounds-percent N]  (JSON on stdout)
 
 One process goes from world to world in random order, so the worlds of a case are one run. A namespace of its own and
 no udevd are even the same namespace: whether a udevd runs in the parent's is all they differ in.
@@ -19,12 +19,13 @@ from collections import defaultdict
 from typing import NamedTuple
 
 from bench.cases import ASIDE, HERE, HERE_PERCENT, NONE, WORLD_CASES, WORLDS, Case
-from bench.contestants import Floor, Way, bridge_names, specs_of, ways
+from bench.contestants import Way, bridge_names, specs_of, ways
 from bench.measure import check, raise_file_limit
 from bench.udevd import Udevd, end_other, udevd
 from vhostnet import bridge, netns
 
 Times = dict[str, dict[str, list[int]]]
+PHASES = OPENED, SETTLED, CPU, CLOSED = "", ", settled", ", udevd's CPU", ", closed"
 
 
 def main() -> int:
@@ -37,7 +38,7 @@ def main() -> int:
     raise_file_limit()
     parent = _namespace_with_bridge()
     own = netns.call_aside(_own_namespace)
-    contestants = ways(Floor())
+    contestants = ways()
     times: Times = {}
     for case in (case for case in WORLD_CASES if case.quick or not options.quick):
         print(f"{case.name}, with and without udevd ...", file=sys.stderr, flush=True)
@@ -81,7 +82,8 @@ def _measure(case: Case, who: dict[str, Way], places: dict[str, int], rounds_per
                     for phase, ns in netns.call_inside(places[world], _turn, case, who[name], hearing):
                         if number:
                             taken[f"{case.name}, {world}{phase}"][name].append(ns)
-    return {table: {name: samples[name] for name in who} for table, samples in sorted(taken.items())}
+    tables = [f"{case.name}, {world}{phase}" for world in WORLDS for phase in PHASES]
+    return {table: {name: taken[table][name] for name in who} for table in tables if table in taken}
 
 
 def _turn(case: Case, way: Way, daemon: Udevd | None) -> list[Sample]:
@@ -92,17 +94,17 @@ def _turn(case: Case, way: Way, daemon: Udevd | None) -> list[Sample]:
         asked = way.prepare(case, specs_of(case))
         started = time.perf_counter_ns()
         all_made.append(way.act(asked))
-        samples.append(Sample("", (time.perf_counter_ns() - started) // case.batch))
+        samples.append(Sample(OPENED, (time.perf_counter_ns() - started) // case.batch))
         if daemon:
             daemon.settle()
-            samples.append(Sample(", settled", (time.perf_counter_ns() - started) // case.batch))
+            samples.append(Sample(SETTLED, (time.perf_counter_ns() - started) // case.batch))
     if daemon:
-        samples.append(Sample(", udevd's CPU", (daemon.cpu_ns() - before) // case.batch // case.per_round))
+        samples.append(Sample(CPU, (daemon.cpu_ns() - before) // case.batch // case.per_round))
     check([way.look(made) for made in all_made], case, way)
     for made in all_made:
         started = time.perf_counter_ns()
         way.end(made)
-        samples.append(Sample(", closed", (time.perf_counter_ns() - started) // case.batch))
+        samples.append(Sample(CLOSED, (time.perf_counter_ns() - started) // case.batch))
     if daemon:
         daemon.settle()
     return samples

@@ -55,8 +55,8 @@ TUN = ("-P", "/dev/net/tun")
         (("openat:error=EMFILE:when=2", *TUN), (errno.EMFILE, "TAP_OPEN", "open", 0)),  # the first asks for features
         (("openat:error=ENOMEM:when=3", *TUN), (errno.ENOMEM, "TAP_OPEN", "open", 1)),
         (("ioctl:error=EPERM:when=2", *TUN), (errno.EPERM, "TAP_OPEN", "TUNSETIFF", 0)),
-        (("ioctl:error=E2BIG:when=3", *TUN), (errno.E2BIG, "TAP_OPEN", "TUNSETIFF", 1)),
-        (("ioctl:error=EBADFD:when=5", *TUN), (errno.EBADFD, "TAP_OPEN", "SIOCGIFHWADDR", None)),
+        (("ioctl:error=E2BIG:when=4", *TUN), (errno.E2BIG, "TAP_OPEN", "TUNSETIFF", 1)),
+        (("ioctl:error=EBADFD:when=6", *TUN), (errno.EBADFD, "TAP_OPEN", "SIOCGIFHWADDR", None)),
         (("ioctl:error=EINTR:when=2..4", *TUN), None),
         (("socket:error=ENFILE:when=1",), (errno.ENFILE, "TAP_OPEN", "socket", None)),
         (("sendto:error=ENOBUFS:when=2",), (errno.ENOBUFS, "QDISC", "send", None)),

@@ -15,7 +15,7 @@ FLOORS = (
     {"vhostnet.mac", "vhostnet.files", "vhostnet.forks", "vhostnet.udev"},
     {"vhostnet.netns"},
     {"vhostnet.spec"},
-    {"vhostnet.elements"},
+    {"vhostnet.elements", "vhostnet.machines"},
     {"vhostnet.parse", "vhostnet.qemu", "vhostnet.plan"},
     {"vhostnet.cost"},
     {"vhostnet._vhostnet", "vhostnet.engines._uapi", "vhostnet.engines._protocol"},

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -20,6 +21,7 @@
 
 #include <linux/ethtool.h>
 #include <linux/if.h>
+#include <linux/if_arp.h>
 #include <linux/if_bridge.h>
 #include <linux/if_link.h>
 #include <linux/if_tun.h>
@@ -170,9 +172,47 @@ static int identify(int s, const char *name, int queues, const int *fds)
 	return ((const struct ifinfomsg *)NLMSG_DATA(m))->ifi_index;
 }
 
-static int make_tap(const char *name, int queues, int *fds, int s)
+/* The TAP's MAC, of its number. */
+static void mac_of(uint32_t number, uint8_t *mac)
+{
+	memcpy(mac, (const uint8_t[]){ 0xfe, 0x54, 0x00 }, 3);
+	memcpy(mac + 3, &number, 3);
+}
+
+static int set_mac(int fd, const uint8_t *mac)
+{
+	struct ifreq request = { .ifr_hwaddr.sa_family = ARPHRD_ETHER };
+
+	memcpy(request.ifr_hwaddr.sa_data, mac, 6);
+	return ioctl(fd, SIOCSIFHWADDR, &request);
+}
+
+/* One that no other link has, until it is known to be ours. */
+static int set_unique_mac(int fd)
+{
+	uint8_t mac[6];
+
+	if (getrandom(mac, sizeof(mac), 0) < 0)
+		return -1;
+	mac[0] = 0xfe;
+	return set_mac(fd, mac);
+}
+
+/* Whether it still has the MAC it was given. */
+static int has_mac(int fd, uint32_t number)
 {
 	struct ifreq request;
+	uint8_t mac[6];
+
+	mac_of(number, mac);
+	return ioctl(fd, SIOCGIFHWADDR, &request) < 0 || memcmp(request.ifr_hwaddr.sa_data, mac, 6) != 0 ? -1 : 0;
+}
+
+static int make_tap(const char *name, uint32_t number, int queues, int *fds, int s)
+{
+	struct ifreq request;
+	uint8_t mac[6];
+	int index;
 
 	for (int i = 0; i < queues; i++) {
 		memset(&request, 0, sizeof(request));
@@ -180,10 +220,12 @@ static int make_tap(const char *name, int queues, int *fds, int s)
 		request.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (queues > 1 ? IFF_MULTI_QUEUE : 0) |
 					    (i == 0 ? IFF_TUN_EXCL : 0));
 		fds[i] = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
-		if (fds[i] < 0 || ioctl(fds[i], TUNSETIFF, &request) < 0)
+		if (fds[i] < 0 || ioctl(fds[i], TUNSETIFF, &request) < 0 || (i == 0 && set_unique_mac(fds[0]) < 0))
 			return -1;
 	}
-	return identify(s, name, queues, fds);
+	index = identify(s, name, queues, fds);
+	mac_of(number, mac);
+	return set_mac(fds[0], mac) < 0 ? -1 : index;
 }
 
 static int put_noqueue(int s, struct queue *q, int index)
@@ -199,7 +241,7 @@ static int put_link(int s, struct queue *q, int index, uint32_t number, const st
 {
 	struct ifinfomsg body = { .ifi_index = index };
 	struct nlmsghdr *m = begin(q, RTM_NEWLINK, 0, &body, sizeof(body));
-	uint8_t mac[6] = { 0xfe, 0x54, 0x00 };
+	uint8_t mac[6];
 	uint32_t mtu = bridge ? bridge->mtu : 1500;
 	/* IFLA_AF_SPEC { AF_INET6 { IFLA_INET6_ADDR_GEN_MODE none } } */
 	struct {
@@ -207,7 +249,7 @@ static int put_link(int s, struct queue *q, int index, uint32_t number, const st
 		uint8_t value[4];
 	} family = { { 12, AF_INET6 }, { 5, IFLA_INET6_ADDR_GEN_MODE }, { IN6_ADDR_GEN_MODE_NONE } };
 
-	memcpy(mac + 3, &number, 3);
+	mac_of(number, mac);
 	add(m, IFLA_ADDRESS, mac, 6);
 	add(m, IFLA_MTU, &mtu, 4);
 	add(m, IFLA_IFALIAS, MARK, strlen(MARK));
@@ -234,13 +276,14 @@ __attribute__((visibility("default"))) int floor_open(int first, int count, int 
 	int s = socket_for_links(), failed = room_for((uint64_t)count * (uint64_t)queues);
 	struct bridge found[BRIDGES];
 	struct queue q = { 0 };
+	struct stat udevd;
 	char name[IFNAMSIZ] = { 0 };
 
 	for (int i = 0; i < n_bridges; i++)
 		failed |= look_up(s, bridges[i], &found[i]);
 	for (int i = 0; i < count; i++) {
 		snprintf(name, sizeof(name), "floor%d", first + i);
-		indexes[i] = make_tap(name, queues, fds + i * queues, s);
+		indexes[i] = make_tap(name, (uint32_t)(first + i), queues, fds + i * queues, s);
 		failed |= indexes[i] < 0;
 	}
 	for (int i = 0; i < count; i++)
@@ -251,7 +294,10 @@ __attribute__((visibility("default"))) int floor_open(int first, int count, int 
 	for (int i = 0; i < count; i++)
 		failed |= put_up(s, &q, indexes[i]);
 	failed |= done(s, &q);
+	for (int i = 0; i < count; i++)
+		failed |= has_mac(fds[i * queues], (uint32_t)(first + i));
 	close(s);
+	stat("/run/udev/control", &udevd); /* whether there is one that may set other MACs yet */
 	return failed ? -1 : 0;
 }
 

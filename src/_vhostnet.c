@@ -29,6 +29,7 @@
 
 #include <linux/ethtool.h>
 #include <linux/if.h>
+#include <linux/if_arp.h>
 #include <linux/if_bridge.h>
 #include <linux/if_ether.h>
 #include <linux/if_link.h>
@@ -53,6 +54,7 @@ enum {
 	NL_ANSWER = 32768,  /* what the kernel puts into one datagram of a listing, at the most */
 	DELETE_BATCH = 128, /* links of one group: RTNL is held until the last one is gone */
 	IDENTIFY_TRIES = 3,
+	MAC_TRIES = 3,
 	LIST_TRIES = 8,		     /* a listing is of no use when links come and go meanwhile */
 	CLOSERS = 64,		     /* threads that wait for grace periods, side by side */
 	BR_PORTS = VN_MAX_PORTS + 1, /* numbers a port can have; the first is never given */
@@ -330,6 +332,8 @@ static void read_tun(struct vn_link *link, const struct rtattr *info)
 			link->tun_flags |= value;
 		if (a->rta_type == IFLA_TUN_PI && !value)
 			link->tun_flags |= IFF_NO_PI;
+		if (a->rta_type == IFLA_TUN_PERSIST && value)
+			link->tun_flags |= IFF_PERSIST;
 		if (a->rta_type == IFLA_TUN_VNET_HDR && value)
 			link->tun_flags |= IFF_VNET_HDR;
 		if (a->rta_type == IFLA_TUN_MULTI_QUEUE && value)
@@ -411,6 +415,42 @@ static void name_request(struct ifreq *request, const struct vn_nic *nic)
 	memcpy(request->ifr_name, nic->name, VN_IFNAMSIZ);
 }
 
+/* By the fd: no name that could be another link's by now, and no need to be in its network namespace. */
+static int get_mac(int tap, uint8_t *mac)
+{
+	struct ifreq request = { 0 };
+
+	if (ioctl_retry(tap, SIOCGIFHWADDR, &request) < 0)
+		return -errno;
+	memcpy(mac, request.ifr_hwaddr.sa_data, ETH_ALEN);
+	return 0;
+}
+
+static int set_mac(int tap, const uint8_t *mac)
+{
+	struct ifreq request = { .ifr_hwaddr.sa_family = ARPHRD_ETHER };
+
+	memcpy(request.ifr_hwaddr.sa_data, mac, ETH_ALEN);
+	return ioctl_retry(tap, SIOCSIFHWADDR, &request) < 0 ? -errno : 0;
+}
+
+/*
+ * A MAC that no other link has, by which this device can be told from all of them. It is set at once, before udev looks
+ * whether the MAC is still the kernel's own random one and gives it another.
+ */
+static int set_unique_mac(int tap, struct vn_act *act)
+{
+	uint8_t mac[ETH_ALEN];
+	int rc;
+
+	if (getrandom(mac, sizeof(mac), 0) != sizeof(mac))
+		return refused(act, VN_CALL_GETRANDOM);
+	mac[0] = 0xfe;
+	rc = set_mac(tap, mac);
+	act->call = VN_CALL_SIOCSIFHWADDR;
+	return rc;
+}
+
 /* One queue; the first creates the device and must be alone in that. */
 static int open_queue(struct vn_nic *nic, struct vn_act *act)
 {
@@ -424,30 +464,28 @@ static int open_queue(struct vn_nic *nic, struct vn_act *act)
 	request.ifr_flags = (short)(nic->tun_flags | (nic->n_tap == 1 ? IFF_TUN_EXCL : 0));
 	if (ioctl_retry(fd, TUNSETIFF, &request) < 0)
 		return refused(act, VN_CALL_TUNSETIFF);
-	return 0;
+	return nic->n_tap == 1 && nic->set_mac ? set_unique_mac(fd, act) : 0;
 }
 
 /* The MAC of the device that every queue is one of. ESTALE where there are two: a name was changed in between. */
-static int common_mac(const struct vn_nic *nic, struct ifreq *first)
+static int common_mac(const struct vn_nic *nic, uint8_t *mac)
 {
-	for (uint32_t queue = 0; queue < nic->n_tap; queue++) {
-		struct ifreq request = { 0 };
+	uint8_t other[ETH_ALEN];
+	int rc = get_mac(nic->tap_fds[0], mac);
 
-		if (ioctl_retry(nic->tap_fds[queue], SIOCGIFHWADDR, &request) < 0)
-			return -errno;
-		if (queue == 0)
-			*first = request;
-		else if (memcmp(request.ifr_hwaddr.sa_data, first->ifr_hwaddr.sa_data, ETH_ALEN) != 0)
-			return -ESTALE;
+	for (uint32_t queue = 1; queue < nic->n_tap && rc == 0; queue++) {
+		rc = get_mac(nic->tap_fds[queue], other);
+		if (rc == 0 && memcmp(mac, other, ETH_ALEN) != 0)
+			rc = -ESTALE;
 	}
-	return 0;
+	return rc;
 }
 
 static int identify_once(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
 	struct vn_link link = { 0 };
-	struct ifreq ours;
-	int rc = common_mac(nic, &ours);
+	uint8_t mac[ETH_ALEN];
+	int rc = common_mac(nic, mac);
 
 	act->call = VN_CALL_SIOCGIFHWADDR;
 	if (rc < 0)
@@ -458,7 +496,7 @@ static int identify_once(struct run *run, struct vn_nic *nic, struct vn_act *act
 	if (rc < 0)
 		return rc;
 	act->call = VN_CALL_RTM_GETLINK;
-	if (link.mac_len != ETH_ALEN || memcmp(link.mac, ours.ifr_hwaddr.sa_data, ETH_ALEN) != 0)
+	if (link.mac_len != ETH_ALEN || memcmp(link.mac, mac, ETH_ALEN) != 0)
 		return -ESTALE;
 	nic->ifindex = link.ifindex;
 	return 0;
@@ -466,7 +504,7 @@ static int identify_once(struct run *run, struct vn_nic *nic, struct vn_act *act
 
 /*
  * The ifindex, and proof that it is our device's, and that every queue is. Names can be changed by others between any
- * two calls; what no rename changes is the MAC, which is random in a new TAP. A fd tells that of its device, and one
+ * two calls; what no rename changes is the MAC, and no other link has this one. A fd tells that of its device, and one
  * answer of rtnetlink has ifindex and MAC together. udev may set another in between, once.
  */
 static int identify(struct run *run, struct vn_nic *nic, struct vn_act *act)
@@ -481,15 +519,20 @@ static int identify(struct run *run, struct vn_nic *nic, struct vn_act *act)
 
 static int tap_open(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
-	for (uint32_t queue = 0; queue < nic->queues; queue++) {
-		int rc = open_queue(nic, act);
+	int rc;
 
+	for (uint32_t queue = 0; queue < nic->queues; queue++) {
+		rc = open_queue(nic, act);
 		if (rc < 0) {
 			act->queue = (int32_t)queue;
 			return rc;
 		}
 	}
-	return identify(run, nic, act);
+	rc = identify(run, nic, act);
+	if (rc < 0 || !nic->set_mac)
+		return rc;
+	act->call = VN_CALL_SIOCSIFHWADDR;
+	return set_mac(nic->tap_fds[0], nic->mac); /* the one it is to have: soon, since udev's rules may look at it */
 }
 
 /* ---- VHOST_OPEN ---------------------------------------------------------------------------------------- */
@@ -1110,7 +1153,7 @@ static const struct {
 	uint32_t makes; /* and what there is afterwards */
 } ACTS[VN_ACTS] = {
 	[VN_TAP_OPEN] = { tap_open, 0, 0, THERE, THERE },
-	[VN_VHOST_OPEN] = { vhost_open, 0, 0, VHOST | HELD, VHOST },
+	[VN_VHOST_OPEN] = { vhost_open, 0, 0, VHOST | GONE, VHOST },
 	[VN_SELFTEST] = { selftest, 0, THERE, HELD, 0 },
 	[VN_QDISC] = { put_qdisc, NL_BATCH, THERE, GONE, 0 },
 	[VN_LINK] = { put_link, NL_BATCH, THERE, GONE, 0 },
@@ -1293,7 +1336,7 @@ static int check(const struct vn_program *program)
 
 		if (!sound_nic(nic, program->n_bridges) || (nic->held && !sound_held(nic)))
 			return -EINVAL;
-		nic->failed = nic->held ? HELD | THERE : 0;
+		nic->failed = nic->held ? HELD | THERE | (nic->n_vhost > 0 ? VHOST : 0) : 0;
 	}
 	for (uint32_t i = 0; i < program->n_acts; i++)
 		if (!sound_act(&program->acts[i], program))
@@ -1399,6 +1442,21 @@ static int claim_held(struct run *run, const struct vn_program *program)
 	return rc;
 }
 
+/* The vhost-net fds that this run opened for NICs that are held and failed. */
+static void unmake_vhost(struct run *run, const struct vn_program *program)
+{
+	for (uint32_t i = 0; i < program->n_acts; i++) {
+		struct vn_nic *nic = &run->nics[run->acts[i].nic];
+		struct vn_nic opened = { .vhost_fds = nic->vhost_fds, .n_vhost = nic->n_vhost };
+		struct doomed doomed = { .nic = &opened, .gone = true };
+
+		if (run->acts[i].op != VN_VHOST_OPEN || !nic->held || !nic->failed)
+			continue;
+		close_fds(&doomed, 1);
+		nic->n_vhost = 0;
+	}
+}
+
 /* Delete what this run made of the NICs that failed: by the group, and by closing what the group could not have. */
 static void unmake(struct run *run, struct vn_program *program)
 {
@@ -1473,6 +1531,41 @@ static int check_files(struct run *run, const struct vn_program *program)
 	return -EMFILE;
 }
 
+/* The MAC that LINK gave, put right where somebody has set another since: udev does, once, when it looked before us. */
+static int keep_mac(const struct vn_nic *nic, struct vn_act *act)
+{
+	for (int tries = MAC_TRIES; tries > 0; tries--) {
+		uint8_t mac[ETH_ALEN];
+		int rc = get_mac(nic->tap_fds[0], mac);
+
+		act->call = VN_CALL_SIOCGIFHWADDR;
+		if (rc < 0 || memcmp(mac, nic->mac, ETH_ALEN) == 0)
+			return rc;
+		act->call = VN_CALL_SIOCSIFHWADDR;
+		rc = set_mac(nic->tap_fds[0], nic->mac);
+		if (rc < 0)
+			return rc;
+	}
+	return 0; /* whoever wants it so much */
+}
+
+static int keep_macs(struct run *run, const struct vn_program *program)
+{
+	int rc = 0;
+
+	for (uint32_t i = 0; i < program->n_acts && rc == 0; i++) {
+		struct vn_act *act = &run->acts[i];
+		struct vn_nic *nic = &run->nics[act->nic];
+
+		if (act->op != VN_LINK || act->error < 0 || nic->failed || !nic->set_mac || nic->n_tap == 0)
+			continue;
+		act->error = keep_mac(nic, act);
+		if (act->error < 0)
+			rc = refuse(run, act);
+	}
+	return rc;
+}
+
 static int run_acts(struct run *run, struct vn_program *program)
 {
 	int rc = check_files(run, program);
@@ -1485,8 +1578,11 @@ static int run_acts(struct run *run, struct vn_program *program)
 		rc = step(run, i);
 	if (rc == 0)
 		rc = flush(run);
+	if (rc == 0)
+		rc = keep_macs(run, program);
 	for (uint32_t i = 0; i < program->n_nics && rc < 0; i++)
 		run->nics[i].failed = 1; /* all or none */
+	unmake_vhost(run, program);
 	unmake(run, program);
 	return rc;
 }

@@ -13,10 +13,11 @@ from cffi import FFI
 HERE = Path(__file__).resolve().parent
 
 KERNEL_NUMBERS = (
-    *("TUNSETIFF", "TUNGETIFF", "TUNGETFEATURES", "TUNSETQUEUE", "SIOCGIFHWADDR", "SIOCGIFINDEX", "SIOCGIFMTU"),
+    *("TUNSETIFF", "TUNGETIFF", "TUNGETFEATURES", "TUNSETQUEUE", "SIOCGIFINDEX", "SIOCGIFMTU"),
+    *("SIOCGIFHWADDR", "SIOCSIFHWADDR", "ARPHRD_ETHER"),
     *("SIOCETHTOOL", "ETHTOOL_GDRVINFO", "SIOCDEVPRIVATE", "BRCTL_GET_PORT_LIST", "SIOCGSKNS", "TUNGETDEVNETNS"),
     *("IFF_TUN", "IFF_TAP", "IFF_NO_PI", "IFF_VNET_HDR", "IFF_MULTI_QUEUE", "IFF_TUN_EXCL"),
-    *("IFF_ATTACH_QUEUE", "IFF_DETACH_QUEUE", "IFF_UP"),
+    *("IFF_ATTACH_QUEUE", "IFF_DETACH_QUEUE", "IFF_PERSIST", "IFF_UP"),
     *("VHOST_GET_FEATURES", "VHOST_SET_FEATURES", "VHOST_SET_OWNER", "VHOST_SET_MEM_TABLE"),
     *("VHOST_SET_VRING_NUM", "VHOST_SET_VRING_BASE", "VHOST_SET_VRING_ADDR", "VHOST_NET_SET_BACKEND"),
     *("VIRTIO_NET_F_MRG_RXBUF", "VIRTIO_F_VERSION_1"),
@@ -26,7 +27,14 @@ KERNEL_NUMBERS = (
     *("IFLA_ADDRESS", "IFLA_IFNAME", "IFLA_MTU", "IFLA_MASTER", "IFLA_LINKINFO", "IFLA_INFO_KIND"),
     *("IFLA_AF_SPEC", "IFLA_EXT_MASK", "IFLA_INET6_ADDR_GEN_MODE", "IN6_ADDR_GEN_MODE_NONE"),
     *("IFLA_IFALIAS", "IFLA_GROUP", "IFLA_PROP_LIST", "IFLA_ALT_IFNAME", "RTEXT_FILTER_SKIP_STATS"),
-    *("IFLA_INFO_DATA", "IFLA_TUN_TYPE", "IFLA_TUN_PI", "IFLA_TUN_VNET_HDR", "IFLA_TUN_MULTI_QUEUE"),
+    *(
+        "IFLA_INFO_DATA",
+        "IFLA_TUN_TYPE",
+        "IFLA_TUN_PI",
+        "IFLA_TUN_PERSIST",
+        "IFLA_TUN_VNET_HDR",
+        "IFLA_TUN_MULTI_QUEUE",
+    ),
 )
 KERNEL_STRUCTS = ("ifreq", "ethtool_drvinfo", "nlmsghdr", "ifinfomsg", "tcmsg", "vhost_vring_state", "vhost_vring_addr")
 
@@ -36,6 +44,7 @@ PRELUDE = """
 #include <sys/socket.h>
 #include <linux/ethtool.h>
 #include <linux/if.h>
+#include <linux/if_arp.h>
 #include <linux/if_bridge.h>
 #include <linux/if_link.h>
 #include <linux/if_tun.h>

@@ -61,6 +61,12 @@ def _lacks_qemu() -> str | None:
     return None if shutil.which("qemu-system-x86_64") else "no qemu-system-x86_64 in PATH"
 
 
+def _lacks_udev() -> str | None:
+    """A real udevd that listens in a network namespace where we may make TAPs."""
+    done = run(str(ROOT / "tools" / "with-udevd"), "true")
+    return f"tools/with-udevd: {done.stderr.strip()}" if done.returncode else _lacks_tap()
+
+
 def _lacks_vhost() -> str | None:
     try:
         os.close(os.open("/dev/vhost-net", os.O_RDWR))
@@ -98,6 +104,7 @@ def _lacks_systemd() -> str | None:
 _PROBES = {
     "native": _lacks_native,
     "tap": _lacks_tap,
+    "udev": _lacks_udev,
     "qemu": _lacks_qemu,
     "vhost": _lacks_vhost,
     "e2e": _lacks_e2e,
@@ -122,7 +129,7 @@ def pytest_sessionstart() -> None:
 
 @pytest.fixture(autouse=True)
 def _needs(request: pytest.FixtureRequest) -> None:
-    for marker in ("tap", "qemu", "vhost", "e2e"):
+    for marker in ("tap", "udev", "qemu", "vhost", "e2e"):
         if request.node.get_closest_marker(marker):
             need(marker)
 

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "vhostnet"
 # From the ground up. A module may import those of the lines before its own.
 FLOORS = (
     {"vhostnet.errors"},
-    {"vhostnet.mac", "vhostnet.files", "vhostnet.forks", "vhostnet.udev"},
+    {"vhostnet.mac", "vhostnet.files", "vhostnet.forks", "vhostnet.udev", "vhostnet.settling"},
     {"vhostnet.netns"},
     {"vhostnet.spec"},
     {"vhostnet.elements", "vhostnet.machines"},
@@ -27,8 +27,10 @@ FLOORS = (
     {"vhostnet.engines", "vhostnet.bridge"},
     {"vhostnet.marks", "vhostnet.reasons"},
     {"vhostnet.nic"},
-    {"vhostnet.host", "vhostnet.closing", "vhostnet.survey", "vhostnet.others"},
+    {"vhostnet.closing", "vhostnet.survey"},
+    {"vhostnet.host", "vhostnet.others"},
     {"vhostnet.pool"},
+    {"vhostnet.surroundings"},
     {"vhostnet.doctor", "vhostnet.demo"},
     {"vhostnet"},
     {"vhostnet.cli"},

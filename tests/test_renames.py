@@ -90,15 +90,17 @@ ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct so
 """
 
 OPEN = """
-import fcntl, sys, vhostnet
-spec = vhostnet.InterfaceSpec(bridge=sys.argv[1], ifname="mine", queues=4, vhost="off")
+import fcntl, socket, sys, vhostnet
+from vhostnet.engines import _uapi
+spec = vhostnet.InterfaceSpec(bridge=sys.argv[1], ifname="mine", queues=4, vhost="off", mac="52:54:00:00:00:01")
 try:
     nic = vhostnet.open_nic(spec, engine=sys.argv[2])
 except vhostnet.HostError as error:
     print(type(error).__name__)
 else:
-    macs = {fcntl.ioctl(fd, 0x8927, bytes(40))[18:24].hex(":") for fd in nic.tap_fds}  # SIOCGIFHWADDR
-    print("made of itself" if macs == {nic.mac} else f"made of {macs}")
+    asked = [fcntl.ioctl(fd, _uapi.TUNGETIFF, bytes(_uapi.IFREQ_FLAGS.size)) for fd in nic.tap_fds]
+    names, index = {answer[:16].rstrip(bytes(1)) for answer in asked}, socket.if_nametoindex("mine")
+    print("made of itself" if names == {b"mine"} and index == nic.ifindex else f"made of {names}, {index}")
 """
 
 
@@ -120,8 +122,11 @@ def shim(tmp_path_factory):
         ("sendto:2", "made of itself"),  # by then everything goes by ifindex
     ],
 )
-def test_a_swap_with_a_link_of_somebody_elses(engine, shim, when, outcome):
+@pytest.mark.parametrize("mac", ["02:00:00:00:00:01", "fe:54:00:00:00:01"], ids=["another-mac", "the-same-mac"])
+def test_a_swap_with_a_link_of_somebody_elses(engine, shim, mac, when, outcome):
+    """Another VM's on another bridge may have the same MAC as ours."""
     subprocess.run(["ip", "tuntap", "add", "decoy", "mode", "tap", "multi_queue", "vnet_hdr"], check=True)
+    subprocess.run(["ip", "link", "set", "decoy", "address", mac], check=True)
     before = link("decoy"), link_names()
     environment = {**os.environ, "LD_PRELOAD": str(shim), "SWAP": when}
     command = [sys.executable, "-W", "ignore", "-c", OPEN, BRIDGE, engine]

@@ -61,13 +61,14 @@ def call(line):
 
 
 def expected(count, queues, bridges):
-    """Per queue open and TUNSETIFF; per NIC the proof whose each is, and its share of two sends and their answers."""
+    """Per queue open and TUNSETIFF; per NIC a MAC at once, the proof whose each is, its own MAC, its share of two sends
+    and their answers, and a look whether the MAC is still ours."""
     sends = count + -(-2 * count // 64) + -(-count // 64)
     listed = {} if os.stat("/proc/self/fd").st_size else {"openat(fd)": 1, "fstat": 1, "getdents64": 2, "close": 1}
     return Counter(listed) + Counter(
         {
             "prlimit64": 1,  # whether all of it fits under RLIMIT_NOFILE,
-            "stat": 1,  # next to what is open already
+            "stat": 2,  # next to what is open already; and whether there is a udevd
             "socket": 1,
             "bind": 1,
             "getsockname": 1,
@@ -76,7 +77,9 @@ def expected(count, queues, bridges):
             "ioctl(SIOCDEVPRIVATE)": bridges,
             "openat(tun)": count * queues,
             "ioctl(TUNSETIFF)": count * queues,
-            "ioctl(SIOCGIFHWADDR)": count * queues,
+            "getrandom": count,
+            "ioctl(SIOCSIFHWADDR)": 2 * count,
+            "ioctl(SIOCGIFHWADDR)": count * queues + count,
             "ioctl(SIOCGIFINDEX)": bridges,
             "sendto": sends,
             "recvmsg": 4 * count,

@@ -10,21 +10,23 @@ import _thread
 import contextlib
 import os
 import sys
+import time
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final, NamedTuple, cast
 
-from vhostnet import qemu
-from vhostnet.engines import ActResult, Engine, NicResult, Result
+from vhostnet import qemu, udev
+from vhostnet.engines import ActResult, Engine, NicResult, Result, keep_mac
 from vhostnet.errors import NicClosed, vhost_problem
 from vhostnet.files import close_fd
 from vhostnet.forks import under_way
 from vhostnet.mac import tap_mac
-from vhostnet.plan import Act, Fds, NicRow, Op, Program, held_row, plan_attach
+from vhostnet.plan import Act, Fds, NicRow, Op, Program, held_row, plan_reset
 from vhostnet.qemu import Dialect
 from vhostnet.reasons import refusal
+from vhostnet.settling import watch
 from vhostnet.spec import InterfaceSpec
 
 
@@ -75,8 +77,9 @@ class Nic:
         self._runs = runs
         # A signal handler may close what it interrupts: hence the R. threading's is a function around this one.
         self._lock = _thread.RLock()  # who uses the numbers of the fds, or takes them away
-        # The one thing here that changes: whoever pops the fds owns them, so two closers never close twice.
+        # Whoever pops the fds owns them, so two closers never close twice.
         self._owned = [made.fds]
+        self._born: float | None = None  # the time (time.time()) before it was made, until udev is known to be done
         _living[id(self)] = weakref.ref(self)
 
     @property
@@ -145,19 +148,58 @@ class Nic:
         return qemu.qemu_argv(spec, tap_fds=tap, vhost_fds=vhost, alias=alias, bus=bus, addr=addr, dialect=dialect)
 
     def reset_queues(self) -> None:
-        """Attach every queue again, for the next QEMU on the same fds.
+        """Make it ready for the next QEMU: every queue attached, and every vhost-net fd fresh, all or none.
 
-        A QEMU that ends leaves queues 1..n detached, and the next one aborts on them. Raises HostError
-        (act ``ATTACH``), NicClosed.
+        A QEMU that ends leaves queues 1..n detached, and the next one aborts on them; and it stays the owner of the
+        vhost-net fds it had for as long as a copy is open. So those are closed (20 to 30 ms) and others opened: their
+        numbers change, ask qemu_argv() and ``fds`` again. Raises HostError (act ``VHOST_OPEN`` or ``ATTACH``), and
+        then the NIC has the fds it had; NicClosed.
         """
-        with self._lock:  # or the numbers could be somebody else's by then
-            program = plan_attach(self.held())
+        with under_way, self._lock:  # or the numbers could be somebody else's by then
+            stale = self._fds().vhost
+            program, _, row = self._runs[0]
+            program = plan_reset(self.held(), program.nics[row].vhost_path if stale else "")
             result = self._engine.run(program)
-        if result.failures:
-            raise refusal(program, result.failures[0])
+            if result.failures:
+                raise refusal(program, result.failures[0])
+            if stale:
+                self._owned[0] = cast(NicResult, result.nics[0]).fds
+                self._engine.close([Fds((), stale)])
+
+    def settle(self, timeout: float = 3.0) -> bool:
+        """Wait until udev is done with it and its MAC is ours for good; False after *timeout* seconds.
+
+        Where no udevd listens there is nothing to wait for, and where one does it takes 2 to 13 ms on a quiet host.
+        Whoever does not wait need not: a thread looks at the MAC when udev is done. For who ends this process or gives
+        the fds away before that.
+        """
+        until = time.monotonic() + timeout
+        while not self.look_again():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.001)
+        return True
+
+    def look_again(self) -> bool:
+        """True once udev is done with it: then its MAC is looked at, and put right, for the last time."""
+        if self._born is None:
+            return True
+        if not udev.is_done(self.ifindex, self._born) and not self.closed:
+            return False
+        with self._lock, contextlib.suppress(NicClosed, OSError):  # or the TAP is gone
+            keep_mac(self._fds().tap[0], tap_mac(self.spec.mac))
+        self._born = None
+        return True
 
     def detach(self) -> Fds:
-        """Give the fds away: the caller closes them, and with the last TAP fd the NIC goes. Raises NicClosed."""
+        """Give the fds away: the caller closes them, and with the last TAP fd the NIC goes.
+
+        Waits until udev is done with it, as settle() does. Raises NicClosed.
+        """
+        self.settle()
+        return self._give_away()
+
+    def _give_away(self) -> Fds:
         with self._lock:
             fds = self._fds()
             self._owned.clear()
@@ -170,13 +212,16 @@ class Nic:
         Takes 20 to 40 ms, which the kernel waits for its grace periods: close many with close_nics().
         """
         with contextlib.suppress(NicClosed), under_way:
-            self._engine.close([self.detach()])
+            self._engine.close([self._give_away()])
 
     def become(self, spec: InterfaceSpec, run: Run) -> Nic:
         """The same NIC after *run* made it *spec*'s; it owns the fds now, and this one is closed."""
         with under_way:
-            self.detach()
-            return Nic(spec, self._engine, *self._runs, run)
+            self._give_away()
+            nic = Nic(spec, self._engine, *self._runs, run)
+            if self._born is not None:
+                settle_later([nic], self._born)
+            return nic
 
     def held(self) -> NicRow:
         """Its row in a Program for a NIC that exists. Raises NicClosed."""
@@ -186,7 +231,7 @@ class Nic:
     def surrender(self) -> tuple[Engine, NicRow] | None:
         """Give the NIC away to whoever deletes it, with the engine to do it; None when it is closed already."""
         try:
-            return self._engine, held_row(self.ifname, self.ifindex, self.detach())
+            return self._engine, held_row(self.ifname, self.ifindex, self._give_away())
         except NicClosed:
             return None
 
@@ -227,6 +272,13 @@ def _new_name(program: Program, row: int) -> str:
     """What one with a wish is called now: ALTNAME leaves it its name."""
     nic = program.nics[row]
     return nic.wish if any(act.op == Op.RENAME and act.nic == row for act in program.acts) else nic.ifname
+
+
+def settle_later(nics: Sequence[Nic], born: float) -> None:
+    """A udevd listens, and will look at these NICs, which were made after *born* (``time.time()``)."""
+    for nic in nics:
+        nic._born = born
+    watch(nics)
 
 
 def close_here(fds: Fds) -> None:

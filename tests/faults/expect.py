@@ -61,6 +61,7 @@ def steps(specs: Sequence[InterfaceSpec], selftest: bool = False) -> list[Step]:
         *(_selftest(specs) if selftest else ()),
         *_exchange([*_every("QDISC", specs), *_every("LINK", specs)]),
         *_exchange([*_every("UP", specs)]),
+        *(Step("SIOCGIFHWADDR", "LINK", nic) for nic in range(len(specs))),
         Step("close"),
     ]
 
@@ -82,9 +83,12 @@ def _tap(nic: int, queues: int) -> Iterator[Step]:
     for queue in range(queues):
         yield Step("open", "TAP_OPEN", nic, queue)
         yield Step("TUNSETIFF", "TAP_OPEN", nic, queue)
+        if queue == 0:
+            yield Step("SIOCSIFHWADDR", "TAP_OPEN", nic, queue)
     for _ in range(queues):
         yield Step("SIOCGIFHWADDR", "TAP_OPEN", nic)
     yield from _exchange([Step("recv", "TAP_OPEN", nic)])
+    yield Step("SIOCSIFHWADDR", "TAP_OPEN", nic)
 
 
 def _vhost(nic: int, spec: InterfaceSpec) -> Iterator[Step]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from vhostnet.engines import _uapi as uapi
-from vhostnet.engines._calls import ifreq, ioctl, kernel_call, open_device, refusal
+from vhostnet.engines._calls import get_mac, ifreq, ioctl, kernel_call, open_device, refusal, set_mac
 from vhostnet.engines._links import describe
 from vhostnet.engines._removal import DELETE_BATCH, Doomed
 from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute
@@ -23,7 +23,6 @@ from vhostnet.plan import Act, Fds, NicRow, Op, TunFlag
 _VHOST_NEEDED: Final = 1 << uapi.VIRTIO_NET_F_MRG_RXBUF | 1 << uapi.VIRTIO_F_VERSION_1
 _IDENTIFY_TRIES: Final = 3
 _IPV6_MIN_MTU: Final = 1280
-_NO_IFREQ: Final = bytes(uapi.IFREQ_MAC.size)
 _RING_ENTRIES: Final = 256
 _RING_BYTES: Final = 16384
 
@@ -72,22 +71,36 @@ def _tap_open(netlink: Netlink, nic: Nic, running: Running) -> None:
         nic.tap_fds.append(fd)
         ioctl(fd, uapi.TUNSETIFF, request, "TUNSETIFF")
         if queue == 0:
+            if row.mac:
+                _set_unique_mac(fd)
             request = bytes(ifreq(row.ifname, row.tun_flags))
     running.queue = None
     _identify(netlink, nic)
+    if row.mac:
+        set_mac(nic.tap_fds[0], row.mac)  # the one it is to have: soon, since udev's rules may look at it
+
+
+def _set_unique_mac(fd: int) -> None:
+    """A MAC that no other link has, by which this device can be told from all of them.
+
+    It is set at once, before udev looks whether the MAC is still the kernel's own random one and gives it another.
+    """
+    with kernel_call("getrandom"):
+        mac = b"\xfe" + os.urandom(5)
+    set_mac(fd, mac)
 
 
 def _identify(netlink: Netlink, nic: Nic) -> None:
     """The ifindex, and proof that it is our device's, and that every queue is.
 
-    Names can be changed by others between any two calls; what no rename changes is the MAC, which is random in a
-    new TAP. A fd tells that of its device, and one answer of rtnetlink has ifindex and MAC together. udev may set
-    another in between, once.
+    Names can be changed by others between any two calls; what no rename changes is the MAC, and no other link has this
+    one. A fd tells that of its device, and one answer of rtnetlink has ifindex and MAC together. udev may set another
+    in between, once.
     """
     name = nic.row.ifname
     for _ in range(_IDENTIFY_TRIES):
         call = "SIOCGIFHWADDR"
-        macs = set(map(_mac_of, nic.tap_fds))
+        macs = set(map(get_mac, nic.tap_fds))
         if len(macs) == 1:
             call = "RTM_GETLINK"
             link = describe(netlink, [name]).get(name)
@@ -95,11 +108,6 @@ def _identify(netlink: Netlink, nic: Nic) -> None:
                 nic.ifindex = link.ifindex
                 return
     raise refusal(errno.ESTALE, call)
-
-
-def _mac_of(fd: int) -> bytes:
-    mac: bytes = uapi.IFREQ_MAC.unpack(ioctl(fd, uapi.SIOCGIFHWADDR, _NO_IFREQ, "SIOCGIFHWADDR"))[2]
-    return mac
 
 
 def _open_vhost(path: str) -> int:

@@ -64,6 +64,28 @@ def ioctl(fd: int, request: int, argument: bytearray | bytes | int, name: str) -
         raise OSError(error.errno, error.strerror, name) from None
 
 
+_NO_IFREQ: Final = bytes(uapi.IFREQ_MAC.size)
+_MAC_TRIES: Final = 3
+
+
+def get_mac(fd: int) -> bytes:
+    """A TAP's, by its fd: no name that could be another link's by now, and no need to be in its network namespace."""
+    mac: bytes = uapi.IFREQ_MAC.unpack(ioctl(fd, uapi.SIOCGIFHWADDR, _NO_IFREQ, "SIOCGIFHWADDR"))[2]
+    return mac
+
+
+def set_mac(fd: int, mac: bytes) -> None:
+    ioctl(fd, uapi.SIOCSIFHWADDR, uapi.IFREQ_MAC.pack(b"", uapi.ARPHRD_ETHER, mac), "SIOCSIFHWADDR")
+
+
+def keep_mac(fd: int, mac: bytes) -> None:
+    """The MAC a TAP was given, put right where somebody has set another since, as udev does if it looked before us."""
+    for _ in range(_MAC_TRIES):
+        if get_mac(fd) == mac:
+            return
+        set_mac(fd, mac)
+
+
 def ifreq(name: str, flags: int = 0) -> bytearray:
     """A struct ifreq of the link *name*."""
     return bytearray(uapi.IFREQ_FLAGS.pack(os.fsencode(name), flags & 0xFFFF))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._acts import ACTS, Nic, Running
-from vhostnet.engines._calls import ioctl, open_device, refusal
+from vhostnet.engines._calls import ioctl, keep_mac, open_device, refusal
 from vhostnet.engines._links import Bridge, describe
 from vhostnet.engines._protocol import ActResult, NicResult, Result, failures_of
 from vhostnet.engines._removal import DELETE_BATCH, Doomed, claim, close_fds, delete_links, netns_of
@@ -44,7 +44,7 @@ class _Run:
             return
         try:
             ready = self._check_files() and self._find_bridges() and self._claim_held()
-            done = ready and all(map(self._step, self.acts)) and self._flush()
+            done = ready and all(map(self._step, self.acts)) and self._flush() and self._keep_macs()
             self._unmake(every=not done)
         except BaseException:
             self._unmake(every=True)
@@ -54,7 +54,11 @@ class _Run:
 
     def _unmake(self, *, every: bool) -> None:
         """Delete what this run made of the NICs that failed: by the group, and by closing what it could not have."""
-        failed = [nic for nic in self.nics if (nic.failed or every) and not nic.row.held]
+        failed = [nic for nic in self.nics if nic.failed or every]
+        # Of those that are held, what this run opened: vhost-net fds of one that had none.
+        held = [nic for nic in failed if nic.row.held and not nic.row.held.vhost]
+        close_fds([Doomed([], nic.vhost_fds, 0) for nic in held])
+        failed = [nic for nic in failed if not nic.row.held]
         for first in range(0, len(failed), DELETE_BATCH):
             doomed = [nic.doomed() for nic in failed[first : first + DELETE_BATCH]]
             delete_links(self.netlink, doomed, held=False)
@@ -104,6 +108,18 @@ class _Run:
                 here = here or netns_of(self.netlink.fileno(), uapi.SIOCGSKNS)
                 if not claim(self.netlink, nic.doomed(), here):
                     raise refusal(errno.EBADFD, "TUNGETIFF")
+            except OSError as error:
+                if not self._refuse(running, error):
+                    return False
+        return True
+
+    def _keep_macs(self) -> bool:
+        for running in self.acts:
+            nic = self.nics[running.act.nic]
+            if running.act.op != Op.LINK or running.errno or nic.failed or not nic.row.mac or not nic.tap_fds:
+                continue
+            try:
+                keep_mac(nic.tap_fds[0], nic.row.mac)
             except OSError as error:
                 if not self._refuse(running, error):
                     return False

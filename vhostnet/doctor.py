@@ -20,6 +20,7 @@ from vhostnet.cost import cost
 from vhostnet.engines import Engine, _uapi
 from vhostnet.errors import EngineUnavailable, HostError, SpecError, VhostnetError, host_error, vhost_problem
 from vhostnet.files import allowed_files, open_files
+from vhostnet.others import effects
 from vhostnet.plan import MAX_PORTS, Act, NicRow, Op, Program, TunFlag, vhost_policy
 from vhostnet.qemu import Version, caveats, check_qemu, dotted
 from vhostnet.reasons import describe, free_files, free_memory, name_taken, unfit_bridge
@@ -76,6 +77,7 @@ def examine_specs(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
     yield from _resources(program)
     yield from _joined(engine, program, specs)
     yield from _names(engine, program, specs)
+    yield from (Check("mtu", "note", effect) for effect in effects(specs, program, engine=engine.name))
     yield from _reserved(specs)
     yield from _asked_of_qemu(specs)
 

@@ -87,15 +87,22 @@ lint: setup  ## ruff, mypy --strict, clang-format, and C with every warning an e
 	$(STRICT) -fsyntax-only bench/floor.c
 	$(STRICT) -fsyntax-only tests/faults/shim.c
 
-.PHONY: bench bench-quick plots
-bench: setup  ## how long everything takes, against the bare syscalls and everybody else (bench/README.md): minutes
+.PHONY: bench bench-quick bench-macs bench-libvirt figures
+bench: setup  ## how long everything takes, with and without udev, against everybody else (bench/README.md): minutes
 	$(PYTHON) -m bench.run
 
 bench-quick: setup  ## the same with few rounds, without the long cases: under a minute
 	$(PYTHON) -m bench.run --quick
 
-plots: $(VENV)/plots  ## the newest result as docs/plots/*.svg
-	$(PYTHON) -m bench.plots "$$(ls -t bench/results/*.json | head -n 1)" docs/plots
+NICS ?= 20000
+bench-macs: setup  ## how many of NICS NICs have another MAC when udev is done; with SUITE=trixie by that Debian's udevd
+	$(PYTHON) -m bench.macs --nics $(NICS) $(SUITE:%=--suite %)
+
+bench-libvirt: setup  ## from the command to a QEMU that answers: Debian 13's libvirt against vhostnet exec: minutes
+	$(PYTHON) -m bench.libvirt
+
+figures: $(VENV)/plots  ## the newest results of all these into docs/: JSON, plots, the tables of performance.md and README
+	$(PYTHON) -m bench.figures
 
 $(VENV)/plots: $(VENV)/made
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'

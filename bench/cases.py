@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 OURS = ("floor", "native", "pure")
-EVERYBODY = (*OURS, "libvirt", "ganeti", "ip -batch", "ip", "pyroute2")
+ENGINES = ("native", "pure")
+OTHERS = ("libvirt", "ganeti", "ip -batch", "ip", "pyroute2")
+EVERYBODY = (*OURS, *OTHERS)
 CLOSERS = ("bare group", "close_nics", "32 threads", "8 threads", "one by one")
 TAKERS = ("bare exchange", "take", "take, pure", "native")
 
@@ -60,5 +62,15 @@ CASES = (
     Case(8, 128, rounds=25, who=CLOSERS, what="close"),
     Case(8, 1, rounds=80, who=TAKERS, what="take", per_round=5),
 )
+# Where the NICs are made: a udevd hears of them; or one listens in the parent's namespace only; or there is none.
+HERE, ASIDE, NONE = WORLDS = ("udevd here", "a namespace of its own", "no udevd")
+WORLD_CASES = (
+    Case(8, 1, rounds=12, who=ENGINES, per_round=10),
+    Case(8, 16, rounds=4, who=(*ENGINES, *OTHERS), quick=False),
+    Case(1, 64, rounds=8, who=ENGINES, quick=False),
+    Case(8, 64, rounds=20, who=ENGINES),
+    Case(8, 128, rounds=12, who=ENGINES, quick=False),
+)
+HERE_PERCENT = 25  # of a case's rounds, where a udevd hears of it: it takes ten times as long
 MEMORY_QUEUES = (1, 2, 4, 8, 16)
 MEMORY_BATCH = 128

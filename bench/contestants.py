@@ -23,10 +23,11 @@ from vhostnet.plan import TunFlag
 
 
 class Opened(NamedTuple):
-    """What there is now: the links, and the fds that hold them."""
+    """What there is now: the links, the fds that hold them, and which MACs they were given."""
 
     indexes: list[int]
     fds: list[int]
+    macs: Sequence[str] = ()
 
 
 class Contestant(Protocol):
@@ -44,6 +45,16 @@ class Contestant(Protocol):
 
     def give(self, made: Any) -> Opened:
         """What there is now, for checking and deleting; not timed."""
+
+
+class Way(Contestant, Protocol):
+    """A way of opening, which knows how its users take away what it made."""
+
+    def look(self, made: Any) -> Opened:
+        """What there is now, left where it is; not timed."""
+
+    def end(self, made: Any) -> None:
+        """Take it away."""
 
 
 def bridge_names(case: Case) -> list[str]:
@@ -121,8 +132,20 @@ class Library:
         return vhostnet.open_nics(asked, engine=self.engine)
 
     def give(self, made: Any) -> Opened:
-        """The Nics' indexes and fds."""
-        return Opened([nic.ifindex for nic in made], [fd for nic in made for fd in nic.detach().tap])
+        """What the Nics have, which is not theirs any more."""
+        there = self.look(made)
+        for nic in made:
+            nic.detach()
+        return there
+
+    def look(self, made: Any) -> Opened:
+        """What the Nics have; the MACs by libvirt's rule, not by what they say."""
+        fds = [fd for nic in made for fd in nic.tap_fds]
+        return Opened([nic.ifindex for nic in made], fds, [f"fe{nic.spec.mac[2:]}" for nic in made])
+
+    def end(self, made: Any) -> None:
+        """All at once."""
+        vhostnet.close_nics(made)
 
 
 # --- the other ways --------------------------------------------------------------------------------------
@@ -243,7 +266,15 @@ class Others:
     def give(self, made: Any) -> Opened:
         """By name."""
         asked, fds = made
-        return Opened([socket.if_nametoindex(one.name) for one in asked], [fd for some in fds for fd in some])
+        indexes = [socket.if_nametoindex(one.name) for one in asked]
+        return Opened(indexes, [fd for some in fds for fd in some], [one.mac for one in asked])
+
+    look = give
+
+    def end(self, made: Any) -> None:
+        """As the end of a QEMU does."""
+        _, fds = made
+        close_all([fd for some in fds for fd in some])
 
 
 # --- closing ---------------------------------------------------------------------------------------------
@@ -341,11 +372,9 @@ class Taker:
             self._pool.close()
 
 
-def everybody() -> tuple[Floor, dict[str, Contestant]]:
-    """All of them, by name; the floor is also who cleans up."""
-    floor = Floor()
-    return floor, {
-        "floor": floor,
+def ways() -> dict[str, Way]:
+    """The ways to open."""
+    return {
         "native": Library("native"),
         "pure": Library("pure"),
         "libvirt": Others(lambda asked: by_ioctl(asked, tc=True), noqueue=True),
@@ -353,6 +382,15 @@ def everybody() -> tuple[Floor, dict[str, Contestant]]:
         "ip -batch": Others(by_ip_batch),
         "ip": Others(by_ip),
         "pyroute2": Others(by_pyroute2),
+    }
+
+
+def everybody() -> tuple[Floor, dict[str, Contestant]]:
+    """All of them, by name; the floor is also who cleans up."""
+    floor = Floor()
+    return floor, {
+        "floor": floor,
+        **ways(),
         **closers(floor),
         "bare exchange": Taker("native", floor),
         "take": Taker("native"),

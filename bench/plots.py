@@ -1,16 +1,16 @@
-"""The kept JSON as SVG plots: python -m bench.plots RESULT.json DIRECTORY"""
+"""A result of bench.run as SVG plots."""
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib import pyplot
+
+from bench.cases import ASIDE, HERE
 
 Times = dict[str, dict[str, list[int]]]
 
@@ -28,20 +28,18 @@ matplotlib.rcParams.update(
         "grid.alpha": 0.3,
     }
 )
+WORLD_COLOURS = {HERE: "#d62728", ASIDE: "#1f77b4"}
 COLOURS = {"floor": "#888888", "native": "#1f77b4", "pure": "#ff7f0e"}
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Draw every plot the result has the data for."""
-    result = json.loads(Path(arguments[0]).read_text())
-    directory = Path(arguments[1])
+def draw_all(result: Any, directory: Path) -> None:
+    """Every plot, as directory/NAME.svg."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, draw in PLOTS.items():
         figure = pyplot.figure()
         draw(figure.add_subplot(), result)
         figure.savefig(directory / f"{name}.svg", metadata={"Date": None})
         pyplot.close(figure)
-    return 0
 
 
 def _middle(times: Times, case: str, who: str) -> float:
@@ -62,7 +60,18 @@ def _bars(axes: Any, values: Mapping[str, float], label: str, *, log: bool = Tru
 
 def _ways(axes: Any, result: Any) -> None:
     times = result["ns"]
-    _bars(axes, {who: _middle(times, "8q x 16", who) for who in times["8q x 16"]}, "us a NIC of 8 queues, 16 at a time")
+    names = list(times[f"8q x 16, {HERE}"])[::-1]
+    for at, world in enumerate((ASIDE, HERE)):
+        places = [place + 0.4 * at - 0.2 for place in range(len(names))]
+        middles = [_middle(times, f"8q x 16, {world}", name) for name in names]
+        bars = axes.barh(places, middles, height=0.38, label=world, color=WORLD_COLOURS[world])
+        axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xscale("log")
+    axes.set_xlabel("us a NIC of 8 queues, 16 at a time, logarithmic")
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.15)
+    axes.legend(frameon=False, reverse=True)
 
 
 def _queues(axes: Any, result: Any) -> None:
@@ -124,7 +133,3 @@ PLOTS: dict[str, Callable[[Any, Any], None]] = {
     "taking": _taking,
     "memory": _memory,
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import vhostnet
+from bench import udevd
+from bench.cases import ASIDE, NONE
 
 Result = dict[str, Any]
 Place = tuple[str, str]  # a case, and a contestant
@@ -46,8 +48,12 @@ LIMITS = (
     Limit(("8q x 1000 over 4 bridges", "native"), ("8q x 100", "native"), 1.5),
     Limit(("close 8q x 128", "one by one"), ("close 8q x 128", "close_nics"), 40, at_least=True),
     Limit(("close 8q x 128", "close_nics"), ("close 8q x 128", "bare group"), 1.15),
-    Limit(("take 8q x 1", "take"), ("take 8q x 1", "native"), 0.2),
     Limit(("take 8q x 1", "take"), ("take 8q x 1", "bare exchange"), 1.5),
+    *(
+        Limit((f"8q x {batch}, {ASIDE}", engine), (f"8q x {batch}, {NONE}", engine), 1.10)
+        for batch in (1, 64, 128)
+        for engine in ("native", "pure")
+    ),
 )
 ABSOLUTES = (
     Absolute("bytes", ("8q", "noqueue"), 0.5, "MiB", 2**20),
@@ -67,15 +73,15 @@ def percentile(values: Sequence[int], percent: int) -> float:
 
 def table(result: Result) -> str:
     """One line a case and contestant: microseconds a NIC, and the ratio of medians to the case's first contestant."""
-    lines = [f"{'case':<30} {'contestant':<20} {'p50':>10} {'p95':>10} {'p99':>10}  x the first   (us a NIC)"]
+    lines = [f"{'case':<44} {'contestant':<20} {'p50':>10} {'p95':>10} {'p99':>10}  x the first   (us a NIC)"]
     for case, contestants in result["ns"].items():
         first = statistics.median(next(iter(contestants.values())))
         for name, taken in contestants.items():
             shown = "".join(f" {percentile(taken, percent) / 1000:10.1f}" for percent in (50, 95, 99))
-            lines.append(f"{case:<30} {name:<20}{shown}  {statistics.median(taken) / first:10.2f}")
+            lines.append(f"{case:<44} {name:<20}{shown}  {statistics.median(taken) / first:10.2f}")
     lines.append("\nkernel memory of a NIC, KiB")
     for case, kinds in result["bytes"].items():
-        lines += [f"{case:<30} {name:<20} {taken / 1024:10.1f}" for name, taken in kinds.items()]
+        lines += [f"{case:<44} {name:<20} {taken / 1024:10.1f}" for name, taken in kinds.items()]
     return "\n".join(lines)
 
 
@@ -137,7 +143,7 @@ def host_facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "switch_interval_s": sys.getswitchinterval(),
         "default_qdisc": _read("/proc/sys/net/core/default_qdisc"),
-        "udev": Path("/run/udev/control").exists(),
+        "udevd": udevd.version(),
         "load": os.getloadavg(),
         "vhostnet": vhostnet.__version__,
         "git": revision.stdout.strip(),

@@ -332,6 +332,8 @@ static void read_tun(struct vn_link *link, const struct rtattr *info)
 			link->tun_flags |= value;
 		if (a->rta_type == IFLA_TUN_PI && !value)
 			link->tun_flags |= IFF_NO_PI;
+		if (a->rta_type == IFLA_TUN_PERSIST && value)
+			link->tun_flags |= IFF_PERSIST;
 		if (a->rta_type == IFLA_TUN_VNET_HDR && value)
 			link->tun_flags |= IFF_VNET_HDR;
 		if (a->rta_type == IFLA_TUN_MULTI_QUEUE && value)
@@ -1151,7 +1153,7 @@ static const struct {
 	uint32_t makes; /* and what there is afterwards */
 } ACTS[VN_ACTS] = {
 	[VN_TAP_OPEN] = { tap_open, 0, 0, THERE, THERE },
-	[VN_VHOST_OPEN] = { vhost_open, 0, 0, VHOST | HELD, VHOST },
+	[VN_VHOST_OPEN] = { vhost_open, 0, 0, VHOST | GONE, VHOST },
 	[VN_SELFTEST] = { selftest, 0, THERE, HELD, 0 },
 	[VN_QDISC] = { put_qdisc, NL_BATCH, THERE, GONE, 0 },
 	[VN_LINK] = { put_link, NL_BATCH, THERE, GONE, 0 },
@@ -1334,7 +1336,7 @@ static int check(const struct vn_program *program)
 
 		if (!sound_nic(nic, program->n_bridges) || (nic->held && !sound_held(nic)))
 			return -EINVAL;
-		nic->failed = nic->held ? HELD | THERE : 0;
+		nic->failed = nic->held ? HELD | THERE | (nic->n_vhost > 0 ? VHOST : 0) : 0;
 	}
 	for (uint32_t i = 0; i < program->n_acts; i++)
 		if (!sound_act(&program->acts[i], program))
@@ -1438,6 +1440,21 @@ static int claim_held(struct run *run, const struct vn_program *program)
 			rc = refuse(run, act);
 	}
 	return rc;
+}
+
+/* The vhost-net fds that this run opened for NICs that are held and failed. */
+static void unmake_vhost(struct run *run, const struct vn_program *program)
+{
+	for (uint32_t i = 0; i < program->n_acts; i++) {
+		struct vn_nic *nic = &run->nics[run->acts[i].nic];
+		struct vn_nic opened = { .vhost_fds = nic->vhost_fds, .n_vhost = nic->n_vhost };
+		struct doomed doomed = { .nic = &opened, .gone = true };
+
+		if (run->acts[i].op != VN_VHOST_OPEN || !nic->held || !nic->failed)
+			continue;
+		close_fds(&doomed, 1);
+		nic->n_vhost = 0;
+	}
 }
 
 /* Delete what this run made of the NICs that failed: by the group, and by closing what the group could not have. */
@@ -1565,6 +1582,7 @@ static int run_acts(struct run *run, struct vn_program *program)
 		rc = keep_macs(run, program);
 	for (uint32_t i = 0; i < program->n_nics && rc < 0; i++)
 		run->nics[i].failed = 1; /* all or none */
+	unmake_vhost(run, program);
 	unmake(run, program);
 	return rc;
 }

@@ -60,7 +60,7 @@
 
 /*
  * One NIC. The caller owns the memory, and the fds of rows that did not fail. What a run opened for a row that failed
- * is closed; the fds of a row that is held are closed by DELETE alone.
+ * is closed; the fds of a row that is held are closed by DELETE alone. VHOST_OPEN is for a row that has no vhost-net fds.
  */
 struct vn_nic {
 	/* in */
@@ -132,7 +132,7 @@ struct vn_link {
 	uint8_t mac[32];
 	char kind[16];  /* "" for a link of no rtnetlink kind */
 	uint32_t ports; /* of a bridge: how many it has */
-	uint32_t tun_flags; /* of a TUN or TAP device: the ifr_flags it was made with */
+	uint32_t tun_flags; /* of a TUN or TAP device: its ifr_flags, as TUNGETIFF has them */
 };
 
 /*

@@ -36,9 +36,13 @@ def guest(tmp_path_factory):
     return ["-kernel", kernel, "-initrd", str(image), "-append", append]
 
 
-def boot(command, nic):
+def boot(guest, nic):
     """The guest's verdict. Emulated twice over, a kernel now and then dies or hangs before it sees its NIC: again."""
     for _ in range(3):
+        with pytest.warns(vhostnet.VhostnetWarning):
+            argv = nic.qemu_argv(alias="net2", bus="pci.0", addr="0x7")
+        assert ("vhost=on" in argv[1]) == bool(nic.vhost)
+        command = [*QEMU, *guest, *argv]
         with subprocess.Popen(command, pass_fds=nic.fds, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as qemu:
             watchdog = threading.Timer(190, qemu.kill)
             watchdog.start()
@@ -59,11 +63,7 @@ def test_the_seeds_nic_pings(bridge, guest):
     here = lacks("vhost") is None
     with vhostnet.open_nic(spec, vhost=None if here else "auto") as nic:
         assert bool(nic.vhost) == here
-        with pytest.warns(vhostnet.VhostnetWarning):
-            argv = nic.qemu_argv(alias="net2", bus="pci.0", addr="0x7")
-        command = [*QEMU, *guest, *argv]
-        verdict, said = boot(command, nic)
+        verdict, said = boot(guest, nic)
         assert verdict, said
         assert verdict[0].strip() == "VHOSTNET-E2E ok queues=8 mac=20:90:6f:28:84:f2"
-        assert ("vhost=on" in argv[1]) == here
     assert state() == before

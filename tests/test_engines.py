@@ -109,11 +109,14 @@ def test_a_malformed_program_cannot_be_made(row, act):
 
 @pytest.mark.parametrize("op", [Op.TAP_OPEN, Op.VHOST_OPEN, Op.SELFTEST, Op.ATTACH, Op.DELETE])
 def test_some_acts_are_for_held_nics_and_some_for_new_ones(op):
-    held, new = ROW._replace(held=Fds((3,), ())), ROW
-    wrong, right = (new, held) if op in (Op.ATTACH, Op.DELETE) else (held, new)
-    assert Program((right,), (Act(op, 0),))
-    with pytest.raises(ValueError, match="is for a NIC that is"):
-        Program((wrong,), (Act(op, 0),))
+    new, bare, whole = ROW, ROW._replace(held=Fds((3,), ())), ROW._replace(held=Fds((3,), (4,)))
+    right = {Op.ATTACH: [bare, whole], Op.DELETE: [bare, whole], Op.VHOST_OPEN: [new, bare]}.get(op, [new])
+    for row in (new, bare, whole):
+        if row in right:
+            assert Program((row,), (Act(op, 0),))
+        else:
+            with pytest.raises(ValueError, match=f"{op.name} is not for a NIC that is"):
+                Program((row,), (Act(op, 0),))
 
 
 def test_native_is_what_one_gets(monkeypatch):

@@ -16,8 +16,8 @@ from vhostnet.plan import (
     TunFlag,
     held_row,
     plan,
-    plan_attach,
     plan_delete,
+    plan_reset,
     plan_take,
     resolve,
     tun_flags,
@@ -182,7 +182,11 @@ def test_what_is_taken_is_named_and_comes_up(seed, how, first):
 
 
 def test_attach():
-    assert str(plan_attach(HELD)) == "0  ATTACH      pool7  queues 1..2"
+    assert str(plan_reset(HELD, "")) == "0  ATTACH      pool7  queues 1..2"
+    assert str(plan_reset(HELD, "/dev/vhost-net")).splitlines() == [
+        "0  VHOST_OPEN  pool7  3 x /dev/vhost-net  required",
+        "1  ATTACH      pool7  queues 1..2",
+    ]
 
 
 def test_each_is_deleted_for_itself():

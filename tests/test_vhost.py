@@ -12,6 +12,7 @@ from test_refusals import spec
 
 import vhostnet
 from vhostnet import host
+from vhostnet.demo import ask_qemu
 from vhostnet.engines import _uapi
 
 pytestmark = [pytest.mark.tap, pytest.mark.vhost, pytest.mark.usefixtures("net")]
@@ -119,12 +120,75 @@ def test_a_pool_has_them_ahead(engine, bridge):
     assert state() == before
 
 
+QEMU = ["qemu-system-x86_64", "-S", "-M", "pc", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none"]
+
+
+def what_qemu_has(nic):
+    """A QEMU that takes the NIC, with its vhost-net fds, says so and quits."""
+    with pytest.warns(vhostnet.VhostnetWarning):
+        argv = nic.qemu_argv(alias="net2")
+    assert f"vhost=on,vhostfds={':'.join(map(str, nic.vhost_fds))}" in argv[1]
+    ask = [("human-monitor-command", {"command-line": "info network"})]
+    return ask_qemu([*QEMU, "-qmp", "stdio", *argv], nic.fds, ask)[0]
+
+
+def test_one_qemu_after_the_other_on_the_same_nic(engine, bridge, seed):
+    """Each becomes the owner of the vhost-net fds, and leaves queues detached."""
+    need("qemu")
+    before = state()
+    with vhostnet.open_nic(seed, engine=engine) as nic:
+        taps, seen = nic.tap_fds, set()
+        for _ in range(3):
+            seen.add(tuple(os.fstat(fd).st_ino for fd in nic.vhost_fds))
+            assert what_qemu_has(nic).count("hostnet2: index=") == 8
+            nic.reset_queues()
+            assert (nic.tap_fds, len(set(nic.vhost_fds))) == (taps, 8)
+            assert own_from_elsewhere(nic.vhost_fds) == ["owned", "8"]
+            nic.reset_queues()
+    assert state() == before
+
+
+def test_without_fresh_fds_the_second_owner_is_refused(engine, bridge):
+    """What that is good for: the kernel's rule."""
+    with vhostnet.open_nic(spec(vhost="require"), engine=engine) as nic:
+        own_from_elsewhere(nic.vhost_fds)
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            own_from_elsewhere(nic.vhost_fds)
+        assert "Device or resource busy" in refused.value.stderr
+
+
+def test_a_nic_that_cannot_be_reset_has_the_fds_it_had(engine, bridge, tmp_path):
+    """Its vhost-net is gone; or there is no room for so many more fds."""
+    from test_refusals import limited
+
+    device = tmp_path / "vhost-net"
+    device.symlink_to("/dev/vhost-net")
+    with vhostnet.open_nic(spec(queues=4, vhost="require", vhost_path=str(device)), engine=engine) as nic:
+        before = state()
+        for at_hand in (0, 3):
+            with pytest.raises(vhostnet.ResourceExhausted):
+                limited(1 + at_hand, nic.reset_queues)
+            assert state() == before
+        device.unlink()
+        with pytest.raises(vhostnet.VhostUnavailable) as refused:
+            nic.reset_queues()
+        assert (refused.value.act, refused.value.ifname, refused.value.queue) == ("VHOST_OPEN", nic.ifname, 0)
+        assert state() == before
+        device.symlink_to("/dev/vhost-net")
+        nic.reset_queues()
+
+
+def test_a_queue_that_does_not_attach_leaves_no_fresh_fds(engine, bridge):
+    """The TAP has been deleted by then."""
+    with vhostnet.open_nic(spec(queues=4, vhost="require"), engine=engine) as nic:
+        before = state()
+        subprocess.run(["ip", "link", "del", nic.ifname], check=True)
+        with pytest.raises(vhostnet.DeviceGone):
+            nic.reset_queues()
+        assert state()[0] == before[0]
+
+
 def test_qemu_takes_them(engine, bridge, seed):
     need("qemu")
-    from vhostnet.demo import ask_qemu
-
-    with vhostnet.open_nic(seed, engine=engine) as nic, pytest.warns(vhostnet.VhostnetWarning):
-        command = ["qemu-system-x86_64", "-S", "-M", "pc", "-accel", "tcg", "-m", "64", "-nodefaults"]
-        command += ["-display", "none", "-qmp", "stdio", *nic.qemu_argv(alias="net2")]
-        (network,) = ask_qemu(command, nic.fds, [("human-monitor-command", {"command-line": "info network"})])
-    assert network.count("hostnet2: index=") == 8
+    with vhostnet.open_nic(seed, engine=engine) as nic:
+        assert what_qemu_has(nic).count("hostnet2: index=") == 8

@@ -26,6 +26,7 @@ from vhostnet import (
     VhostUnavailable,
 )
 from vhostnet.netns import call_inside
+from vhostnet.qemu import check_qemu
 
 OK, REFUSED, USAGE, BAD_SPEC, NOT_PERMITTED, BUSY, CANNOT = range(7)
 
@@ -110,6 +111,8 @@ def _exec(options: argparse.Namespace) -> int:
     specs = _specs(options.files, options)
     if not options.command_line:
         raise FileError("no command to run: vhostnet exec FILE... -- COMMAND [ARGUMENT...]")
+    for spec in specs:
+        check_qemu(spec)  # what no QEMU starts with is not made first
     with contextlib.ExitStack() as stack:
         nics = [stack.enter_context(nic) for nic in vhostnet.open_nics(specs, **_opening(options))]
         command = list(options.command_line)

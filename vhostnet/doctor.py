@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import platform
+import re
 import resource
 import shutil
 import socket
@@ -20,7 +21,7 @@ from vhostnet.engines import Engine, _uapi
 from vhostnet.errors import EngineUnavailable, HostError, SpecError, VhostnetError, host_error, vhost_problem
 from vhostnet.files import allowed_files, open_files
 from vhostnet.plan import MAX_PORTS, Act, NicRow, Op, Program, TunFlag, vhost_policy
-from vhostnet.qemu import caveats
+from vhostnet.qemu import Version, caveats, check_qemu, dotted
 from vhostnet.reasons import describe, free_files, free_memory, name_taken, unfit_bridge
 from vhostnet.spec import DEFAULT_TAP, DEFAULT_VHOST, InterfaceSpec
 
@@ -74,11 +75,10 @@ def examine_specs(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
         return
     yield Check("plan", "ok", f"{len(program.acts)} acts for {len(specs)} NICs")
     yield from _resources(program)
-    yield from _joined(engine, program)
+    yield from _joined(engine, program, specs)
     yield from _names(engine, program, specs)
     yield from _reserved(specs)
-    for spec in specs:
-        yield from (Check(spec.ifname or "NIC", "note", caveat) for caveat in caveats(spec))
+    yield from _asked_of_qemu(specs)
 
 
 def _engine() -> Check:
@@ -150,13 +150,35 @@ def _bridges() -> Check:
     return Check("bridges", "ok", ", ".join(shown))
 
 
+OLDEST_QEMU: Final = (7, 2, 0)  # the oldest that is tried
+
+
 def _qemu() -> Check:
-    name = f"qemu-system-{platform.machine()}"
-    path = shutil.which(name)
+    path = _find_qemu()
     if path is None:
+        name = f"qemu-system-{platform.machine()}"
         return Check("qemu", "note", f"no {name} in PATH", "vhostnet makes NICs without it; running a VM needs it")
-    version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-    return Check("qemu", "ok", f"{path}: {version.partition(chr(10))[0]}")
+    version = qemu_version(path)
+    if version is None:
+        return Check("qemu", "note", f"{path} does not say its version", f"see what is wrong: {path} --version")
+    detail = f"{path}: {dotted(version)}"
+    if version < OLDEST_QEMU:
+        return Check("qemu", "note", detail, "7.2 is the oldest that is tried")
+    return Check("qemu", "ok", detail)
+
+
+def _find_qemu() -> str | None:
+    return shutil.which(f"qemu-system-{platform.machine()}")
+
+
+def qemu_version(path: str) -> Version | None:
+    """What the QEMU at *path* says it is; None if it does not run, or says none."""
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r"version (\d+)\.(\d+)\.(\d+)", said, re.ASCII)
+    return (int(found[1]), int(found[2]), int(found[3])) if found else None
 
 
 # --- what else acts on NICs here -------------------------------------------------------------------------
@@ -271,11 +293,12 @@ def _resources(program: Program) -> Iterator[Check]:
         yield Check(name, "fail", what, error.remedy, error)
 
 
-def _joined(engine: Engine, program: Program) -> Iterator[Check]:
+def _joined(engine: Engine, program: Program, specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
     joining = cost(program).ports
+    networks = {spec.bridge: spec.network for spec in specs}
     links = describe(engine, list(joining))
     for name, count in joining.items():
-        unfit = unfit_bridge(name, links.get(name), count)
+        unfit = unfit_bridge(name, links.get(name), count, networks.get(name))
         free = f"{name}: {MAX_PORTS - links[name].ports} ports free, {count} needed" if name in links else ""
         yield _failed("bridge", unfit) if unfit else Check("bridge", "ok", free)
 
@@ -288,6 +311,19 @@ def _names(engine: Engine, program: Program, specs: Sequence[InterfaceSpec]) -> 
         if row.ifname in taken:
             busy = host_error(errno.EBUSY, act="TAP_OPEN", call="TUNSETIFF", ifname=row.ifname, queue=None)
             yield _failed("name", name_taken(engine, row, busy))
+
+
+def _asked_of_qemu(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
+    """What the QEMU that is here would say to the NICs, or, where none is, what any would."""
+    path = _find_qemu()
+    version = qemu_version(path) if path else None
+    for spec in specs:
+        name = spec.ifname or "NIC"
+        try:
+            check_qemu(spec)
+        except SpecError as error:
+            yield _failed(name, error)
+        yield from (Check(name, "note", caveat) for caveat in caveats(spec, qemu=version))
 
 
 def _reserved(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:

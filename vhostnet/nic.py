@@ -23,7 +23,7 @@ from vhostnet.errors import NicClosed, vhost_problem
 from vhostnet.files import close_fd
 from vhostnet.forks import under_way
 from vhostnet.mac import tap_mac
-from vhostnet.plan import Act, Fds, NicRow, Op, Program, held_row, plan_attach
+from vhostnet.plan import Act, Fds, NicRow, Op, Program, held_row, plan_reset
 from vhostnet.qemu import Dialect
 from vhostnet.reasons import refusal
 from vhostnet.settling import watch
@@ -137,22 +137,34 @@ class Nic:
         bus: str | None = None,
         addr: str | None = None,
         dialect: Dialect = "classic",
+        exact: bool = False,
     ) -> list[str]:
-        """QEMU's arguments for this NIC, with the numbers its fds have here. As ``qemu.qemu_argv``."""
+        """QEMU's arguments for this NIC, with the numbers its fds have here: such that every QEMU starts with them.
+
+        Otherwise as ``qemu.qemu_argv``. With *exact*, libvirt's to the byte, whatever QEMU says to them.
+        """
         tap, vhost = self._fds()
-        return qemu.qemu_argv(self.spec, tap_fds=tap, vhost_fds=vhost, alias=alias, bus=bus, addr=addr, dialect=dialect)
+        spec = self.spec if exact else qemu.fitted(self.spec)
+        return qemu.qemu_argv(spec, tap_fds=tap, vhost_fds=vhost, alias=alias, bus=bus, addr=addr, dialect=dialect)
 
     def reset_queues(self) -> None:
-        """Attach every queue again, for the next QEMU on the same fds.
+        """Make it ready for the next QEMU: every queue attached, and every vhost-net fd fresh, all or none.
 
-        A QEMU that ends leaves queues 1..n detached, and the next one aborts on them. Raises HostError
-        (act ``ATTACH``), NicClosed.
+        A QEMU that ends leaves queues 1..n detached, and the next one aborts on them; and it stays the owner of the
+        vhost-net fds it had for as long as a copy is open. So those are closed (20 to 30 ms) and others opened: their
+        numbers change, ask qemu_argv() and ``fds`` again. Raises HostError (act ``VHOST_OPEN`` or ``ATTACH``), and
+        then the NIC has the fds it had; NicClosed.
         """
-        with self._lock:  # or the numbers could be somebody else's by then
-            program = plan_attach(self.held())
+        with under_way, self._lock:  # or the numbers could be somebody else's by then
+            stale = self._fds().vhost
+            program, _, row = self._runs[0]
+            program = plan_reset(self.held(), program.nics[row].vhost_path if stale else "")
             result = self._engine.run(program)
-        if result.failures:
-            raise refusal(program, result.failures[0])
+            if result.failures:
+                raise refusal(program, result.failures[0])
+            if stale:
+                self._owned[0] = cast(NicResult, result.nics[0]).fds
+                self._engine.close([Fds((), stale)])
 
     def settle(self, timeout: float = 3.0) -> bool:
         """Wait until udev is done with it and its MAC is ours for good; False after *timeout* seconds.

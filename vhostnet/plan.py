@@ -17,17 +17,18 @@ bridges that are only named: nothing is made where one is missing. Then:
 
 A batch runs all acts of one kind before the next kind, so netlink messages go out many to a send.
 
-A NIC that exists already (``held``) takes other acts: ATTACH for the next QEMU on its fds; ALTNAME or RENAME and
-LINK, in one send, for one that was made ahead and is taken now; DELETE, which takes link and fds away.
+A NIC that exists already (``held``) takes other acts: VHOST_OPEN and ATTACH for the next QEMU on it; ALTNAME or RENAME
+and LINK, in one send, for one that was made ahead and is taken now; DELETE, which takes link and fds away.
 """
 
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple, cast
+from typing import Final, Literal, NamedTuple, TypeVar, cast
 
 from vhostnet.errors import SpecError
 from vhostnet.mac import tap_mac
@@ -38,6 +39,7 @@ ALIASSIZ: Final = 128  # bytes of a mark, likewise; the kernel would take 256
 MAX_PORTS: Final = 1023  # of a bridge: the kernel's BR_MAX_PORTS is 1024, and port number 0 is never given
 DEFAULT_MTU: Final = 1500  # what the kernel gives a new TAP
 
+_T = TypeVar("_T")
 Qdisc = Literal["noqueue", "default"]
 QDISCS: Final = ("noqueue", "default")
 
@@ -64,6 +66,7 @@ class TunFlag(enum.IntFlag):
     TAP = 0x0002
     MULTI_QUEUE = 0x0100
     DETACH_QUEUE = 0x0400
+    PERSIST = 0x0800
     NO_PI = 0x1000
     VNET_HDR = 0x4000
     EXCL = 0x8000
@@ -73,8 +76,8 @@ class TunFlag(enum.IntFlag):
 class Link:
     """What the kernel says of a link that exists.
 
-    ``kind`` is its rtnetlink kind ("bridge", "tun", ""), ``ports`` how many a bridge has, ``tun_flags`` what a TUN or
-    TAP device was made with.
+    ``kind`` is its rtnetlink kind ("bridge", "tun", ""), ``ports`` how many a bridge has, ``tun_flags`` those
+    of a TUN or TAP device, as TUNGETIFF has them.
     """
 
     name: str
@@ -107,8 +110,8 @@ class NicRow(NamedTuple):
     ``master`` 0 leaves it to the run to look ``bridge`` up, before its first act: it must be there, be a
     bridge, and have a port left. ``mtu`` 0 is the bridge's. ``alias`` is the mark the link gets
     (IFLA_IFALIAS); ``wish`` the name that ALTNAME or RENAME gives it. With ``held`` the NIC exists: its fds
-    and ``ifindex`` are the caller's, and no act but DELETE closes them. With ``up`` the LINK act brings it
-    up, too: for one that was parked.
+    and ``ifindex`` are the caller's, and no act but DELETE closes them; held without vhost-net fds it can be
+    given some. With ``up`` the LINK act brings it up, too: for one that was parked.
     """
 
     ifname: str
@@ -163,7 +166,7 @@ class Program:
         for nic in self.nics:
             if not _sound(nic):
                 raise ValueError(f"a malformed row: {nic}")
-            held.append(nic.held is not None)
+            held.append(0 if nic.held is None else 1 + bool(nic.held.vhost))
         _check_acts(self.acts, tuple(held))
 
     def __str__(self) -> str:
@@ -177,18 +180,19 @@ class Program:
         return "\n".join(lines)
 
 
-_NEW_ONLY: Final = (Op.TAP_OPEN, Op.VHOST_OPEN, Op.SELFTEST)
-_HELD_ONLY: Final = (Op.ATTACH, Op.DELETE)
+# What is not for a NIC that is new, that is held, and that is held with vhost-net fds.
+_BARRED: Final = ((Op.ATTACH, Op.DELETE), (Op.TAP_OPEN, Op.SELFTEST), (Op.TAP_OPEN, Op.SELFTEST, Op.VHOST_OPEN))
+_STATES: Final = ("new", "held", "held with its vhost-net fds")
 
 
 @lru_cache(maxsize=8)  # most batches are like the one before
-def _check_acts(acts: tuple[Act, ...], held: tuple[bool, ...]) -> None:
+def _check_acts(acts: tuple[Act, ...], held: tuple[int, ...]) -> None:
     """Each is for a row that is there, and is held or not as the act must have it."""
     for op, row, _, _ in acts:
         if not 0 <= row < len(held):
             raise ValueError(f"no row {row} for {op.name}")
-        if op in (_NEW_ONLY if held[row] else _HELD_ONLY):
-            raise ValueError(f"{op.name} is for a NIC that is {'new' if held[row] else 'held'}, and row {row} is not")
+        if op in _BARRED[held[row]]:
+            raise ValueError(f"{op.name} is not for a NIC that is {_STATES[held[row]]}, as row {row} is")
 
 
 def _sound(nic: NicRow) -> bool:
@@ -281,12 +285,12 @@ def plan(
     """The Program that makes one NIC of each spec, under the name and with the mark that stand beside it.
 
     Bridges are left to the run to look up. *vhost* overrides the specs' own policy. With *park* the NICs are
-    left down. Raises SpecError for two NICs of one name or one MAC, and for a network that stands for no
-    bridge.
+    left down. Raises SpecError for two NICs of one name, for two of one MAC on one bridge, and for a network that
+    stands for no bridge.
     """
     if len(specs) > 1:
         _check_unique("ifname", names)
-        _check_unique("mac", [spec.mac for spec in specs])
+        _check_macs(specs)
     rows, policies = [], []
     for spec, name, mark in zip(specs, names, marks or [""] * len(names), strict=True):
         rows.append(_row(spec, name, mark, features))
@@ -343,9 +347,19 @@ _ALTNAME: Final = (Act(Op.ALTNAME, 0), *_LINK)
 _RENAME: Final = (Act(Op.RENAME, 0), *_LINK)
 
 
-def plan_attach(held: NicRow) -> Program:
-    """The Program that attaches queues 1..n again, so that a second QEMU can take the same fds."""
-    return Program((held,), (Act(Op.ATTACH, 0),))
+def plan_reset(held: NicRow, vhost_path: str) -> Program:
+    """The Program that makes a NIC ready for the next QEMU: fresh vhost-net fds, where there is a path, and every queue
+    attached.
+
+    A vhost-net fd has its first QEMU for an owner until the last copy of it is closed, ours among them.
+    """
+    if not vhost_path:
+        return Program((held,), _ATTACH)
+    row = held._replace(vhost_path=vhost_path, held=Fds(held.fds.tap, ()))
+    return Program((row,), (Act(Op.VHOST_OPEN, 0), *_ATTACH))
+
+
+_ATTACH: Final = (Act(Op.ATTACH, 0),)
 
 
 def plan_delete(held: Sequence[NicRow]) -> Program:
@@ -385,7 +399,7 @@ def _row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRo
         0,
         mtu,
         tap_mac(spec.mac),
-        features.ipv6,
+        features.ipv6 and bridge != "",  # one that is on no bridge is its guest's router, by its address
         mark,
     )
 
@@ -405,10 +419,20 @@ def _bridge_and_mtu(spec: InterfaceSpec) -> tuple[str, int]:
 
 
 def _check_unique(what: str, values: Sequence[str]) -> None:
+    twice = _first_twice(values)
+    if twice is not None:
+        raise SpecError("is asked for twice in one batch", attribute=what, value=twice)
+
+
+def _check_macs(specs: Sequence[InterfaceSpec]) -> None:
+    """A bridge forwards by MAC, so one MAC is one port of it. Clones of a VM on a bridge each are no harm."""
+    twice = _first_twice([(spec.bridge, spec.mac) for spec in specs if spec.bridge])
+    if twice is not None:
+        bridge, mac = twice
+        raise SpecError(f"is asked for twice on bridge {bridge!r} in one batch", attribute="mac", value=mac)
+
+
+def _first_twice(values: Sequence[_T]) -> _T | None:
     if len(set(values)) == len(values):
-        return
-    seen: set[str] = set()
-    for value in values:
-        if value in seen:
-            raise SpecError("is asked for twice in one batch", attribute=what, value=value)
-        seen.add(value)
+        return None
+    return next(value for value, times in Counter(values).items() if times > 1)

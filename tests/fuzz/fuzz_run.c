@@ -30,6 +30,7 @@
 
 #include <linux/ethtool.h>
 #include <linux/if.h>
+#include <linux/if_arp.h>
 #include <linux/if_bridge.h>
 #include <linux/if_link.h>
 #include <linux/if_tun.h>
@@ -153,19 +154,26 @@ static int fake_stat(const char *path, struct stat *status)
 
 static uint32_t groups[LINKS]; /* by ifindex; 0 is none */
 static bool deleted[LINKS];
+static uint8_t macs[LINKS][6];
 
 static int ifindex_of(const char *name)
 {
 	return 1 + (name[0] + name[1] * 7) % (LINKS - 1);
 }
 
-/* Each device has the MAC of its ifindex; now and then somebody gives it another. */
+/* Each device has the MAC of its ifindex until it is given another; now and then somebody else gives it one. */
 static int hardware_address(int fd, struct ifreq *request)
 {
-	request->ifr_hwaddr.sa_data[0] = 2;
-	request->ifr_hwaddr.sa_data[5] = (char)ifindex_of(names[fd]);
 	if (byte() >= 252)
-		request->ifr_hwaddr.sa_data[1] = (char)byte();
+		macs[ifindex_of(names[fd])][1] = byte();
+	memcpy(request->ifr_hwaddr.sa_data, macs[ifindex_of(names[fd])], 6);
+	return 0;
+}
+
+static int set_hardware_address(int fd, const struct ifreq *request)
+{
+	REQUIRE(request->ifr_hwaddr.sa_family == ARPHRD_ETHER);
+	memcpy(macs[ifindex_of(names[fd])], request->ifr_hwaddr.sa_data, 6);
 	return 0;
 }
 
@@ -240,6 +248,8 @@ static int fake_ioctl(int fd, unsigned long request, void *argument)
 		return tun_name(fd, argument);
 	case SIOCGIFHWADDR:
 		return hardware_address(fd, argument);
+	case SIOCSIFHWADDR:
+		return set_hardware_address(fd, argument);
 	case TUNGETFEATURES:
 		rubbish(argument, sizeof(unsigned int));
 		return 0;
@@ -347,7 +357,6 @@ static size_t put_link(char *to, const struct nlmsghdr *to_what, int ifindex, ui
 	} body = {
 		.head = { .ifi_index = ifindex },
 		.address = { sizeof(struct rtattr) + 6, IFLA_ADDRESS },
-		.mac = { 2, 0, 0, 0, 0, (uint8_t)ifindex },
 		.group = { sizeof(struct rtattr) + 4, IFLA_GROUP },
 		.value = group,
 		.info = { 2 * sizeof(struct rtattr) + 8, IFLA_LINKINFO },
@@ -355,6 +364,7 @@ static size_t put_link(char *to, const struct nlmsghdr *to_what, int ifindex, ui
 		.name = "bridge",
 	};
 
+	memcpy(body.mac, macs[ifindex % LINKS], 6);
 	return put_answer(to, to_what, RTM_NEWLINK, &body, sizeof(body));
 }
 
@@ -626,7 +636,9 @@ static bool act_is_sound(const struct vn_act *act, const struct vn_program *prog
 {
 	if (act->op > VN_DELETE || act->nic >= program->n_nics)
 		return false;
-	if (act->op == VN_TAP_OPEN || act->op == VN_VHOST_OPEN || act->op == VN_SELFTEST)
+	if (act->op == VN_VHOST_OPEN)
+		return !program->nics[act->nic].held || program->nics[act->nic].n_vhost == 0;
+	if (act->op == VN_TAP_OPEN || act->op == VN_SELFTEST)
 		return !program->nics[act->nic].held;
 	return (act->op != VN_ATTACH && act->op != VN_DELETE) || program->nics[act->nic].held;
 }
@@ -755,6 +767,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	memset(names, 0, sizeof(names[0]) * (size_t)next_fd_number);
 	memset(groups, 0, sizeof(groups));
 	memset(deleted, 0, sizeof(deleted));
+	memset(macs, 0, sizeof(macs));
+	for (int i = 0; i < LINKS; i++)
+		macs[i][0] = 2, macs[i][5] = (uint8_t)i;
 	next_fd_number = mapped = directories = threads = 0;
 	input = data;
 	left = size;

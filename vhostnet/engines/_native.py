@@ -119,7 +119,7 @@ def _run(program: Program, table: _Table) -> Result:
         if rc == 0 and not program.keep:
             return Result(tuple(map(_nic_result, table.nics)), results)
     except BaseException:  # such as a KeyboardInterrupt that waited for the call to end
-        _close_made(table.nics)
+        _close_made(program.nics, table.nics)
         raise
     failures = failures_of(program, results)
     if rc and not failures:
@@ -158,11 +158,12 @@ def _undo(program: Any) -> ActResult | None:
     return ActResult(-program.undo_error, CALLS[program.undo_call], None, 0) if program.undo_error else None
 
 
-def _close_made(nics: Any) -> None:
-    for nic in nics:
-        if not nic.held:
-            for fd in (*ffi.unpack(nic.vhost_fds, nic.n_vhost), *ffi.unpack(nic.tap_fds, nic.n_tap)):
-                close_fd(fd)
+def _close_made(rows: Sequence[NicRow], nics: Any) -> None:
+    """What the run opened: not what was held before."""
+    for row, nic in zip(rows, nics, strict=True):
+        made = {*ffi.unpack(nic.vhost_fds, nic.n_vhost), *ffi.unpack(nic.tap_fds, nic.n_tap)}
+        for fd in made.difference(row.fds.vhost, row.fds.tap):
+            close_fd(fd)
 
 
 def _link(name: str, link: Any) -> Link:

@@ -54,7 +54,11 @@ class _Run:
 
     def _unmake(self, *, every: bool) -> None:
         """Delete what this run made of the NICs that failed: by the group, and by closing what it could not have."""
-        failed = [nic for nic in self.nics if (nic.failed or every) and not nic.row.held]
+        failed = [nic for nic in self.nics if nic.failed or every]
+        # Of those that are held, what this run opened: vhost-net fds of one that had none.
+        held = [nic for nic in failed if nic.row.held and not nic.row.held.vhost]
+        close_fds([Doomed([], nic.vhost_fds, 0) for nic in held])
+        failed = [nic for nic in failed if not nic.row.held]
         for first in range(0, len(failed), DELETE_BATCH):
             doomed = [nic.doomed() for nic in failed[first : first + DELETE_BATCH]]
             delete_links(self.netlink, doomed, held=False)

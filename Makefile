@@ -55,7 +55,7 @@ test-faults: setup kernels  ## every kernel call refused with every errno, and k
 
 DEBIANS := bookworm trixie forky
 .PHONY: test-daemons
-test-daemons:  ## what udevd, networkd and NetworkManager of each Debian do to NICs, with examples/host/ and without: a minute each
+test-daemons:  ## what the daemons of three Debians do to NICs, with examples/host/ and without: a minute each
 	@for suite in $(DEBIANS); do \
 		echo "== $$suite"; \
 		tools/inside $$suite --once "$$(cat tests/daemons/packages)" -- python3 -m tests.daemons || exit; \

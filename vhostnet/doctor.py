@@ -30,6 +30,7 @@ State = Literal["ok", "note", "fail"]
 
 _EXAMPLES: Final = "examples/host"
 _APART: Final = "a network namespace of their own (-n)"
+_NO_IPV6: Final = "a line net.ipv6.conf.vnet*.addr_gen_mode = 1 in a later file of /etc/sysctl.d"
 _BRIDGED: Final = (
     "sysctl net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0, or a rule:"
     " iptables -I FORWARD -m physdev --physdev-is-bridged -j ACCEPT (with Docker in DOCKER-USER)"
@@ -199,7 +200,7 @@ def _surroundings() -> Iterator[Check]:
         yield _networkd(trial)
         if not trial.ipv6_kept and trial.networkd in (None, "unmanaged"):
             detail = "the host's sysctl settings switch IPv6 address generation on again, on every new NIC"
-            yield Check("sysctl", "note", detail, "a line -net.ipv6.conf.vnet*.addr_gen_mode in /etc/sysctl.d/")
+            yield Check("sysctl", "note", detail, _NO_IPV6)
     for switch in switches:
         yield from (Check("bridge", "note", *finding) for finding in _ways(switch))
     yield _netfilter(switches)

@@ -57,7 +57,8 @@ def main() -> int:
     """Count, print, keep the JSON; 0 where no MAC was wrong and no bridge's moved."""
     options = _options()
     if options.inside:
-        print(json.dumps(_inside(options)))
+        contestants = ways()
+        print(json.dumps(count({name: contestants[name] for name in options.who}, options.batches, options.nics)))
         return 0
     started = time.monotonic()
     result = run_module("bench.macs", [*sys.argv[1:], "--inside"], options.suite)
@@ -79,12 +80,10 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _inside(options: argparse.Namespace) -> dict[str, Any]:
-    """The host's facts, the counts, and how often each bridge's MAC moved."""
+def count(who: dict[str, Way], batches: Sequence[int], nics: int) -> dict[str, Any]:
+    """The host's facts, the counts, and how often each bridge's MAC moved. For under tools/with-udevd."""
     end_other()
     raise_file_limit()
-    contestants = ways()
-    who = {name: contestants[name] for name in options.who}
     _make_bridge(BARE)  # before there is a udevd to hear of it
     with udevd() as daemon:
         _make_bridge(STOCK)
@@ -92,9 +91,9 @@ def _inside(options: argparse.Namespace) -> dict[str, Any]:
         _check_bridges()
         bridges = {name: (index, mac) for index, (name, mac) in _links().items() if name in (STOCK, BARE)}
         with watched(dict(bridges.values())) as history:
-            counts = list(_counted(who, options.batches, options.nics, daemon))
+            counts = list(_counted(who, batches, nics, daemon))
     moves = {name: len(history[index]) - 1 for name, (index, _) in bridges.items()}
-    return {"host": report.host_facts(), "counts": [asdict(count) for count in counts], "moves": moves}
+    return {"host": report.host_facts(), "counts": [asdict(one) for one in counts], "moves": moves}
 
 
 def _make_bridge(name: str) -> None:

@@ -49,7 +49,7 @@ def _worlds(results: Results) -> str:
         aside, none = (_middle(results, f"{case.name}, {world}", "native") for world in (ASIDE, NONE))
         what = f"{case.queues} queue{'s' * (case.queues > 1)}, {case.batch} at a time"
         rows.append([what, *here, f"**{aside:,.0f}**", f"{none:,.0f}", f"{aside / none:.2f}"])
-    head = ["native, us a NIC", HERE, "until it has settled", "its CPU", ASIDE, NONE, "ratio of the last two"]
+    head = ["native, us a NIC", HERE, "until it has settled", "its CPU", ASIDE, NONE, "own / none"]
     return _table(head, rows)
 
 

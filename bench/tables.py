@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import libvirt, report
 from bench.cases import ASIDE, ENGINES, HERE, NONE, OTHERS, WORLD_CASES
-from bench.macs import BRIDGES
+from bench.macs import BRIDGES, moves
 from bench.worlds import CLOSED, CPU, OPENED, SETTLED
 
 Results = dict[str, Any]  # performance, macs and libvirt: the JSON of docs/
@@ -76,7 +76,7 @@ def _moves(results: Results) -> str:
     rows = []
     for result in results["macs"]:
         who = ", ".join(dict.fromkeys(one["who"] for one in result["counts"]))
-        rows.append([result["host"]["udevd"], who, *(str(result["moves"][name]) for name in BRIDGES)])
+        rows.append([result["host"]["udevd"], who, *map(str, moves(result).values())])
     return _table(["the MAC moved of a bridge with", "", *BRIDGES.values()], rows)
 
 

@@ -41,6 +41,14 @@ check: setup  ## the tests that need neither root nor a device: seconds
 test-faults: setup kernels  ## every kernel call refused with every errno, and killed at; vhost-net's in a guest: minutes
 	tests/faults/all
 
+DEBIANS := bookworm trixie forky
+.PHONY: test-daemons
+test-daemons:  ## what udevd, networkd and NetworkManager of each Debian do to NICs, with examples/host/ and without: a minute each
+	@for suite in $(DEBIANS); do \
+		echo "== $$suite"; \
+		tools/inside $$suite --once "$$(cat tests/daemons/packages)" -- python3 -m tests.daemons || exit; \
+	done
+
 .PHONY: torture
 torture: setup  ## races, crashes and a soak, and what they came to: minutes
 	$(PYTHON) -m tests.torture

@@ -332,6 +332,8 @@ static void read_tun(struct vn_link *link, const struct rtattr *info)
 			link->tun_flags |= value;
 		if (a->rta_type == IFLA_TUN_PI && !value)
 			link->tun_flags |= IFF_NO_PI;
+		if (a->rta_type == IFLA_TUN_PERSIST && value)
+			link->tun_flags |= IFF_PERSIST;
 		if (a->rta_type == IFLA_TUN_VNET_HDR && value)
 			link->tun_flags |= IFF_VNET_HDR;
 		if (a->rta_type == IFLA_TUN_MULTI_QUEUE && value)

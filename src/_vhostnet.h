@@ -132,7 +132,7 @@ struct vn_link {
 	uint8_t mac[32];
 	char kind[16];  /* "" for a link of no rtnetlink kind */
 	uint32_t ports; /* of a bridge: how many it has */
-	uint32_t tun_flags; /* of a TUN or TAP device: the ifr_flags it was made with */
+	uint32_t tun_flags; /* of a TUN or TAP device: its ifr_flags, as TUNGETIFF has them */
 };
 
 /*

@@ -243,6 +243,23 @@ def test_the_kernels_refusals_have_their_codes(bridge):
     assert (refused.returncode, "CAP_NET_ADMIN" in refused.stderr) == (4, True)
 
 
+@pytest.mark.tap
+def test_exec_refuses_what_no_qemu_starts_with_before_anything_is_made(bridge):
+    before = link_names()
+    text = PLAIN.replace("'virtio'", "'virtio-transitional'").replace("name=", "iommu='on' name=")
+    done = vhostnet("exec", "-", "--", "true", stdin=text)
+    assert (done.returncode, "no QEMU starts with both" in done.stderr) == (3, True)
+    assert link_names() == before
+
+
+@pytest.mark.tap
+def test_exec_asks_for_what_every_qemu_gives(bridge):
+    text = PLAIN.replace("name=", "tx_queue_size='1024' name=")
+    done = spawned("exec", "-", "--", "echo", stdin=text)
+    assert "tx_queue_size=256," in done.stdout
+    assert "warning: tx_queue_size=1024" in done.stderr
+
+
 # --- doctor ----------------------------------------------------------------------------------------------
 
 
@@ -287,6 +304,34 @@ def test_doctor_says_why_a_file_would_fail(bridge, tmp_path, text, code, says):
     assert done.returncode == code, done.stdout
     assert says in done.stdout
     assert link_names() == before
+
+
+@pytest.mark.tap
+@pytest.mark.qemu
+def test_doctor_knows_the_qemu_it_found(bridge, tmp_path):
+    file = tmp_path / "nic.xml"
+    file.write_text(PLAIN.replace("name=", "tx_queue_size='1024' name="))
+    checks = json.loads(vhostnet("doctor", "-j", str(file)).stdout)
+    (version,) = (check["detail"].rpartition(" ")[2] for check in checks if check["name"] == "qemu")
+    assert f"({version} " in checks[-1]["detail"]
+
+
+@pytest.mark.tap
+@pytest.mark.parametrize(
+    ("script", "state", "says"),
+    [
+        ("echo QEMU emulator version 11.1.2 '(Debian 1:11.1.2+ds-1)'", "ok", ": 11.1.2"),
+        ("echo QEMU emulator version 6.2.0", "note", ": 6.2.0"),
+        ("exit 1", "note", "does not say its version"),
+    ],
+)
+def test_doctor_reads_any_version(net, tmp_path, monkeypatch, script, state, says):
+    qemu = tmp_path / f"qemu-system-{os.uname().machine}"
+    qemu.write_text(f"#!/bin/sh\n{script}\n")
+    qemu.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (check,) = (check for check in json.loads(vhostnet("doctor", "-j").stdout) if check["name"] == "qemu")
+    assert (check["state"], says in check["detail"]) == (state, True)
 
 
 @pytest.mark.tap

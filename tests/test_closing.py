@@ -422,7 +422,7 @@ AGAIN = """
 import sys, vhostnet
 def spec(name):
     return vhostnet.InterfaceSpec(bridge=sys.argv[2], ifname=name, vhost="off")
-kept = vhostnet.open_nics([spec("x%d"), spec("y")], engine=sys.argv[1], on_error="keep")
+kept = vhostnet.open_nics([spec("two_digits_of%d"), spec("y")], engine=sys.argv[1], on_error="keep")
 print(kept[0].act, kept[0].errno, kept[1].ifname)
 kept[1].close()
 """
@@ -431,18 +431,67 @@ kept[1].close()
 @pytest.mark.slow
 def test_keep_gives_what_succeeded_when_there_is_no_looking_for_other_names(engine, bridge, no_leaks):
     need("strace")
-    ip("link add x0 type bridge")
+    names = take_every_name("two_digits_of%d")
     command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=socket:error=EMFILE:when=2"]
     command += [sys.executable, "-W", "error", "-c", AGAIN, engine, BRIDGE]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    ip("link del x0")
+    batch("link property del dev lo altname {}", names)
     assert (done.stdout.split(), done.stderr) == (["DESCRIBE", str(errno.EMFILE), "y"], "")
 
 
-def test_two_of_one_mac_are_refused_before_anything_is_touched(engine, bridge, no_leaks):
-    spec = InterfaceSpec(bridge=BRIDGE, vhost="off")
-    with pytest.raises(vhostnet.SpecError, match="asked for twice in one batch"):
+def take_every_name(template):
+    names = [template.replace("%d", str(number)) for number in range(100)]
+    batch("link property add dev lo altname {}", names)
+    return names
+
+
+def batch(command, names):
+    lines = "\n".join(command.format(name) for name in names)
+    subprocess.run(["ip", "-batch", "-"], input=lines, text=True, check=True)
+
+
+def test_a_template_whose_names_are_all_taken_is_refused(engine, bridge, no_leaks):
+    names = take_every_name("two_digits_of%d")
+    with pytest.raises(vhostnet.NameBusy, match="every name of this template is taken") as refused:
+        vhostnet.open_nic(named("two_digits_of%d"), engine=engine)
+    assert (refused.value.errno, refused.value.ifname) == (errno.EEXIST, "two_digits_of%d")
+    batch("link property del dev lo altname {}", names)
+
+
+def test_two_of_one_mac_on_one_bridge_are_refused_before_anything_is_touched(engine, bridge, no_leaks):
+    spec = InterfaceSpec(bridge=BRIDGE, vhost="off", mac="52:54:00:00:00:01")
+    with pytest.raises(vhostnet.SpecError, match=f"mac='52:54:00:00:00:01' is asked for twice on bridge '{BRIDGE}'"):
         vhostnet.open_nics([spec, spec], engine=engine)
+
+
+def test_clones_of_one_mac_each_on_its_own_bridge(engine, bridge, no_leaks):
+    """As a lab has them, one isolated bridge a copy; and on no bridge the MAC is the guest's affair."""
+    ip("link add br1 up type bridge")
+    fields = {"vhost": "off", "queues": 2, "mac": "52:54:00:00:00:01"}
+    places = [{"bridge": BRIDGE}, {"bridge": "br1"}, {"type": "ethernet"}, {"type": "ethernet"}]
+    nics = vhostnet.open_nics([InterfaceSpec(**fields, **place) for place in places], engine=engine)
+    assert {link(nic.ifname)["mac"] for nic in nics} == {"fe:54:00:00:00:01"}
+    assert [link(nic.ifname)["master"] for nic in nics] == [BRIDGE, "br1", None, None]
+    assert all(link(nic.ifname)["ifindex"] == nic.ifindex for nic in nics)
+    vhostnet.close_nics(nics)
+    ip("link del br1")
+
+
+def test_a_name_that_is_being_deleted_in_the_background_is_waited_for(engine, bridge, no_leaks):
+    """At once, over and over: never NameBusy. Also one that was a wish, and is an alternative name."""
+    for _ in range(20):
+        nics = vhostnet.open_nics([named(f"web{number}") for number in range(3)], engine=engine)
+        vhostnet.close_nics(nics, wait=False)
+    with vhostnet.NicPool(named(None), size=1, low=0, engine=engine) as pool:
+        for rename in (False, True, False):
+            pool.fill()
+            pool.give_back(pool.take(named("web1"), rename=rename))
+            vhostnet.close_nics([vhostnet.open_nic(named("web1"), engine=engine)], wait=False)
+    finish()
+
+
+def named(ifname):
+    return InterfaceSpec(bridge=BRIDGE, vhost="off", ifname=ifname)
 
 
 def test_every_nic_has_its_mark(engine, bridge):

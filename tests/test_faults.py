@@ -35,6 +35,7 @@ def state():  # without a netlink socket, which would be counted
     links = [line.partition(":")[0] for line in open("/proc/self/net/dev")]
     return [(path, os.readlink(path)) for path in paths if os.path.exists(path)], links
 spec = vhostnet.InterfaceSpec(bridge=sys.argv[2], ifname="mine", queues=2, vhost="off")
+vhostnet.select_engine(sys.argv[1])  # libffi keeps an fd of its own from when ctypes is imported
 before = state()
 try:
     vhostnet.open_nic(spec, engine=sys.argv[1]).close()

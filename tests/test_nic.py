@@ -4,6 +4,7 @@ import fcntl
 import gc
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import time
 import pytest
 from conftest import BRIDGE, link_names, need, open_fds, state
 from kernel import addrgenmode, ip, link
+from pyroute2 import IPRoute
 
 import vhostnet
 from vhostnet import InterfaceSpec, NicClosed
@@ -114,12 +116,45 @@ def test_generated_names_skip_what_exists(engine, bridge):
         assert nic.ifname == f"vnet{number + 3}"
 
 
+def test_a_routed_tap_keeps_the_kernels_ipv6_addresses(engine, net):
+    """It is its guest's router: its link-local address is the guest's gateway."""
+    with vhostnet.open_nic(InterfaceSpec(type="ethernet", vhost="off"), engine=engine) as nic:
+        assert addrgenmode(nic.ifname) == "eui64"
+        with IPRoute() as kernel:
+            (address,) = kernel.get_addr(index=nic.ifindex, family=socket.AF_INET6)
+    assert address.get("address").startswith("fe80::fc54:ff:fe")
+
+
 def test_templates_count_for_themselves(engine, bridge):
     specs = [InterfaceSpec(bridge=BRIDGE, ifname=f"{engine}%d.x", vhost="off") for _ in range(2)]
     nics = vhostnet.open_nics(specs, engine=engine)
-    assert [nic.ifname for nic in nics] == [f"{engine}0.x", f"{engine}1.x"]
-    for nic in nics:
-        nic.close()
+    first, second = (int(nic.ifname.removeprefix(engine).removesuffix(".x")) for nic in nics)
+    assert second == first + 1
+    vhostnet.close_nics(nics)
+
+
+def test_two_processes_begin_at_different_numbers():
+    """A rule for a dead VM's name is not to meet the next VM."""
+    code = "from vhostnet.host import name_for; print(name_for(None), name_for('tiny_name_ab%d'))"
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(6)]
+    names = [done.stdout.split() for done in runs]
+    assert len({name for name, _ in names}) == 6
+    for name, tiny in names:
+        assert re.fullmatch("vnet[0-9]{1,6}", name) and re.fullmatch("tiny_name_ab[0-9]{1,3}", tiny)
+
+
+def test_parent_and_child_do_not_count_through_the_same_names():
+    code = """
+import os
+from vhostnet.host import name_for
+name_for(None)
+read, write = os.pipe()
+if not os.fork():
+    os.write(write, name_for(None).encode())
+    os._exit(0)
+print(os.read(read, 99).decode() != name_for(None))
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
 
 
 def test_a_name_that_is_freed_is_not_given_again(engine, bridge):

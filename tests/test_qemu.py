@@ -128,6 +128,55 @@ def test_what_qemu_will_not_give_is_said():
     assert vhostnet.caveats(bare(tx_queue_size=256, rx_queue_size=1024)) == ()
 
 
+def test_what_no_qemu_gives_is_not_asked_of_one_that_is_started():
+    asked = bare(tx_queue_size=1024, rx_queue_size=1024, iommu=True)
+    with pytest.warns(VhostnetWarning) as caught:
+        spec = vhostnet.fitted(asked)
+    assert (spec.tx_queue_size, spec.rx_queue_size, spec.model) == (256, 1024, "virtio-non-transitional")
+    assert [str(warning.message).partition(":")[0] for warning in caught] == ["tx_queue_size=1024", "iommu='on'"]
+    assert vhostnet.fitted(spec) is spec  # and in silence
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tx_queue_size": 256},
+        {"iommu": True, "model": "virtio-non-transitional"},
+        {"iommu": True, "address": vhostnet.CcwAddress()},
+        {"iommu": False},
+        {"model": "igb", "mtu": 9000},
+    ],
+)
+def test_what_every_qemu_takes_is_left_alone(fields):
+    spec = bare(**fields)
+    assert vhostnet.fitted(spec) is spec
+    assert vhostnet.caveats(spec) == ()
+
+
+def test_what_no_qemu_starts_with_is_refused():
+    with pytest.raises(SpecError, match="no QEMU starts with both"):
+        vhostnet.fitted(bare(iommu=True, model="virtio-transitional"))
+
+
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [
+        ((7, 2, 22), "7.2.22 makes it 256 in silence"),
+        ((8, 0, 3), "8.0.3 makes it"),
+        ((8, 0, 4), "8.0.4 refuses to start"),
+        ((8, 1, 0), "refuses"),
+        ((11, 1, 2), "11.1.2 refuses"),
+    ],
+)
+def test_which_qemu_does_what_with_a_long_ring(version, says):
+    assert says in vhostnet.caveats(bare(tx_queue_size=512), qemu=version)[0]
+
+
+def test_a_model_that_an_old_qemu_lacks():
+    assert "7.2.22 has none" in vhostnet.caveats(bare(model="igb"), qemu=(7, 2, 22))[0]
+    assert vhostnet.caveats(bare(model="igb"), qemu=(8, 0, 0)) == ()
+
+
 def test_aliases_are_counted_as_libvirt_counts():
     specs = [bare(), bare(alias="net0"), bare(alias="ua-x"), bare()]
     assert vhostnet.assign_aliases(specs) == ["net1", "net0", "ua-x", "net2"]

@@ -43,6 +43,58 @@ def test_no_such_bridge(engine):
     assert "ip link add nowhere up type bridge" in error.remedy
 
 
+def test_the_bridge_of_a_network_is_libvirts_to_make(engine):
+    """`ip link add virbr0` would make one without DHCP, DNS or NAT."""
+    network = {"type": "network", "network": "my lab", "bridge": "virbr7"}
+    for wish in (lambda: refused(vhostnet.NoSuchBridge, spec(**network), engine=engine), lambda: planned(network)):
+        assert wish().remedy == "it is network 'my lab''s: virsh net-start 'my lab'"
+    error = refused(vhostnet.NoSuchBridge, spec(bridge="virbr0"), engine=engine)
+    assert error.remedy == "libvirt makes it with its network: virsh net-list --all, virsh net-start NETWORK"
+
+
+def planned(fields):
+    with pytest.raises(vhostnet.HostError) as caught:
+        vhostnet.plan_nics([spec(**fields)])
+    return caught.value
+
+
+def test_a_persistent_tap_that_nobody_has_open(engine, bridge):
+    ip("tuntap add mine mode tap multi_queue vnet_hdr")
+    error = refused(vhostnet.NameBusy, spec(ifname="mine"), engine=engine)
+    assert "nobody has it open and it is persistent: ip link del mine" in error.remedy
+    ip("link del mine")
+    with vhostnet.open_nic(spec(ifname="mine"), engine=engine):
+        error = refused(vhostnet.NameBusy, spec(ifname="mine"), engine=engine)
+        assert "ip link del" not in error.remedy
+
+
+@pytest.mark.vhost  # the kernels of the guests have Open vSwitch, too
+def test_a_bridge_of_open_vswitch_is_called_that(engine):
+    make_datapath("br-int")
+    error = refused(vhostnet.NotABridge, spec(bridge="br-int", ifname="mine"), engine=engine)
+    assert error.strerror == "'br-int' is an Open vSwitch bridge, and not a Linux bridge"
+    assert "ovs-vsctl add-port br-int" in error.remedy
+    assert planned({"bridge": "br-int"}).remedy == error.remedy
+
+
+def make_datapath(name):
+    """A datapath and its local port, without a daemon (linux/openvswitch.h: OVS_DP_CMD_NEW)."""
+    from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST, genlmsg
+    from pyroute2.netlink.generic import GenericNetlinkSocket
+
+    class Datapath(genlmsg):
+        fields = (*genlmsg.fields, ("dp_ifindex", "I"))
+        nla_map = (("OVS_DP_ATTR_UNSPEC", "none"), ("OVS_DP_ATTR_NAME", "asciiz"), ("OVS_DP_ATTR_UPCALL_PID", "uint32"))
+
+    subprocess.run(["modprobe", "openvswitch"], check=True)
+    with GenericNetlinkSocket() as generic:
+        generic.bind("ovs_datapath", Datapath)
+        message = Datapath()
+        message["cmd"], message["version"] = 1, 2
+        message["attrs"] = [("OVS_DP_ATTR_NAME", name), ("OVS_DP_ATTR_UPCALL_PID", 0)]
+        generic.nlm_request(message, msg_type=generic.prid, msg_flags=NLM_F_REQUEST | NLM_F_ACK)
+
+
 def test_not_a_bridge(engine):
     bridges.make_bridge("br0")
     error = refused(vhostnet.NotABridge, spec(bridge="br0"), spec(bridge="lo", ifname="mine"), engine=engine)

@@ -17,6 +17,7 @@ from vhostnet.engines import _uapi
 pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
 
 OWN, VHOST, LIBC = "vhostnet's own", "With vhost-net", "CPython's and the C library's"
+FIRST = {"AF_NETLINK": 16, "PR_SET_NAME": 15}  # what first arguments are called
 
 # The filter allows what argv[1] names, and kills the process at anything else.
 FILTERED = (
@@ -62,7 +63,7 @@ def rule(call):
     name, _, what = call.rstrip(")").partition("(")
     if name == "ioctl":
         return f"ioctl:1:{request(what)}"
-    return f"{name}:0:16" if what == "AF_NETLINK" else f"{name}::"
+    return f"{name}:0:{FIRST[what]}" if what else f"{name}::"
 
 
 def request(name):
@@ -133,7 +134,7 @@ def calls_since(text):
         if name == "ioctl":
             number = int(arguments.split(", ")[1].split()[0].rstrip(")"), 16)
             name = f"ioctl({known.get(number, hex(number))})"
-        made.add(f"socket({arguments.partition(',')[0]})" if name == "socket" else name)
+        made.add(f"{name}({arguments.partition(',')[0]})" if name in ("socket", "prctl") else name)
     return made
 
 

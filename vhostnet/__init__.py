@@ -37,7 +37,7 @@ from vhostnet.nic import Nic, Timing, Vhost
 from vhostnet.parse import parse_any, parse_domain, parse_interface
 from vhostnet.plan import Act, Fds, NicRow, Op, Program
 from vhostnet.pool import NicPool, PoolStats
-from vhostnet.qemu import assign_aliases, caveats, qemu_argv, qemu_properties
+from vhostnet.qemu import assign_aliases, caveats, fitted, qemu_argv, qemu_properties
 from vhostnet.spec import CcwAddress, InterfaceSpec, MmioAddress, PciAddress
 from vhostnet.survey import FoundNic, list_nics
 
@@ -85,6 +85,7 @@ __all__ = [
     "caveats",
     "close_nics",
     "cost",
+    "fitted",
     "limits",
     "list_nics",
     "open_nic",

@@ -29,7 +29,7 @@ def list_bridges() -> tuple[Bridge, ...]:
     """Every Linux bridge of this thread's network namespace."""
     links = list_links()
     ports = Counter(link.get("master") for link in links)
-    return tuple(_bridge(link, ports[link["index"]]) for link in links if _kind(link) == "bridge")
+    return tuple(_bridge(link, ports[link["index"]]) for link in links if kind(link) == "bridge")
 
 
 def list_links() -> list[Any]:
@@ -63,7 +63,8 @@ def _make_bridge(name: str, mtu: int | None) -> int:
         raise host_error(error.code, act="BRIDGE", call="RTM_NEWLINK", ifname=name, queue=None) from None
 
 
-def _kind(link: Any) -> str | None:
+def kind(link: Any) -> str | None:
+    """The kind of one of list_links(), such as ``bridge``."""
     info = link.get("linkinfo")
     return str(info.get("kind")) if info else None
 

@@ -25,11 +25,15 @@ from vhostnet import (
     VhostnetError,
     VhostUnavailable,
 )
+from vhostnet.netns import call_inside
+from vhostnet.qemu import check_qemu
 
 OK, REFUSED, USAGE, BAD_SPEC, NOT_PERMITTED, BUSY, CANNOT = range(7)
 
 EXIT_CODES = """exit codes: 0 done, 1 the kernel refused, 2 usage, 3 bad XML or spec, 4 not permitted, 5 name busy,
 6 this host cannot (no tun, no vhost-net)"""
+
+_NETNS = "this network namespace: a name (ip netns), or a path"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,6 +111,8 @@ def _exec(options: argparse.Namespace) -> int:
     specs = _specs(options.files, options)
     if not options.command_line:
         raise FileError("no command to run: vhostnet exec FILE... -- COMMAND [ARGUMENT...]")
+    for spec in specs:
+        check_qemu(spec)  # what no QEMU starts with is not made first
     with contextlib.ExitStack() as stack:
         nics = [stack.enter_context(nic) for nic in vhostnet.open_nics(specs, **_opening(options))]
         command = list(options.command_line)
@@ -120,6 +126,10 @@ def _exec(options: argparse.Namespace) -> int:
             os.execvp(command[0], command)
         except OSError as error:
             raise FileError(f"cannot run {command[0]!r}: {error.strerror}") from None
+
+
+def _doctor_there(options: argparse.Namespace) -> int:
+    return call_inside(options.netns, _doctor, options)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -315,11 +325,12 @@ def parser() -> argparse.ArgumentParser:
         "doctor", parents=[reading], help="say what this host can do, and why a file would fail"
     )
     doctor.add_argument("file", metavar="FILE", nargs="?", help="an <interface> or a <domain>")
-    doctor.set_defaults(run=_doctor)
+    doctor.add_argument("-n", "--netns", metavar="NETNS", help=f"look at {_NETNS}")
+    doctor.set_defaults(run=_doctor_there)
 
     listing = commands.add_parser("list", help="say which NICs here are ours, who made them and who has them open")
     listing.add_argument("-j", "--json", action="store_true", help="JSON out, errors on stderr too")
-    listing.add_argument("-n", "--netns", metavar="PATH", help="those of this network namespace")
+    listing.add_argument("-n", "--netns", metavar="NETNS", help=f"those of {_NETNS}")
     listing.set_defaults(run=_list)
 
     demo = commands.add_parser("demo", help="the whole job, in a network namespace of its own")
@@ -346,7 +357,7 @@ def _opening_options() -> argparse.ArgumentParser:
     group = argparse.ArgumentParser(add_help=False)
     group.add_argument("--engine", choices=("auto", "native", "pure"), default="auto", help="default: auto")
     group.add_argument("--vhost", choices=("auto", "require", "off"), help="instead of <driver name=>")
-    group.add_argument("-n", "--netns", metavar="PATH", help="make the NICs in this network namespace")
+    group.add_argument("-n", "--netns", metavar="NETNS", help=f"make the NICs in {_NETNS}")
     group.add_argument("--qdisc", choices=("noqueue", "default"), default="noqueue", help="default: noqueue")
     return group
 

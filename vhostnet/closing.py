@@ -32,14 +32,21 @@ def close_nics(nics: Iterable[Nic], *, wait: bool = True) -> None:
     (somebody has put another link into the group, or the TAP is not where it was) is closed by threads side by side.
 
     With *wait* False it returns at once, and one thread in the background deletes whatever has gathered; the
-    process's end waits for it. NICs of other network namespaces are deleted there.
+    process's end waits for it, and so does open_nics() for the names it asks for. NICs of other network namespaces are
+    deleted there.
     """
     with under_way:
+        nics = list(nics)
         doomed = [given for nic in nics if (given := nic.surrender())]
         if wait:
             _delete(doomed)
         else:
-            _background.add(doomed)
+            _background.add(doomed, {name for nic in nics for name in (nic.ifname, nic.spec.ifname) if name})
+
+
+def await_names(names: Iterable[str]) -> None:
+    """Return when none of these is the name of a NIC that close_nics() is deleting in the background."""
+    _background.await_names(names)
 
 
 def _delete(doomed: Doomed) -> None:
@@ -94,10 +101,15 @@ class _Background:
         self._lock = threading.Lock()
         self._gathered: Doomed = []
         self._working = False
+        # Of those that are gathered, and of those that are being deleted; with the names that were wished for.
+        self._names: set[str] = set()
+        self._leaving: set[str] = set()
+        self._deleted = threading.Condition(self._lock)
 
-    def add(self, doomed: Doomed) -> None:
+    def add(self, doomed: Doomed, names: set[str]) -> None:
         with self._lock:
             self._gathered += doomed
+            self._names |= names
             idle = not self._working and bool(self._gathered)
             self._working = self._working or idle
         if idle:
@@ -114,13 +126,23 @@ class _Background:
         while self._delete_gathered():
             pass
 
+    def await_names(self, names: Iterable[str]) -> None:
+        with self._deleted:
+            self._deleted.wait_for(lambda: (self._names | self._leaving).isdisjoint(names))
+
     def _delete_gathered(self) -> bool:
         """False when there was nothing."""
         with under_way:
             with self._lock:
                 doomed, self._gathered = self._gathered, []
+                self._leaving, self._names = self._names, set()
                 self._working = bool(doomed)
-            _delete(doomed)
+            try:
+                _delete(doomed)
+            finally:
+                with self._deleted:
+                    self._leaving = set()
+                    self._deleted.notify_all()
             return bool(doomed)
 
     def forget(self) -> None:

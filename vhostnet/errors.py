@@ -219,6 +219,10 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
         NameBusy,
         "the name is in use: choose another <target dev=>, or leave it out and one is generated",
     ),
+    ("TAP_OPEN", _errno.EEXIST): (
+        NameBusy,
+        "every name of this template is taken: choose one with more room for digits",
+    ),
     ("TAP_OPEN", _errno.EINVAL): (HostError, "the kernel refuses this name, or these flags: see vhostnet doctor"),
     ("TAP_OPEN", _errno.E2BIG): (QueueLimit, "the kernel gives a TAP at most 256 queues"),
     ("TAP_OPEN", _errno.ESTALE): (DeviceGone, _RENAMED),

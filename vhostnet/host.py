@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, overload
 
 from vhostnet import engines, udev
+from vhostnet.closing import await_names
 from vhostnet.cost import Limits, cost
 from vhostnet.engines import Engine, Result
-from vhostnet.errors import HostError, NameBusy, SpecError
+from vhostnet.errors import HostError, NameBusy, SpecError, host_error
 from vhostnet.files import allowed_files, open_files
 from vhostnet.forks import under_way
 from vhostnet.marks import make_marks
@@ -23,6 +26,7 @@ from vhostnet.reasons import describe, explained, free_memory, refusals, unfit_b
 from vhostnet.spec import DEFAULT_TAP, VHOST_POLICIES, InterfaceSpec, VhostPolicy
 
 NAME_TRIES: Final = 16  # how often a generated name may be snatched away before we give up
+_BEGINNINGS: Final = 10**6  # of the numbers in generated names: six digits, where there is room for more
 
 
 def open_nic(
@@ -77,10 +81,10 @@ def open_nics(
     """All the NICs of *specs*, in their order, or none: one engine call for the whole batch.
 
     *engine* is ``auto``, ``native`` or ``pure``. *vhost* overrides every spec's own policy: ``auto`` tries and
-    goes on without, ``require`` fails without, ``off`` does not try. *netns* (a path or an fd) is where the
-    NICs are made. *qdisc* ``noqueue`` is put on before UP; ``default`` leaves the kernel its own (slow and
-    large on multi-queue, but open to shaping). *selftest* proves once a process, on a private fd, that
-    vhost-net really takes a TAP.
+    goes on without, ``require`` fails without, ``off`` does not try. *netns* (a name of ip-netns(8), a path
+    or an fd) is where the NICs are made. *qdisc* ``noqueue`` is put on before UP; ``default`` leaves the kernel its
+    own (slow and large on multi-queue, but open to shaping). *selftest* proves once a process, on a private fd,
+    that vhost-net really takes a TAP.
 
     Raises SpecError for what cannot be meant, two NICs of one name or one MAC among it; HostError for what the
     host refuses; then nothing is left. Open files (RLIMIT_NOFILE) and the bridges' free ports are counted
@@ -146,8 +150,10 @@ def make_nics(engine: Engine, specs: Sequence[InterfaceSpec], how: How) -> list[
     Where *how* says keep there is a HostError in the place of each Nic that was refused. Where a udevd listens each is
     looked at once more when that is done with it.
     """
+    names = _names(specs)
+    await_names(names)
     born = time.time()
-    made = _make(engine, specs, how, _names(specs), NAME_TRIES)
+    made = _make(engine, specs, how, names, NAME_TRIES)
     if udev.listens():
         settle_later([nic for nic in made if isinstance(nic, Nic)], born)
     return made
@@ -183,9 +189,11 @@ def _go_on(
     if not how.keep and snatched:
         return _make(engine, specs, how, _free_names(engine, specs), tries - 1)
     if not how.keep:
-        raise explained(engine, program, next(iter(refused.values())))
+        raise explained(engine, program, next(iter(refused.values())), _networks(specs))
     made: list[Any] = [
-        explained(engine, program, refused[row]) if row in refused else Nic(spec, engine, Run(program, result, row))
+        explained(engine, program, refused[row], _networks(specs))
+        if row in refused
+        else Nic(spec, engine, Run(program, result, row))
         for row, spec in enumerate(specs)
         if row not in snatched
     ]
@@ -221,10 +229,15 @@ def _plan(engine: Engine, specs: Sequence[InterfaceSpec], vhost: VhostPolicy | N
     joining = cost(program).ports
     links = describe(engine, list(joining))
     for name, count in joining.items():
-        unfit = unfit_bridge(name, links.get(name), count)
+        unfit = unfit_bridge(name, links.get(name), count, _networks(specs).get(name))
         if unfit:
             raise unfit
     return resolve(program, links)
+
+
+def _networks(specs: Sequence[InterfaceSpec]) -> dict[str, str]:
+    """Bridge -> the libvirt network that it stands for."""
+    return {spec.bridge: spec.network for spec in specs if spec.bridge and spec.network}
 
 
 def draft(
@@ -262,6 +275,7 @@ class _Series(NamedTuple):
     numbers: Iterator[int]
 
 
+_TEMPLATE: Final = "vnet%d"
 _series: dict[str, _Series] = {}
 
 
@@ -269,12 +283,17 @@ def is_template(ifname: str | None) -> bool:
     return ifname is None or "%d" in ifname
 
 
+def _room(template: str | None) -> int:
+    return _series[template or _TEMPLATE].room
+
+
 def name_for(ifname: str | None) -> str:
     """*ifname* itself, or the next name of a template, from a counter of this process; never the kernel's own %d.
 
-    The kernel's costs a walk over every link, and gives a name again as soon as it is free.
+    The kernel's costs a walk over every link, and gives a name again as soon as it is free. The counter begins
+    anywhere, so that no process gives the names of the one before it, which some rule may still be about.
     """
-    template = ifname or "vnet%d"
+    template = ifname or _TEMPLATE
     if "%d" not in template:
         return template
     head, tail, room, numbers = _series.get(template) or _series.setdefault(template, _new_series(template))
@@ -283,7 +302,12 @@ def name_for(ifname: str | None) -> str:
 
 def _new_series(template: str) -> _Series:
     head, _, tail = template.partition("%d")
-    return _Series(head, tail, 10 ** (15 - len(head) - len(tail)), itertools.count())
+    room = 10 ** (15 - len(head) - len(tail))
+    anywhere = int.from_bytes(os.urandom(4), "big") % min(room, _BEGINNINGS)
+    return _Series(head, tail, room, itertools.count(anywhere))
+
+
+os.register_at_fork(after_in_child=_series.clear)  # or parent and child would give the same
 
 
 def _names(specs: Sequence[InterfaceSpec]) -> list[str]:
@@ -291,12 +315,20 @@ def _names(specs: Sequence[InterfaceSpec]) -> list[str]:
 
 
 def _free_names(engine: Engine, specs: Sequence[InterfaceSpec]) -> list[str]:
-    """As _names(), but without generated ones that exist already; one that was asked for is the kernel's to judge."""
+    """As _names(), but without generated ones that exist already; one that was asked for is the kernel's to judge.
+
+    Raises NameBusy for a template all of whose names are taken.
+    """
     free = _names(specs)
     unsure = [number for number, spec in enumerate(specs) if is_template(spec.ifname)]
+    tried: Counter[str | None] = Counter()
     while unsure:
         links = describe(engine, [free[number] for number in unsure])
         unsure = [number for number in unsure if free[number] in links]
         for number in unsure:
-            free[number] = name_for(specs[number].ifname)
+            template = specs[number].ifname
+            tried[template] += 1
+            if tried[template] > _room(template):
+                raise host_error(errno.EEXIST, act=Op.TAP_OPEN.name, call=None, ifname=template, queue=None)
+            free[number] = name_for(template)
     return free

@@ -10,9 +10,9 @@ import errno as _errno
 import os
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-from vhostnet.errors import HostError, NotPermitted, ResourceExhausted
+from vhostnet.errors import HostError, NotPermitted, ResourceExhausted, SpecError
 from vhostnet.files import close_fd
 
 CLONE_NEWUSER = 0x10000000
@@ -21,14 +21,17 @@ CLONE_NEWNET = 0x40000000
 _SYS_ADMIN = "entering one needs CAP_SYS_ADMIN in the user namespace that owns it, and in this process's own"
 _REMEDIES = {"open": "it must be readable: one in /proc is its process's owner's and root's (CAP_SYS_PTRACE)"}
 
+NAMED: Final = "/run/netns"  # where ip-netns(8) keeps those that have a name
+
 NetNs = str | os.PathLike[str] | int
 _T = TypeVar("_T")
 
 
 def call_inside(netns: NetNs | None, function: Callable[..., _T], *arguments: Any) -> _T:
-    """What *function* returns or raises, called inside *netns* (a path such as /run/netns/blue, or an fd of one).
+    """What *function* returns or raises, called inside *netns*: a name, a path or an fd of one.
 
-    None runs it here. Raises HostError with act ``NETNS`` when the namespace cannot be entered.
+    What has no slash is a name, as ip-netns(8) has them: ``vms`` is /run/netns/vms. None runs it here.
+    Raises HostError with act ``NETNS`` when the namespace cannot be entered.
     """
     if netns is None:
         return function(*arguments)
@@ -75,14 +78,38 @@ def _enter(netns: NetNs) -> None:
     if isinstance(netns, int):
         _libc("setns", netns, CLONE_NEWNET, what=f"fd {netns}")
         return
+    name, path = os.fspath(netns), path_of(netns)
     try:
-        fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _libc("setns", fd, CLONE_NEWNET, what=path)
+        finally:
+            close_fd(fd)
+    except HostError as error:
+        raise _of_name(name, error) from None
     except OSError as error:
-        raise _refused(error.errno or 0, os.fspath(netns), "open") from None
-    try:
-        _libc("setns", fd, CLONE_NEWNET, what=os.fspath(netns))
-    finally:
-        close_fd(fd)
+        raise _of_name(name, _refused(error.errno or 0, path, "open")) from None
+
+
+def path_of(netns: str | os.PathLike[str]) -> str:
+    """The file of a namespace that has a name; a path is one already. Raises SpecError for what can be neither."""
+    path = os.fspath(netns)
+    if path in ("", ".", "..") or "\0" in path:
+        raise SpecError("is not allowed", attribute="netns", value=path, expected="a name (ip netns), a path or an fd")
+    return path if "/" in path else f"{NAMED}/{path}"
+
+
+def _of_name(name: str, error: HostError) -> HostError:
+    """The same, with what ip-netns(8) does about a name that stands for nothing."""
+    if "/" in name or error.errno not in (_errno.ENOENT, _errno.EINVAL):
+        return error
+    if error.errno == _errno.EINVAL:  # the file that a namespace is mounted on
+        error.remedy = f"no namespace is mounted there: ip netns del {name}, and ip netns add {name}"
+    elif name.isdecimal():
+        error.remedy = f"digits are a name, too: ip netns add {name}; the namespace of a process is /proc/{name}/ns/net"
+    else:
+        error.remedy = f"make it: ip netns add {name}"
+    return error
 
 
 def unshare_net() -> None:
@@ -119,5 +146,5 @@ def _refused(errno: int, what: str, call: str) -> HostError:
     if isinstance(OSError(errno, ""), PermissionError):
         return NotPermitted(errno, problem, act="NETNS", call=call, remedy=_REMEDIES.get(call, _SYS_ADMIN))
     return HostError(
-        errno, problem, act="NETNS", call=call, remedy="name a network namespace: /run/netns/NAME, or an fd"
+        errno, problem, act="NETNS", call=call, remedy="give a network namespace: its name (ip netns), a path or an fd"
     )

@@ -137,10 +137,15 @@ class Nic:
         bus: str | None = None,
         addr: str | None = None,
         dialect: Dialect = "classic",
+        exact: bool = False,
     ) -> list[str]:
-        """QEMU's arguments for this NIC, with the numbers its fds have here. As ``qemu.qemu_argv``."""
+        """QEMU's arguments for this NIC, with the numbers its fds have here: such that every QEMU starts with them.
+
+        Otherwise as ``qemu.qemu_argv``. With *exact*, libvirt's to the byte, whatever QEMU says to them.
+        """
         tap, vhost = self._fds()
-        return qemu.qemu_argv(self.spec, tap_fds=tap, vhost_fds=vhost, alias=alias, bus=bus, addr=addr, dialect=dialect)
+        spec = self.spec if exact else qemu.fitted(self.spec)
+        return qemu.qemu_argv(spec, tap_fds=tap, vhost_fds=vhost, alias=alias, bus=bus, addr=addr, dialect=dialect)
 
     def reset_queues(self) -> None:
         """Make it ready for the next QEMU: every queue attached, and every vhost-net fd fresh, all or none.

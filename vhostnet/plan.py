@@ -24,10 +24,11 @@ and LINK, in one send, for one that was made ahead and is taken now; DELETE, whi
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple, cast
+from typing import Final, Literal, NamedTuple, TypeVar, cast
 
 from vhostnet.errors import SpecError
 from vhostnet.mac import tap_mac
@@ -38,6 +39,7 @@ ALIASSIZ: Final = 128  # bytes of a mark, likewise; the kernel would take 256
 MAX_PORTS: Final = 1023  # of a bridge: the kernel's BR_MAX_PORTS is 1024, and port number 0 is never given
 DEFAULT_MTU: Final = 1500  # what the kernel gives a new TAP
 
+_T = TypeVar("_T")
 Qdisc = Literal["noqueue", "default"]
 QDISCS: Final = ("noqueue", "default")
 
@@ -64,6 +66,7 @@ class TunFlag(enum.IntFlag):
     TAP = 0x0002
     MULTI_QUEUE = 0x0100
     DETACH_QUEUE = 0x0400
+    PERSIST = 0x0800
     NO_PI = 0x1000
     VNET_HDR = 0x4000
     EXCL = 0x8000
@@ -73,8 +76,8 @@ class TunFlag(enum.IntFlag):
 class Link:
     """What the kernel says of a link that exists.
 
-    ``kind`` is its rtnetlink kind ("bridge", "tun", ""), ``ports`` how many a bridge has, ``tun_flags`` what a TUN or
-    TAP device was made with.
+    ``kind`` is its rtnetlink kind ("bridge", "tun", ""), ``ports`` how many a bridge has, ``tun_flags`` those
+    of a TUN or TAP device, as TUNGETIFF has them.
     """
 
     name: str
@@ -282,12 +285,12 @@ def plan(
     """The Program that makes one NIC of each spec, under the name and with the mark that stand beside it.
 
     Bridges are left to the run to look up. *vhost* overrides the specs' own policy. With *park* the NICs are
-    left down. Raises SpecError for two NICs of one name or one MAC, and for a network that stands for no
-    bridge.
+    left down. Raises SpecError for two NICs of one name, for two of one MAC on one bridge, and for a network that
+    stands for no bridge.
     """
     if len(specs) > 1:
         _check_unique("ifname", names)
-        _check_unique("mac", [spec.mac for spec in specs])
+        _check_macs(specs)
     rows, policies = [], []
     for spec, name, mark in zip(specs, names, marks or [""] * len(names), strict=True):
         rows.append(_row(spec, name, mark, features))
@@ -396,7 +399,7 @@ def _row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRo
         0,
         mtu,
         tap_mac(spec.mac),
-        features.ipv6,
+        features.ipv6 and bridge != "",  # one that is on no bridge is its guest's router, by its address
         mark,
     )
 
@@ -416,10 +419,20 @@ def _bridge_and_mtu(spec: InterfaceSpec) -> tuple[str, int]:
 
 
 def _check_unique(what: str, values: Sequence[str]) -> None:
+    twice = _first_twice(values)
+    if twice is not None:
+        raise SpecError("is asked for twice in one batch", attribute=what, value=twice)
+
+
+def _check_macs(specs: Sequence[InterfaceSpec]) -> None:
+    """A bridge forwards by MAC, so one MAC is one port of it. Clones of a VM on a bridge each are no harm."""
+    twice = _first_twice([(spec.bridge, spec.mac) for spec in specs if spec.bridge])
+    if twice is not None:
+        bridge, mac = twice
+        raise SpecError(f"is asked for twice on bridge {bridge!r} in one batch", attribute="mac", value=mac)
+
+
+def _first_twice(values: Sequence[_T]) -> _T | None:
     if len(set(values)) == len(values):
-        return
-    seen: set[str] = set()
-    for value in values:
-        if value in seen:
-            raise SpecError("is asked for twice in one batch", attribute=what, value=value)
-        seen.add(value)
+        return None
+    return next(value for value, times in Counter(values).items() if times > 1)

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Final, NamedTuple
 
 from vhostnet import engines
-from vhostnet.closing import close_nics
+from vhostnet.closing import await_names, close_nics
 from vhostnet.engines import Result
 from vhostnet.errors import DeviceGone, PoolClosed, SpecError, VhostnetError
 from vhostnet.files import close_fd
@@ -255,6 +255,7 @@ class NicPool:
         wish = spec.ifname or ""
         if wish:
             wish = name_for(wish)
+            await_names([wish])
             program, run = self._plan(program.nics[0], spec, wish, rename)
         result = call_inside(self._netns, run)
         if self._home is not None and result.failures and result.failures[0].result.errno == errno.EXDEV:

@@ -1,5 +1,8 @@
 """(InterfaceSpec, fds) -> QEMU's arguments. Pure: nothing is opened, nothing is asked of the host.
 
+``qemu_argv`` writes what libvirt writes, to the byte. A QEMU that is really started gets the arguments of
+``fitted(spec)``: what no QEMU gives on a TAP is not asked of it, since some of them refuse to start then.
+
 Three dialects of the same two arguments. ``classic`` is libvirt's order and form up to its release 7,
 ``keyval`` that of libvirt 9 in front of a QEMU before 6.2, ``json`` that of libvirt 9 with QEMU 7.2 and
 later. Both orders stand in the tables below, once. Values are typed until the last step, which alone
@@ -11,8 +14,8 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, NamedTuple
 
 from vhostnet.errors import SpecError, VhostnetWarning
 from vhostnet.spec import CcwAddress, InterfaceSpec, MmioAddress, PciAddress, is_addr, is_id
@@ -21,6 +24,9 @@ Dialect = Literal["classic", "keyval", "json"]
 DIALECTS: Final = ("classic", "keyval", "json")
 Value = str | int | bool
 Properties = dict[str, Value]
+Version = tuple[int, int, int]
+
+MAX_TX_QUEUE_SIZE: Final = 256  # on a TAP; only vhost-user and vDPA get more
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,20 +212,86 @@ def assign_aliases(specs: Sequence[InterfaceSpec]) -> list[str]:
     return [spec.alias or next(free) for spec in specs]
 
 
-def caveats(spec: InterfaceSpec, alias: str = "net0") -> tuple[str, ...]:
-    """What QEMU will not give of what *spec* asks, each with the fact that is behind it."""
-    found = []
-    if (spec.tx_queue_size or 0) > 256:
-        found.append(
-            f"tx_queue_size={spec.tx_queue_size}: on a TAP QEMU silently makes it 256 "
-            "(only vhost-user and vDPA get more); rx_queue_size is honoured"
+# --- the QEMU that is started ----------------------------------------------------------------------------
+
+
+class _Misfit(NamedTuple):
+    """What no QEMU gives, the fact that is behind it, and the fields that ask for what it does give."""
+
+    fact: str
+    fields: dict[str, Any]
+
+
+def fitted(spec: InterfaceSpec) -> InterfaceSpec:
+    """*spec* less what no QEMU gives on a TAP, for a QEMU that is really started.
+
+    Warns (VhostnetWarning) of each thing that is not asked for. Raises SpecError for what excludes itself.
+    """
+    check_qemu(spec)
+    misfits = _misfits(spec, None)
+    for misfit in misfits:
+        warnings.warn(misfit.fact, VhostnetWarning, stacklevel=2)
+    changed = {name: value for misfit in misfits for name, value in misfit.fields.items()}
+    return replace(spec, **changed) if changed else spec
+
+
+def check_qemu(spec: InterfaceSpec) -> None:
+    """Raises SpecError for what no QEMU starts with, and nothing else can be asked for in its place."""
+    if spec.iommu and spec.pci and spec.model == "virtio-transitional":
+        raise SpecError(
+            "excludes model virtio-transitional: no QEMU starts with both",
+            attribute="iommu",
+            value=True,
+            expected="model virtio or virtio-non-transitional, or no iommu",
         )
+
+
+def caveats(spec: InterfaceSpec, alias: str = "net0", *, qemu: Version | None = None) -> tuple[str, ...]:
+    """What QEMU will not give of what *spec* asks, each with the fact that is behind it.
+
+    With *qemu*, a version such as ``(7, 2, 22)``: what that one would do.
+    """
+    found = [misfit.fact for misfit in _misfits(spec, qemu)]
+    if qemu and spec.model == "igb" and qemu < (8, 0, 0):
+        found.append(f"model igb: QEMU {dotted(qemu)} has none (8.0 was the first); e1000e is its elder")
     if spec.link_state == "down":
         found.append(
             "link state='down': QEMU has no argument for it; after the start send it "
             f'{{"execute": "set_link", "arguments": {{"name": "{alias}", "up": false}}}}'
         )
     return tuple(found)
+
+
+def _misfits(spec: InterfaceSpec, qemu: Version | None) -> list[_Misfit]:
+    found = []
+    if (spec.tx_queue_size or 0) > MAX_TX_QUEUE_SIZE:
+        fact = (
+            f"tx_queue_size={spec.tx_queue_size}: QEMU gives a TAP at most 256 ({_to_long_tx_queues(qemu)}; only "
+            "vhost-user and vDPA get more), so a QEMU that is started is asked for 256; rx_queue_size is honoured"
+        )
+        found.append(_Misfit(fact, {"tx_queue_size": MAX_TX_QUEUE_SIZE}))
+    if spec.iommu and spec.pci and spec.model == "virtio":
+        fact = (
+            "iommu='on': every QEMU refuses it for a virtio device that can be legacy, as 'virtio' can on "
+            "conventional PCI and on a root bus, so a QEMU that is started is asked for virtio-non-transitional"
+        )
+        found.append(_Misfit(fact, {"model": "virtio-non-transitional"}))
+    return found
+
+
+def _to_long_tx_queues(qemu: Version | None) -> str:
+    if qemu is None:
+        return "7.2 makes it 256 in silence, 8.0.4 and those from 8.1 on refuse to start"
+    does = "refuses to start" if qemu >= (8, 0, 4) else "makes it 256 in silence"
+    return f"{dotted(qemu)} {does}"
+
+
+def dotted(version: Version) -> str:
+    """``7.2.22``."""
+    return ".".join(map(str, version))
+
+
+# --- checking, writing -----------------------------------------------------------------------------------
 
 
 def _check_fds(spec: InterfaceSpec, tap_fds: Sequence[int], vhost_fds: Sequence[int]) -> None:

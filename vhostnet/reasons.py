@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vhostnet.cost import cost
@@ -15,12 +16,14 @@ from vhostnet.errors import (
     Holder,
     HostError,
     NameBusy,
+    NoSuchBridge,
+    NotABridge,
     ResourceExhausted,
     host_error,
 )
 from vhostnet.files import allowed_files, open_files
 from vhostnet.holders import find_holders
-from vhostnet.plan import MAX_PORTS, Link, NicRow, Op, Program, fds_needed, flag_names
+from vhostnet.plan import MAX_PORTS, Link, NicRow, Op, Program, TunFlag, fds_needed, flag_names
 
 
 def refusal(program: Program, failure: Failure) -> HostError:
@@ -61,12 +64,14 @@ def describe(engine: Engine, names: Sequence[str]) -> dict[str, Link]:
         raise host_error(error.errno or 0, act="DESCRIBE", call=call, ifname=None, queue=None) from None
 
 
-def explained(engine: Engine, program: Program, error: HostError) -> HostError:
-    """The same, with what there is on this host that tells why."""
+def explained(engine: Engine, program: Program, error: HostError, networks: Mapping[str, str]) -> HostError:
+    """The same, with what there is on this host that tells why; *networks* are those that bridges stand for."""
     row = next(nic for nic in program.nics if nic.ifname == error.ifname)
     try:
         if isinstance(error, BridgeFull):
             _count_ports(engine, program, row, error)
+        elif isinstance(error, (NoSuchBridge, NotABridge)):
+            _say_of_bridge(error, row.bridge, describe(engine, [row.bridge]).get(row.bridge), networks.get(row.bridge))
         elif error.act == Op.TAP_OPEN.name and error.errno in (errno.EBUSY, errno.EINVAL):
             return name_taken(engine, row, error)
         elif isinstance(error, ResourceExhausted):
@@ -79,8 +84,11 @@ def explained(engine: Engine, program: Program, error: HostError) -> HostError:
 # --- bridges ---------------------------------------------------------------------------------------------
 
 
-def unfit_bridge(name: str, link: Link | None, joining: int) -> HostError | None:
-    """Why so many NICs could not join the bridge *name*, which is *link*; None when they could."""
+def unfit_bridge(name: str, link: Link | None, joining: int, network: str | None = None) -> HostError | None:
+    """Why so many NICs could not join the bridge *name*, which is *link*; None when they could.
+
+    *network* is the libvirt network that it stands for, where there is one.
+    """
     code = 0
     if link is None:
         code = errno.ENODEV
@@ -93,7 +101,23 @@ def unfit_bridge(name: str, link: Link | None, joining: int) -> HostError | None
     error = host_error(code, act=Op.LINK.name, call="RTM_GETLINK", ifname=None, queue=None, subject=name)
     if link and code == errno.EXFULL:
         error.strerror = _full(name, link.ports, joining)
+    else:
+        _say_of_bridge(error, name, link, network)
     return error
+
+
+_LIBVIRTS = re.compile(r"virbr[0-9]+", re.ASCII)
+
+
+def _say_of_bridge(error: HostError, name: str, link: Link | None, network: str | None) -> None:
+    """A bridge that is libvirt's to make, or that is another system's."""
+    if link is None and network:
+        error.remedy = f"it is network {network!r}'s: virsh net-start {shlex.quote(network)}"
+    elif link is None and _LIBVIRTS.fullmatch(name):
+        error.remedy = "libvirt makes it with its network: virsh net-list --all, virsh net-start NETWORK"
+    elif link and link.kind == "openvswitch":
+        error.strerror = f"{name!r} is an Open vSwitch bridge, and not a Linux bridge"
+        error.remedy = f"use type='ethernet', and plug the TAP in: ovs-vsctl add-port {name} TAP"
 
 
 def _count_ports(engine: Engine, program: Program, row: NicRow, error: BridgeFull) -> None:
@@ -119,11 +143,18 @@ def name_taken(engine: Engine, row: NicRow, error: HostError) -> HostError:
     kind = FlagMismatch if link.kind == "tun" and asked != found else NameBusy
     taken = _taken_by(link, found, holders)
     busy = kind(error.errno or 0, taken, act=error.act, call=error.call, ifname=row.ifname, queue=error.queue)
-    busy.remedy = "choose another <target dev=>, or leave it out and one is generated"
+    busy.remedy = _OTHER_NAME
+    if link.tun_flags & TunFlag.PERSIST and not holders:
+        busy.remedy = (
+            f"nobody has it open and it is persistent: ip link del {row.ifname}, if nobody needs it; or {_OTHER_NAME}"
+        )
     busy.holders, busy.undoing = holders, error.undoing
     if isinstance(busy, FlagMismatch):
         busy.asked, busy.found = asked, found
     return busy
+
+
+_OTHER_NAME = "choose another <target dev=>, or leave it out and one is generated"
 
 
 def _taken_by(link: Link, flags: Sequence[str], holders: Sequence[Holder]) -> str:

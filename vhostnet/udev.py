@@ -50,3 +50,13 @@ def is_done(ifindex: int, since: float) -> bool:
         return os.stat(f"{_DATA}{ifindex}").st_mtime > since - _TICK
     except OSError:
         return False
+
+
+def link_file(ifindex: int) -> str:
+    """The .link file by which udev settled a link; empty where it has not, or tells us nothing."""
+    try:
+        with open(f"{_DATA}{ifindex}", errors="replace") as data:
+            found = [line.partition("=")[2] for line in data if line.startswith("E:ID_NET_LINK_FILE=")]
+    except OSError:
+        return ""
+    return found[0].rstrip("\n") if found else ""

@@ -120,5 +120,6 @@ def _read_tun(data: bytes) -> int:
     told = {kind: value[0] for kind, value in attributes(data) if len(value) == 1}
     flags = told.get(uapi.IFLA_TUN_TYPE, 0)
     flags |= TunFlag.NO_PI * (told.get(uapi.IFLA_TUN_PI) == 0)
+    flags |= TunFlag.PERSIST * bool(told.get(uapi.IFLA_TUN_PERSIST))
     flags |= TunFlag.VNET_HDR * bool(told.get(uapi.IFLA_TUN_VNET_HDR))
     return flags | TunFlag.MULTI_QUEUE * bool(told.get(uapi.IFLA_TUN_MULTI_QUEUE))

@@ -193,7 +193,10 @@ def _surroundings() -> Iterator[Check]:
     except OSError as refused:
         what = "what udevd, networkd and sysctl settings do to a new NIC"
         yield Check(
-            "udev", "note", f"{what} is not known, since none can be made ({refused.strerror})", "run it as root"
+            "udev",
+            "note",
+            f"{what} is not known, since none can be made ({refused.strerror or refused})",
+            "run it as root",
         )
     else:
         yield _udev(trial)

@@ -53,10 +53,9 @@ check: setup  ## the tests that need neither root nor a device: seconds
 test-faults: setup kernels  ## every kernel call refused with every errno, and killed at; vhost-net's in a guest: minutes
 	tests/faults/all
 
-DEBIANS := bookworm trixie forky
 .PHONY: test-daemons
 test-daemons:  ## what the daemons of three Debians do to NICs, with examples/host/ and without: a minute each
-	@for suite in $(DEBIANS); do \
+	@for suite in $(SUITES); do \
 		echo "== $$suite"; \
 		tools/inside $$suite --once "$$(cat tests/daemons/packages)" -- python3 -m tests.daemons || exit; \
 	done

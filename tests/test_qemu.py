@@ -1,5 +1,6 @@
 """QEMU's arguments: golden pairs, and what is refused before it could become an option."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -180,3 +181,47 @@ def test_a_model_that_an_old_qemu_lacks():
 def test_aliases_are_counted_as_libvirt_counts():
     specs = [bare(), bare(alias="net0"), bare(alias="ua-x"), bare()]
     assert vhostnet.assign_aliases(specs) == ["net1", "net0", "ua-x", "net2"]
+
+
+def machine(*fields, **how):
+    specs = [bare(**one) for one in fields]
+    return [spec.alias for spec in vhostnet.assign_machine(specs, **how)]
+
+
+def test_a_generated_id_is_given_anew_where_it_clashes():
+    assert machine({"alias": "net0"}, {"alias": "net0"}, {}, {"alias": "net1"}) == ["net0", "net2", "net3", "net1"]
+    assert machine({"alias": "net0"}, {}, taken={"net0", "net1"}) == ["net2", "net3"]
+
+
+def test_nothing_else_of_a_nic_is_changed():
+    spec = bare(address=PciAddress(slot=3), boot_order=1, queues=2)
+    (same,) = vhostnet.assign_machine([spec])
+    assert same == dataclasses.replace(spec, alias="net0")
+
+
+@pytest.mark.parametrize(
+    ("fields", "others"),
+    [
+        ({"alias": "ua-x"}, {}),
+        ({"boot_order": 1}, {}),
+        ({"acpi_index": 7}, {}),
+        ({"address": PciAddress(slot=3)}, {}),
+        ({"address": PciAddress(slot=3)}, {"address": PciAddress(slot=3, multifunction=True)}),
+        ({"address": vhostnet.CcwAddress(devno=3)}, {}),
+    ],
+)
+def test_what_a_machine_has_once_is_refused_twice(fields, others):
+    first, second = bare(**fields), dataclasses.replace(bare(**{**fields, **others}), mac="52:54:00:00:00:02")
+    with pytest.raises(SpecError, match="of NIC 52:54:00:00:00:02 is that of NIC 52:54:00:00:00:01") as caught:
+        vhostnet.assign_machine([first, bare(), second])
+    assert caught.value.attribute == next(iter(fields))
+
+
+@pytest.mark.parametrize("address", [None, vhostnet.MmioAddress(), vhostnet.CcwAddress()])
+def test_places_that_qemu_finds_can_be_asked_for_many_times(address):
+    assert machine({"address": address}, {"address": address}) == ["net0", "net1"]
+
+
+def test_functions_of_one_slot_are_different_places():
+    several = [{"address": PciAddress(slot=3, function=number)} for number in range(3)]
+    assert machine(*several) == ["net0", "net1", "net2"]

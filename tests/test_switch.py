@@ -52,6 +52,29 @@ def test_frames_pass_between_a_nic_and_the_host(engine):
     assert json.loads(done.stdout) == {"up": True, "down": True, "here": ["lo", "vms0"]}
 
 
+# From one guest's fd to the other's.
+BETWEEN = """
+import os, select, sys, vhostnet
+spec = [vhostnet.InterfaceSpec(bridge="br0", mac=f"52:54:00:00:00:0{n}", vhost="off") for n in (1, 2)]
+one, other = vhostnet.open_nics(spec, netns=sys.argv[1] or None)
+packet = "4500002e000000004011f6bbc0000201c000020200010002001a0000"
+frame = bytes.fromhex("525400000002" "525400000001" "0800" + packet).ljust(60, b".")
+os.write(one.tap_fds[0], bytes(10) + frame)
+passed = bool(select.select([other.tap_fds[0]], [], [], 2)[0]) and os.read(other.tap_fds[0], 2048)[10:] == frame
+vhostnet.close_nics([one, other])
+sys.exit(not passed)
+"""
+DROPS = "sysctl -qw net.bridge.bridge-nf-call-iptables=1 && iptables -P FORWARD DROP"
+
+
+@pytest.mark.parametrize(("netns", "code"), [("", 1), ("vms", 0)])
+def test_the_hosts_firewall_is_not_in_the_way(netns, code):
+    """What Docker leaves behind (FORWARD drops, bridges call netfilter) holds for the host's own bridges."""
+    setup = f"ip link add br0 up type bridge && {SWITCH} up && {DROPS}"
+    done = apart(sys.executable, "-c", BETWEEN, netns, setup=setup)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
 XML = "<interface type='bridge'><model type='virtio'/><driver name='qemu'/><source bridge='br0'/></interface>"
 QMP = '{"execute": "qmp_capabilities"}{"execute": "query-rx-filter"}{"execute": "quit"}'
 

@@ -1,4 +1,4 @@
-"""The unit of examples/: what systemd says of it, and a real run, on this kernel, in a container."""
+"""The units of examples/: what systemd says of it, and a real run, on this kernel, in a container."""
 
 import json
 import subprocess
@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT, lacks, need
 
 UNIT = ROOT / "examples" / "vhostnet.service"
+SWITCH = ROOT / "examples" / "host" / "vms-switch"
 EXPOSURE = 20  # tenths: "OK" on the scale of systemd-analyze, where 100 is a service with every privilege
 
 PLAIN = "[Unit]\nDefaultDependencies=no\n"
@@ -164,3 +165,17 @@ def test_with_one_line_less_what_is_missing_is_named(engine, units, tmp_path):
     assert "DeviceAllow=/dev/net/tun rw" in said["device"][0]
     assert "RestrictAddressFamilies=AF_NETLINK" in said["netlink"][0]
     assert "CAP_NET_ADMIN" in said["capability"][0]
+
+
+@pytest.mark.tap
+def test_a_switch_is_there_from_boot_on_and_another_unit_runs_in_it(units, tmp_path):
+    """The example makes it; who says NetworkNamespacePath= is where the NICs are."""
+    text = SWITCH.with_suffix(".service").read_text().replace("/usr/local/sbin/vms-switch", str(SWITCH))
+    (tmp_path / "vms-switch.service").write_text(text)
+    where = f"Type=oneshot\nNetworkNamespacePath=/run/netns/vms\nStandardOutput=file:{tmp_path}/told\n"
+    after = END.replace("vhostnet", "vms-switch") + "Requires=vms-switch.service\n"
+    units("inside.service", text=f"{after}[Service]\n{where}ExecStart=ip -br link\n")
+    units("main.target", text="Wants=inside.service\n")
+    log = boot(tmp_path)
+    told = [line.split()[0].partition("@")[0] for line in (tmp_path / "told").read_text().splitlines()]
+    assert told == ["lo", "br0", "host"], log

@@ -34,10 +34,11 @@ from vhostnet.errors import (
 from vhostnet.host import limits, open_nic, open_nics, plan_nics
 from vhostnet.marks import Mark
 from vhostnet.nic import Nic, Timing, Vhost
+from vhostnet.others import effects
 from vhostnet.parse import parse_any, parse_domain, parse_interface
 from vhostnet.plan import Act, Fds, NicRow, Op, Program
 from vhostnet.pool import NicPool, PoolStats
-from vhostnet.qemu import assign_aliases, caveats, fitted, qemu_argv, qemu_properties
+from vhostnet.qemu import assign_aliases, assign_machine, caveats, fitted, qemu_argv, qemu_properties
 from vhostnet.spec import CcwAddress, InterfaceSpec, MmioAddress, PciAddress
 from vhostnet.survey import FoundNic, list_nics
 
@@ -82,9 +83,11 @@ __all__ = [
     "VhostnetError",
     "VhostnetWarning",
     "assign_aliases",
+    "assign_machine",
     "caveats",
     "close_nics",
     "cost",
+    "effects",
     "fitted",
     "limits",
     "list_nics",

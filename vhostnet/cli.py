@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,9 +26,11 @@ from vhostnet import (
     VhostnetError,
     VhostUnavailable,
 )
+from vhostnet.command import Command, closers, read_command, settle, unplaced
 from vhostnet.netns import call_inside
 from vhostnet.qemu import check_qemu
 
+UDEV_TIME = 3.0  # seconds that exec waits for udev, where one listens: it takes 2 to 13 ms
 OK, REFUSED, USAGE, BAD_SPEC, NOT_PERMITTED, BUSY, CANNOT = range(7)
 
 EXIT_CODES = """exit codes: 0 done, 1 the kernel refused, 2 usage, 3 bad XML or spec, 4 not permitted, 5 name busy,
@@ -48,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _warnings_shown():
         try:
             return int(options.run(options))
-        except (VhostnetError, FileError) as error:
+        except (VhostnetError, UsageError) as error:
             _show(error, options.json)
             return exit_code(error)
         except BrokenPipeError:
@@ -61,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def exit_code(error: BaseException) -> int:
     """What the shell gets for *error*."""
     for kind, code in (
-        (FileError, USAGE),
+        (UsageError, USAGE),
         (SpecError, BAD_SPEC),
         (NotPermitted, NOT_PERMITTED),
         (NameBusy, BUSY),
@@ -72,8 +75,8 @@ def exit_code(error: BaseException) -> int:
     return REFUSED
 
 
-class FileError(Exception):
-    """A file named on the command line cannot be read."""
+class UsageError(Exception):
+    """The command line cannot be followed: a file that cannot be read, a command that cannot be run."""
 
 
 # --- the commands ----------------------------------------------------------------------------------------
@@ -82,7 +85,7 @@ class FileError(Exception):
 def _argv(options: argparse.Namespace) -> int:
     specs = _specs([options.file], options)
     if len(specs) != 1:
-        raise SpecError(f"the file has {len(specs)} interfaces", expected="one: 'argv' takes the fds of one NIC")
+        raise SpecError(f"the file has {len(specs)} interfaces", expected="one, or --nic to pick it: 'argv' is for one")
     argv = vhostnet.qemu_argv(
         specs[0],
         tap_fds=options.tap_fds,
@@ -97,35 +100,60 @@ def _argv(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    program = vhostnet.plan_nics(_specs(options.files, options), **_opening(options))
+    specs = vhostnet.assign_machine(_specs(options.files, options))
+    program = vhostnet.plan_nics(specs, **_opening(options))
     cost = vhostnet.cost(program)
     left = vhostnet.limits(program, engine=options.engine, netns=options.netns)
+    notes = vhostnet.effects(specs, program, engine=options.engine, netns=options.netns)
     if options.json:
-        print(json.dumps({**_program_json(program), "cost": cost._asdict(), "left": left._asdict()}))
+        print(json.dumps({**_program_json(program), "cost": cost._asdict(), "left": left._asdict(), "notes": notes}))
     else:
-        print(program, _cost_line(cost, left), sep="\n")
+        print(program, _cost_line(cost, left), *(f"note: {note}" for note in notes), sep="\n")
     return OK
 
 
 def _exec(options: argparse.Namespace) -> int:
-    specs = _specs(options.files, options)
     if not options.command_line:
-        raise FileError("no command to run: vhostnet exec FILE... -- COMMAND [ARGUMENT...]")
-    for spec in specs:
-        check_qemu(spec)  # what no QEMU starts with is not made first
+        raise UsageError("no command to run: vhostnet exec FILE... -- COMMAND [ARGUMENT...]")
+    command = read_command(options.command_line)
+    options.no_address |= options.bus is not None
+    specs = _settled(_specs(options.files, options), command)
+    for closer in closers(command):
+        _say(f"{closer}: QEMU would not have those of its NICs; run vhostnet itself by it (sudo vhostnet exec ...)")
     with contextlib.ExitStack() as stack:
         nics = [stack.enter_context(nic) for nic in vhostnet.open_nics(specs, **_opening(options))]
-        command = list(options.command_line)
-        for nic, alias in zip(nics, vhostnet.assign_aliases(specs), strict=True):
-            command += nic.qemu_argv(alias=alias, dialect=options.dialect)
+        words = list(options.command_line)
+        for nic in nics:
+            words += nic.qemu_argv(bus=options.bus, dialect=options.dialect)
             for fd in nic.fds:
                 os.set_inheritable(fd, True)
+        _await_udev(nics)
         for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and exec would hand that on
             signal.signal(ignored, signal.SIG_DFL)
         try:
-            os.execvp(command[0], command)
+            os.execvp(words[0], words)
         except OSError as error:
-            raise FileError(f"cannot run {command[0]!r}: {error.strerror}") from None
+            raise UsageError(f"cannot run {words[0]!r}: {error.strerror}") from None
+
+
+def _await_udev(nics: Sequence[vhostnet.Nic]) -> None:
+    """Whoever looks at their MACs when udev is done is gone once this process is QEMU."""
+    until = time.monotonic() + UDEV_TIME
+    for nic in nics:
+        if not nic.settle(max(0.0, until - time.monotonic())):
+            _say(f"{nic.ifname}: udev is not done with it after {UDEV_TIME:.0f} s, and may give it another MAC yet")
+
+
+def _settled(specs: list[InterfaceSpec], command: Command) -> list[InterfaceSpec]:
+    """The NICs as they fit into the machine that *command* starts; what never fits is refused before it is made."""
+    settled = []
+    for spec in specs:
+        fit, note = settle(spec, command)
+        if note:
+            _say(f"NIC {spec.mac}: {note}")
+        check_qemu(fit)
+        settled.append(fit)
+    return vhostnet.assign_machine(settled, taken=command.aliases)
 
 
 def _doctor_there(options: argparse.Namespace) -> int:
@@ -151,7 +179,7 @@ def _examine(options: argparse.Namespace, doctor: Any) -> Iterator[Any]:
     yield from doctor.examine()
     if options.file:
         try:
-            specs = _specs([options.file], options)
+            specs = vhostnet.assign_machine(_specs([options.file], options))
         except SpecError as error:
             yield doctor.Check("file", "fail", str(error), "", error)
         else:
@@ -179,14 +207,23 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _specs(files: Sequence[str], options: argparse.Namespace) -> list[InterfaceSpec]:
     networks = dict(options.network) if options.network else None
+    if options.nic is not None and len(files) > 1:
+        raise UsageError("--nic picks from one file, and more are given")
     found: list[InterfaceSpec] = []
     for file in files:
         try:
             data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         except OSError as error:
-            raise FileError(f"{file}: {error.strerror}") from None
-        found += vhostnet.parse_any(data, networks=networks, strict=options.strict)
-    return found
+            raise UsageError(f"{file}: {error.strerror}") from None
+        specs = vhostnet.parse_any(data, networks=networks, strict=options.strict, nic=options.nic)
+        if not specs:
+            raise SpecError(f"{file!r} has no NICs", expected="an <interface>, or a <domain> with one")
+        found += specs
+    return [unplaced(spec) for spec in found] if options.no_address else found
+
+
+def _say(text: str) -> None:
+    warnings.warn(text, vhostnet.VhostnetWarning, stacklevel=2)
 
 
 def _opening(options: argparse.Namespace) -> dict[str, Any]:
@@ -279,6 +316,11 @@ def _fd_list(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def _nic(text: str) -> int | str:
+    """A number, or a MAC or alias."""
+    return int(text) if text.isascii() and text.isdigit() else text
+
+
 def _network(text: str) -> tuple[str, str]:
     name, equals, bridge = text.partition("=")
     if not (name and equals and bridge):
@@ -298,7 +340,7 @@ def parser() -> argparse.ArgumentParser:
     reading, opening, dialect = _reading(), _opening_options(), _dialect()
 
     argv = commands.add_parser("argv", parents=[reading, dialect], help="print QEMU's arguments for fds you have")
-    argv.add_argument("file", metavar="FILE", help="an <interface>; - reads standard input")
+    argv.add_argument("file", metavar="FILE", help="an <interface> or a <domain>; - reads standard input")
     argv.add_argument("--tap-fds", type=_fd_list, required=True, metavar="N:N", help="one TAP fd a queue pair")
     argv.add_argument("--vhost-fds", type=_fd_list, default=[], metavar="N:N", help="one vhost-net fd a queue pair")
     argv.add_argument("--alias", metavar="ID", help="the device's id (default: the XML's, or net0)")
@@ -319,6 +361,7 @@ def parser() -> argparse.ArgumentParser:
         usage="vhostnet exec [options] FILE... -- COMMAND [ARGUMENT...]",
     )
     run.add_argument("files", metavar="FILE", nargs="+", help="an <interface> or a <domain>; - reads standard input")
+    run.add_argument("--bus", help="the PCI bus of every NIC, such as pcie.0, instead of its <address>")
     run.set_defaults(run=_exec)
 
     doctor = commands.add_parser(
@@ -350,6 +393,8 @@ def _reading() -> argparse.ArgumentParser:
         metavar="NETWORK=BRIDGE",
         help="the bridge a <source network=> stands for (may be repeated)",
     )
+    group.add_argument("--nic", type=_nic, help="only this NIC of the file: its number from 0 on, its MAC or alias")
+    group.add_argument("--no-address", action="store_true", help="leave the NICs' places to QEMU, not to the XML")
     return group
 
 

@@ -20,6 +20,7 @@ from vhostnet.cost import cost
 from vhostnet.engines import Engine, _uapi
 from vhostnet.errors import EngineUnavailable, HostError, SpecError, VhostnetError, host_error, vhost_problem
 from vhostnet.files import allowed_files, open_files
+from vhostnet.others import effects
 from vhostnet.plan import MAX_PORTS, Act, NicRow, Op, Program, TunFlag, vhost_policy
 from vhostnet.qemu import Version, caveats, check_qemu, dotted
 from vhostnet.reasons import describe, free_files, free_memory, name_taken, unfit_bridge
@@ -29,6 +30,7 @@ State = Literal["ok", "note", "fail"]
 
 _EXAMPLES: Final = "examples/host"
 _APART: Final = "a network namespace of their own (-n)"
+_NO_IPV6: Final = "a line net.ipv6.conf.vnet*.addr_gen_mode = 1 in a later file of /etc/sysctl.d"
 _BRIDGED: Final = (
     "sysctl net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0, or a rule:"
     " iptables -I FORWARD -m physdev --physdev-is-bridged -j ACCEPT (with Docker in DOCKER-USER)"
@@ -76,6 +78,7 @@ def examine_specs(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
     yield from _resources(program)
     yield from _joined(engine, program, specs)
     yield from _names(engine, program, specs)
+    yield from (Check("mtu", "note", effect) for effect in effects(specs, program, engine=engine.name))
     yield from _reserved(specs)
     yield from _asked_of_qemu(specs)
 
@@ -197,7 +200,7 @@ def _surroundings() -> Iterator[Check]:
         yield _networkd(trial)
         if not trial.ipv6_kept and trial.networkd in (None, "unmanaged"):
             detail = "the host's sysctl settings switch IPv6 address generation on again, on every new NIC"
-            yield Check("sysctl", "note", detail, "a line -net.ipv6.conf.vnet*.addr_gen_mode in /etc/sysctl.d/")
+            yield Check("sysctl", "note", detail, _NO_IPV6)
     for switch in switches:
         yield from (Check("bridge", "note", *finding) for finding in _ways(switch))
     yield _netfilter(switches)

@@ -1,8 +1,8 @@
 """Text -> InterfaceSpec. The only user of lxml.
 
-``elements.py`` has the map. What libvirt knows and we do not do yet is refused by name; what libvirt does not
-know is refused (``strict``) or warned about; nothing is dropped in silence. Values are validated by
-``spec.py``; here they are only read, and an error gets its place.
+``elements.py`` has the map. What libvirt knows and we do not do yet is refused by name, with what to do instead; what
+libvirt ignores or does not know is refused (``strict``) or warned about; nothing is dropped in silence but what asks
+for nothing. Values are validated by ``spec.py``; here they are only read, and an error gets its place.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from vhostnet.elements import (
     ADDRESSES,
+    IGNORED_ATTRIBUTES,
+    IGNORED_ELEMENTS,
     KNOWN,
     LATER_ADDRESSES,
     LATER_ATTRIBUTES,
@@ -23,12 +25,26 @@ from vhostnet.elements import (
     LATER_TYPES,
     NEEDED,
     NEUTRAL,
+    NEVER_EMPTY,
+    SOURCES,
     WITHOUT_EFFECT,
+    Ignored,
     Reader,
-    whole,
+    read_sndbuf,
 )
 from vhostnet.errors import SpecError, VhostnetWarning
-from vhostnet.spec import MODELS, VIRTIO_MODELS, VIRTIO_ONLY, CcwAddress, InterfaceSpec, MmioAddress, PciAddress
+from vhostnet.mac import normalize
+from vhostnet.machines import Machine, find_machine
+from vhostnet.spec import (
+    MODELS,
+    VIRTIO_MODELS,
+    VIRTIO_ONLY,
+    CcwAddress,
+    InterfaceSpec,
+    MmioAddress,
+    PciAddress,
+    is_generated,
+)
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
@@ -78,14 +94,22 @@ class _Reading:
     places: dict[str, _Place] = field(default_factory=dict)
 
     def put(self, name: str, value: Any, place: _Place) -> None:
-        self.values[name] = value
-        self.places[name] = place
+        """None asks for nothing."""
+        if value is not None:
+            self.values[name] = value
+            self.places[name] = place
+
+    def drop(self, name: str, why: str) -> None:
+        """libvirt reads it, and does nothing with it here."""
+        if name in self.values:
+            self.unknown(f"has no effect {why}", self.places[name])
+            del self.values[name]
 
     def unknown(self, problem: str, place: _Place) -> None:
         error = place.error(problem)
         if self.strict:
             raise error
-        warnings.warn(str(error), VhostnetWarning, stacklevel=2)
+        _warn(error)
 
 
 def _walk(element: _Element, path: str, reading: _Reading) -> None:
@@ -98,7 +122,7 @@ def _walk(element: _Element, path: str, reading: _Reading) -> None:
     text = (element.text or "").strip()
     if path == "tune/sndbuf":
         place = _at(element, None, element.text)
-        reading.put("sndbuf", _read(place, whole), place)
+        reading.put("sndbuf", _read(place, read_sndbuf, reading), place)
     elif text:
         reading.unknown("holds text that libvirt does not know", _at(element, None, text))
     seen: set[str] = set()
@@ -115,35 +139,61 @@ def _walk(element: _Element, path: str, reading: _Reading) -> None:
 def _child(element: _Element, path: str, reading: _Reading) -> None:
     if path == "address":
         reading.put("address", _address(element, reading), _at(element))
+        reading.places["address"] = _at(element)  # there is one, even where it leaves the place open
     elif path in KNOWN:
         _walk(element, path, reading)
-    elif path in LATER_ELEMENTS:
-        raise _at(element).error("is not supported yet")
-    else:
+    elif path in IGNORED_ELEMENTS:
+        reading.unknown(f"has no effect: {IGNORED_ELEMENTS[path]}", _at(element))
+    elif path not in LATER_ELEMENTS:
         reading.unknown("is no element that libvirt knows here", _at(element))
+    elif path in NEVER_EMPTY or not _asks_for_nothing(element, path):
+        raise _at(element).error(f"is not supported yet: {LATER_ELEMENTS[path]}")
+    elif path == "vlan":
+        reading.unknown("has no effect: it has no <tag>, and libvirt would refuse it", _at(element))
+
+
+def _asks_for_nothing(element: _Element, path: str) -> bool:
+    """Neither it nor what is in it says anything but what is libvirt's default."""
+    return (
+        all(text in NEUTRAL.get((path, str(name)), ()) for name, text in element.attrib.items())
+        and not (element.text or "").strip()
+        and all(_asks_for_nothing(child, f"{path}/{child.tag}") for child in element)
+    )
 
 
 def _take(path: str, place: _Place, reading: _Reading) -> None:
     name, text = str(place.attribute), place.text
-    known = KNOWN[path].get(name)
-    if known:
+    if text in NEUTRAL.get((path, name), ()):
+        return
+    ignored = IGNORED_ATTRIBUTES.get((path, name)) or (path == "source" and _other_source(name, reading))
+    if ignored:
+        reading.unknown(f"has no effect: {ignored}", place)
+    elif known := KNOWN[path].get(name):
         field_name, reader = known
-        reading.put(field_name, _read(place, reader), place)
-    elif NEUTRAL.get((path, name)) == text:
-        pass
+        reading.put(field_name, _read(place, reader, reading), place)
     elif (path, name) in WITHOUT_EFFECT:
         words = WITHOUT_EFFECT[path, name]
         if words and text not in words:
             raise place.error("is not allowed", " or ".join(words))
     elif (path, name) in LATER_ATTRIBUTES:
-        raise place.error("is not supported yet")
+        raise place.error(f"is not supported yet: {LATER_ATTRIBUTES[path, name]}")
     else:
         reading.unknown("is no attribute that libvirt knows here", place)
 
 
-def _read(place: _Place, reader: Reader) -> Any:
+def _other_source(name: str, reading: _Reading) -> str:
+    """Why an attribute of <source> means nothing to this type; "" if it does, or to none."""
+    kind = reading.values.get("type")
+    if kind not in SOURCES or name in SOURCES[kind] or not any(name in names for names in SOURCES.values()):
+        return ""
+    return f"libvirt does not read it for type {kind}"
+
+
+def _read(place: _Place, reader: Reader, reading: _Reading) -> Any:
     try:
         return reader(place.text or "")
+    except Ignored as why:
+        return reading.unknown(str(why), place)
     except ValueError as error:
         raise place.error("is not readable", str(error)) from None
 
@@ -151,14 +201,15 @@ def _read(place: _Place, reader: Reader) -> Any:
 def _address(element: _Element, reading: _Reading) -> PciAddress | CcwAddress | MmioAddress | None:
     kind = element.get("type", "")
     if kind not in ADDRESSES:
-        problem = "is not supported yet" if kind in LATER_ADDRESSES else "is no address type"
+        later = "is not supported yet: leave the address out"
+        problem = later if kind in LATER_ADDRESSES else "is no address type"
         raise _at(element, "type").error(problem, "pci, ccw or virtio-mmio")
     make, readers = ADDRESSES[kind]
     parts: dict[str, Any] = {}
     for name, text in element.attrib.items():
         place = _at(element, str(name), str(text))
         if name in readers:
-            parts[str(name)] = _read(place, readers[str(name)])
+            parts[str(name)] = _read(place, readers[str(name)], reading)
         elif name != "type":
             reading.unknown("is no attribute that libvirt knows here", place)
     for child in element:
@@ -176,17 +227,20 @@ def _address(element: _Element, reading: _Reading) -> PciAddress | CcwAddress | 
     return address
 
 
-def _finish(element: _Element, reading: _Reading, networks: Networks | None, root_bus: str) -> InterfaceSpec:
+def _finish(element: _Element, reading: _Reading, networks: Networks | None, domain: _Domain) -> InterfaceSpec:
     """Apply what depends on more than one value, then let the spec validate them all."""
     values = reading.values
     _resolve(reading, networks)
     _drop_driver(reading)
+    _drop_vhost(reading, domain)
     if values.pop("_rom_enabled", True) is False:
         if "rom_bar" in values or "rom_file" in values:
             raise reading.places["_rom_enabled"].error("leaves no ROM that bar= or file= could mean")
         values["rom_file"] = ""
     if isinstance(values.get("address"), PciAddress):
-        values["address"] = replace(values["address"], root=root_bus)
+        values["address"] = replace(values["address"], root=domain.machine.root)
+    elif "address" not in reading.places and values.get("model", "virtio") == "virtio":
+        values["address"] = domain.machine.virtio
     try:
         return InterfaceSpec(**values)
     except SpecError as error:
@@ -218,27 +272,41 @@ def _drop_driver(reading: _Reading) -> None:
     model = reading.values.get("model", "virtio")
     if model in VIRTIO_MODELS or model not in MODELS:  # one that is none is refused for itself
         return
-    for name in (*VIRTIO_ONLY, "queues", "vhost"):
+    for name in (*VIRTIO_ONLY, "queues", "vhost", "vhost_path"):
         if name in _REFUSED_OFF_VIRTIO and name in reading.values:
             raise reading.places[name].error(f"is only for virtio models, and this is {model}")
-        if name in reading.values:
-            reading.unknown(f"has no effect on model {model}", reading.places[name])
-            del reading.values[name]
+        reading.drop(name, f"on model {model}")
 
 
-def _interface(element: _Element, networks: Networks | None, strict: bool, root_bus: str = "pci.0") -> InterfaceSpec:
-    kind = element.get("type", "user")  # libvirt's default
+def _drop_vhost(reading: _Reading, domain: _Domain) -> None:
+    """libvirt opens vhost-net for domains of type kvm alone."""
+    if domain.type == "kvm":
+        return
+    if reading.values.get("vhost") == "require":
+        reading.drop("vhost", f"in a domain of type {domain.type}: libvirt uses vhost-net for type kvm alone")
+    if reading.values.get("model", "virtio") in VIRTIO_MODELS:
+        reading.values["vhost"] = "off"
+
+
+def _interface(element: _Element, networks: Networks | None, strict: bool, domain: _Domain) -> InterfaceSpec:
+    kind = _type(element)
     if kind in LATER_TYPES:
         place = _Place("interface", "type", _at(element).line, kind)
-        raise place.error("is not supported yet", "bridge, ethernet or network")
+        raise place.error(f"is not supported yet: {LATER_TYPES[kind]}", "bridge, ethernet or network")
     reading = _Reading(strict)
     _walk(element, "interface", reading)
-    if "model" not in reading.values:
+    if "model" not in reading.values and not domain.machine.takes_virtio:
         problem = "is missing: virtio is taken, where libvirt on x86 would take rtl8139"
-        warnings.warn(
-            str(_Place("model", "type", _at(element).line, None).error(problem)), VhostnetWarning, stacklevel=2
-        )
-    return _finish(element, reading, networks, root_bus)
+        _warn(_Place("model", "type", _at(element).line, None).error(problem))
+    return _finish(element, reading, networks, domain)
+
+
+def _type(element: _Element) -> str:
+    return element.get("type", "user")  # libvirt's default
+
+
+def _warn(error: SpecError) -> None:
+    warnings.warn(str(error), VhostnetWarning, stacklevel=3)
 
 
 # --- documents -------------------------------------------------------------------------------------------
@@ -302,64 +370,131 @@ def parse_interface(xml: str | bytes, *, networks: Networks | None = None, stric
     """One libvirt ``<interface>`` (at most 64 KiB) as an InterfaceSpec.
 
     *networks* maps the names of ``type='network'`` to bridges; without it such a NIC parses but cannot be
-    opened. What libvirt knows and this package does not do yet raises SpecError; what libvirt does not
-    know either is a VhostnetWarning, or with *strict* a SpecError. Errors name element, attribute, line
-    and value.
+    opened. What libvirt knows and this package does not do yet raises SpecError; what libvirt ignores or does
+    not know is a VhostnetWarning, or with *strict* a SpecError. Errors name element, attribute, line and value.
     """
     root = _root(xml, MAX_INTERFACE)
     if root.tag != "interface":
         raise _at(root).error("is not an interface", "<interface>")
-    return _interface(root, networks, strict)
+    return _interface(root, networks, strict, _Domain())
 
 
 def parse_domain(
-    xml: str | bytes, *, networks: Networks | None = None, strict: bool = False
+    xml: str | bytes, *, networks: Networks | None = None, strict: bool = False, nic: int | str | None = None
 ) -> tuple[InterfaceSpec, ...]:
     """Every ``<interface>`` of a ``<domain>`` or ``<devices>`` document (at most 4 MiB), in its order.
 
-    The rest of the domain is not looked at, but for what bears on the NICs: the machine type (it names PCI
-    bus 0) and ``<os><boot dev='network'/>`` (it gives the first NIC its boot order). Errors as for
-    parse_interface.
+    Of the rest of the domain is read what bears on the NICs: its type (only kvm has vhost-net), architecture and
+    machine (they say where a NIC goes and what PCI bus 0 is called), and ``<os><boot dev='network'/>`` (it gives the
+    first NIC its boot order). NICs of types that are not supported are left out with a VhostnetWarning, as long as
+    there are others. *nic* picks one, by its number from 0 on, its MAC or its alias, and the others are not read.
+    Errors as for parse_interface.
     """
+    return _all_of(_root(xml, MAX_DOMAIN), networks, strict, nic)
+
+
+def parse_any(
+    xml: str | bytes, *, networks: Networks | None = None, strict: bool = False, nic: int | str | None = None
+) -> tuple[InterfaceSpec, ...]:
+    """Whichever of the two the document is: its root element says."""
     root = _root(xml, MAX_DOMAIN)
+    if root.tag != "interface":
+        return _all_of(root, networks, strict, nic)
+    if nic is not None:
+        _pick([root], nic)
+    return (parse_interface(xml, networks=networks, strict=strict),)
+
+
+def _all_of(
+    root: _Element, networks: Networks | None, strict: bool, nic: int | str | None
+) -> tuple[InterfaceSpec, ...]:
     if root.tag not in ("domain", "devices"):
         raise _at(root).error("is not a domain", "<domain> or <devices>")
     devices = root if root.tag == "devices" else root.find("devices")
-    elements = [] if devices is None else devices.findall("interface")
-    specs = [_interface(element, networks, strict, _root_bus(root)) for element in elements]
+    every = [] if devices is None else devices.findall("interface")
+    elements = _ours(every) if nic is None else [_pick(every, nic)]
+    domain = _read_domain(root, devices)
+    specs = [_interface(element, networks, strict, domain) for element in elements]
     _check_unique(elements, specs)
     boot = root.findall("os/boot")
     if boot and any(spec.boot_order for spec in specs):
         raise _at(boot[0], "dev").error("excludes <boot order=> of a NIC, and one has it", "one of the two ways")
     order = [device.get("dev") for device in boot]
-    if specs and "network" in order:
+    if specs and elements[0] is every[0] and "network" in order:
         specs[0] = replace(specs[0], boot_order=order.index("network") + 1)
     return tuple(specs)
 
 
+# --- which of a domain's NICs, and what the domain decides for them --------------------------------------
+
+
+def _ours(elements: list[_Element]) -> list[_Element]:
+    """Those whose type is supported; what is left out is said."""
+    others = [element for element in elements if _type(element) in LATER_TYPES]
+    ours = [element for element in elements if _type(element) not in LATER_TYPES]
+    for element in others if ours else []:
+        kind = _type(element)
+        problem = f"is left out: this type is not supported yet: {LATER_TYPES[kind]}"
+        _warn(_Place("interface", "type", _at(element).line, kind).error(problem))
+    return ours or others  # where there is no other, it is an error
+
+
+def _pick(elements: list[_Element], nic: int | str) -> _Element:
+    """The one that is meant: by its number, its MAC or its alias."""
+    if isinstance(nic, int):
+        found = [element for number, element in enumerate(elements) if number == nic]
+    elif mac := normalize(nic):
+        found = [element for element in elements if _mac(element) == mac]
+    else:
+        found = [element for element in elements if _alias(element) == nic]
+    if len(found) != 1:
+        there = ", ".join(f"{number} ({_mac(element)})" for number, element in enumerate(elements))
+        problem = "is more than one of the document's NICs" if found else "is none of the document's NICs"
+        expected = f"a number, MAC or alias of one: {there}" if there else "a document with NICs"
+        raise SpecError(problem, attribute="nic", value=nic, expected=expected)
+    return found[0]
+
+
+def _mac(element: _Element) -> str | None:
+    return normalize(_attribute(element, "mac", "address"))
+
+
+def _alias(element: _Element) -> str:
+    return _attribute(element, "alias", "name")
+
+
+def _attribute(element: _Element, path: str, name: str) -> str:
+    found = element.find(path)
+    return "" if found is None else found.get(name, "")
+
+
+class _Domain(NamedTuple):
+    """What a domain decides for its NICs. The defaults are of a document that says nothing of it."""
+
+    type: str = "kvm"
+    machine: Machine = Machine()
+
+
+def _read_domain(root: _Element, devices: _Element | None) -> _Domain:
+    name = _attribute(root, "os/type", "machine")
+    machine = find_machine(_attribute(root, "os/type", "arch"), name)
+    if devices is not None:
+        first = devices.find("controller[@type='pci'][@index='0']")
+        model = "" if first is None else first.get("model", "")
+        machine = machine._replace(root={"pcie-root": "pcie.0", "pci-root": "pci.0"}.get(model, machine.root))
+        if name.startswith("virt") and devices.find("*/address[@type='virtio-mmio']") is not None:
+            machine = machine._replace(virtio=MmioAddress())  # as libvirt: where one device has it, all have
+    return _Domain(root.get("type", "kvm"), machine)
+
+
 def _check_unique(elements: list[_Element], specs: list[InterfaceSpec]) -> None:
     """What only one device of a domain can have: QEMU would refuse the second."""
-    for name, tag in (("alias", "alias"), ("boot_order", "boot"), ("address", "address")):
+    for name, tag in (("alias", "alias"), ("boot_order", "boot"), ("acpi_index", "acpi"), ("address", "address")):
         seen: set[object] = set()
         for element, spec in zip(elements, specs, strict=True):
             value = getattr(spec, name)
-            if value in seen and value not in (MmioAddress(), CcwAddress()):
+            if value in seen and not (value in (MmioAddress(), CcwAddress()) or is_generated(value)):
                 found = element.find(tag)
                 raise _at(element if found is None else found).error("is another NIC's already")
             if value is not None:
                 seen.add(value)
-
-
-def parse_any(xml: str | bytes, *, networks: Networks | None = None, strict: bool = False) -> tuple[InterfaceSpec, ...]:
-    """Whichever of the two the document is: its root element says."""
-    root = _root(xml, MAX_DOMAIN)
-    if root.tag == "interface":
-        return (parse_interface(xml, networks=networks, strict=strict),)
-    return parse_domain(xml, networks=networks, strict=strict)
-
-
-def _root_bus(root: _Element) -> str:
-    """The name of PCI bus 0: i440fx calls it pci.0, q35 and Arm's virt pcie.0."""
-    kind = root.find("os/type")
-    machine = "" if kind is None else kind.get("machine", "")
-    return "pcie.0" if "q35" in machine or machine.startswith("virt") else "pci.0"

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple
 
 from vhostnet.errors import SpecError, VhostnetWarning
-from vhostnet.spec import CcwAddress, InterfaceSpec, MmioAddress, PciAddress, is_addr, is_id
+from vhostnet.spec import CcwAddress, InterfaceSpec, MmioAddress, PciAddress, is_addr, is_generated, is_id
 
 Dialect = Literal["classic", "keyval", "json"]
 DIALECTS: Final = ("classic", "keyval", "json")
@@ -205,11 +205,62 @@ def qemu_argv(
     return ["-netdev", write(netdev), "-device", write(device)]
 
 
-def assign_aliases(specs: Sequence[InterfaceSpec]) -> list[str]:
-    """The ids of one VM's NICs: each spec's own alias, else the next ``netN`` that is free, as libvirt counts."""
-    taken = {spec.alias for spec in specs if spec.alias}
-    free = (alias for number in itertools.count() if (alias := f"net{number}") not in taken)
-    return [spec.alias or next(free) for spec in specs]
+# --- the NICs of one machine -----------------------------------------------------------------------------
+
+
+def assign_machine(specs: Sequence[InterfaceSpec], *, taken: Container[str] = ()) -> list[InterfaceSpec]:
+    """The NICs of one VM, each with an id of its own (``alias``), wherever they were read.
+
+    One that has none, or one that libvirt generated (``netN``) and another has already, gets the next ``netN`` that is
+    free, as libvirt counts. *taken* are the ids that the machine's other devices have. Raises SpecError for what only
+    one device can have, and two ask for: an alias of the user's, a boot order, an ACPI index, an address.
+    """
+    for name, remedy in _ONLY_ONE.items():
+        _check_only_one(specs, name, remedy)
+    aliases = assign_aliases(specs, taken=taken)
+    return [replace(spec, alias=alias) for spec, alias in zip(specs, aliases, strict=True)]
+
+
+def assign_aliases(specs: Sequence[InterfaceSpec], *, taken: Container[str] = ()) -> list[str]:
+    """The ids alone, as assign_machine() gives them."""
+    own: dict[str, int] = {}  # who has it
+    for number, spec in enumerate(specs):
+        if spec.alias and not (is_generated(spec.alias) and spec.alias in taken):
+            own.setdefault(spec.alias, number)
+    numbers = itertools.count()
+    free = (alias for number in numbers if (alias := f"net{number}") not in own and alias not in taken)
+    return [
+        spec.alias if spec.alias and own.get(spec.alias) == number else next(free) for number, spec in enumerate(specs)
+    ]
+
+
+_ONLY_ONE: Final = {
+    "alias": "another",
+    "boot_order": "another",
+    "acpi_index": "another",
+    "address": "another, or none (exec --no-address): QEMU finds one",
+}
+
+
+def _check_only_one(specs: Sequence[InterfaceSpec], name: str, expected: str) -> None:
+    first: dict[object, InterfaceSpec] = {}
+    for spec in specs:
+        value = _shown(getattr(spec, name))
+        if value is None or is_generated(value):
+            continue
+        if value in first:
+            problem = f"of NIC {spec.mac} is that of NIC {first[value].mac}, and a machine has it once"
+            raise SpecError(problem, attribute=name, value=value, expected=expected)
+        first[value] = spec
+
+
+def _shown(value: object) -> object:
+    """An address as a machine has it once, None where QEMU finds one; anything else as it is."""
+    if isinstance(value, PciAddress):
+        return f"{value.bus_name} {value.addr}"
+    if isinstance(value, (CcwAddress, MmioAddress)):
+        return getattr(value, "text", None)
+    return value
 
 
 # --- the QEMU that is started ----------------------------------------------------------------------------

@@ -159,12 +159,18 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udf
 _IFNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 _RESERVED = ("all", "default")  # net.ipv4.conf.all and .default: the kernel refuses them from 6.18 on
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}", re.ASCII)
+_GENERATED = re.compile(r"net[0-9]+", re.ASCII)
 _ADDR = re.compile(r"(0x)?[01]?[0-9A-Fa-f](\.(0x)?[0-7])?", re.ASCII)
 
 
 def is_id(value: object) -> bool:
     """What QEMU takes as an id, of a device or a bus: a letter, then letters, digits and ``-._``."""
     return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+def is_generated(alias: object) -> bool:
+    """An alias as libvirt generates them: it stands for nothing, and another is as good."""
+    return isinstance(alias, str) and _GENERATED.fullmatch(alias) is not None
 
 
 def is_addr(value: object) -> bool:

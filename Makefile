@@ -35,7 +35,7 @@ test: setup  ## every test: on this kernel, and those of vhost-net in a guest on
 
 .PHONY: test-here
 test-here: setup  ## the tests that need no guest
-	tests/here
+	tests/here $(STREAMS)
 
 .PHONY: guests
 guests: setup kernels  ## the tests of the kernel and of vhost-net, in guests on Debian's kernels

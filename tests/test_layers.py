@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "vhostnet"
 
 # From the ground up. A module may import those of the lines before its own.
 FLOORS = (
-    {"vhostnet.errors"},
+    {"vhostnet.errors", "vhostnet.values"},
     {"vhostnet.mac", "vhostnet.files", "vhostnet.forks", "vhostnet.udev", "vhostnet.settling"},
     {"vhostnet.netns"},
     {"vhostnet.spec"},

@@ -11,7 +11,6 @@ import codecs
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from vhostnet.elements import (
@@ -45,6 +44,7 @@ from vhostnet.spec import (
     PciAddress,
     is_generated,
 )
+from vhostnet.values import replace
 
 if TYPE_CHECKING:
     from lxml.etree import _Element
@@ -59,8 +59,7 @@ Networks = Mapping[str, str]
 # --- one <interface> -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """Where a value stood, and its text there."""
 
     element: str
@@ -85,13 +84,13 @@ def _at(element: _Element, attribute: str | None = None, text: str | None = None
     return _Place(str(element.tag), attribute, cast(int, element.sourceline or 0), text)
 
 
-@dataclass
 class _Reading:
     """What has been read of one <interface>, and where each value stood."""
 
-    strict: bool
-    values: dict[str, Any] = field(default_factory=dict)
-    places: dict[str, _Place] = field(default_factory=dict)
+    def __init__(self, strict: bool) -> None:
+        self.strict = strict
+        self.values: dict[str, Any] = {}
+        self.places: dict[str, _Place] = {}
 
     def put(self, name: str, value: Any, place: _Place) -> None:
         """None asks for nothing."""
@@ -318,7 +317,7 @@ _UTF_16: Final = {
     codecs.BOM_UTF16_LE: ("utf-16-le", ("utf-16", "utf-16le")),
     codecs.BOM_UTF16_BE: ("utf-16-be", ("utf-16", "utf-16be")),
 }
-_DECLARED = re.compile(r"""\ufeff?<\?xml[^>]*?\sencoding\s*=\s*["']([^"']*)""")
+_DECLARED = r"""\ufeff?<\?xml[^>]*?\sencoding\s*=\s*["']([^"']*)"""
 
 
 def _decode(raw: bytes) -> str:
@@ -328,7 +327,7 @@ def _decode(raw: bytes) -> str:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
         raise SpecError(f"not well-formed XML: no {encoding} at byte {error.start}") from None
-    declared = _DECLARED.match(text)
+    declared = re.match(_DECLARED, text)
     allowed = (*names, "us-ascii", "ascii") if text.isascii() else names
     if declared and declared[1].lower() not in allowed:
         raise SpecError("is not this document's", attribute="encoding", value=declared[1], expected=" or ".join(names))

@@ -87,7 +87,7 @@ def _place(element: str | None, attribute: str | None, value: object) -> str:
 
 
 def _shown(name: str | None) -> str | None:
-    """As it is, where it can be seen: lxml puts the namespace into a name, and that can be any text."""
+    """As it is, where it can be seen: a namespace is part of a name, and that can be any text."""
     return name if name is None or name.isprintable() else repr(name)
 
 

@@ -1,4 +1,4 @@
-"""Text -> InterfaceSpec. The only user of lxml.
+"""Text -> InterfaceSpec.
 
 ``elements.py`` has the map. What libvirt knows and we do not do yet is refused by name, with what to do instead; what
 libvirt ignores or does not know is refused (``strict``) or warned about; nothing is dropped in silence but what asks
@@ -11,7 +11,7 @@ import codecs
 import re
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vhostnet.elements import (
     ADDRESSES,
@@ -47,7 +47,7 @@ from vhostnet.spec import (
 from vhostnet.values import replace
 
 if TYPE_CHECKING:
-    from lxml.etree import _Element
+    from vhostnet.document import Element as _Element
 
 MAX_INTERFACE: Final = 64 * 1024
 MAX_DOMAIN: Final = 4 * 1024 * 1024
@@ -81,7 +81,7 @@ class _Place(NamedTuple):
 def _at(element: _Element, attribute: str | None = None, text: str | None = None) -> _Place:
     if attribute and text is None:
         text = element.get(attribute)
-    return _Place(str(element.tag), attribute, cast(int, element.sourceline or 0), text)
+    return _Place(str(element.tag), attribute, getattr(element, "sourceline", 0), text)
 
 
 class _Reading:
@@ -335,7 +335,7 @@ def _decode(raw: bytes) -> str:
 
 
 def _root(text: str | bytes, limit: int) -> _Element:
-    from lxml import etree
+    from vhostnet.document import read_document  # a parser takes its time, and who has specs needs none
 
     if not isinstance(text, (str, bytes)):
         raise TypeError(f"XML is str or bytes, not {type(text).__name__}")
@@ -344,25 +344,7 @@ def _root(text: str | bytes, limit: int) -> _Element:
     for count, most, what in ((len(raw), limit, "bytes"), (nodes, MAX_NODES, "tags and attributes")):
         if count > most:
             raise SpecError(f"the document has {count} {what}", expected=f"at most {most}")
-    parser = etree.XMLParser(
-        encoding="utf-8",
-        resolve_entities=False,
-        no_network=True,
-        load_dtd=False,
-        dtd_validation=False,
-        huge_tree=False,
-        remove_comments=True,
-        remove_pis=True,
-    )
-    try:
-        root = etree.fromstring(raw, parser)
-    except etree.XMLSyntaxError as error:
-        raise SpecError(f"not well-formed XML: {error.msg!r}", line=error.lineno) from None
-    # Internal entities expand in attribute values whatever the parser is told: no DOCTYPE at all.
-    docinfo: Any = root.getroottree().docinfo
-    if docinfo.doctype:
-        raise SpecError("a DOCTYPE is not allowed", line=1, expected="plain XML without a DTD")
-    return root
+    return read_document(raw)
 
 
 def parse_interface(xml: str | bytes, *, networks: Networks | None = None, strict: bool = False) -> InterfaceSpec:

@@ -5,8 +5,9 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-# A kernel is tested on each of these; a skip of what this machine should be able to do is a failure.
-SUITES := bookworm trixie
+# Each of these Debians is tested, its kernel in a guest and all the rest in a root of its own; a skip of what this machine
+# should be able to do is a failure.
+SUITES := bookworm trixie forky
 export VHOSTNET_REQUIRE ?= native,tap,udev,qemu,vhost,e2e,strace,setpriv,seccomp,systemd
 
 .PHONY: help
@@ -29,9 +30,20 @@ demo: setup  ## the whole job on the XML this project was created for
 	$(VENV)/bin/vhostnet demo
 
 .PHONY: test
-test: setup kernels  ## every test, on this kernel and in guests on two others
-	$(PYTHON) -m pytest -m "not vhost"
+test: setup  ## every test: on this kernel, and those of vhost-net in a guest on another: minutes
+	tests/guest/all -m 'vhost or e2e' trixie & guest=$$!; tests/here; here=$$?; wait $$guest && exit $$here
+
+.PHONY: test-here
+test-here: setup  ## the tests that need no guest
+	tests/here
+
+.PHONY: guests
+guests: setup kernels  ## the tests of the kernel and of vhost-net, in guests on Debian's kernels
 	tests/guest/all $(SUITES)
+
+.PHONY: distros
+distros:  ## make demo and the tests that need no guest, in fresh roots of Debian 12, 13 and testing
+	tests/distros $(SUITES)
 
 .PHONY: check
 check: setup  ## the tests that need neither root nor a device: seconds
@@ -41,10 +53,9 @@ check: setup  ## the tests that need neither root nor a device: seconds
 test-faults: setup kernels  ## every kernel call refused with every errno, and killed at; vhost-net's in a guest: minutes
 	tests/faults/all
 
-DEBIANS := bookworm trixie forky
 .PHONY: test-daemons
-test-daemons:  ## what udevd, networkd and NetworkManager of each Debian do to NICs, with examples/host/ and without: a minute each
-	@for suite in $(DEBIANS); do \
+test-daemons:  ## what the daemons of three Debians do to NICs, with examples/host/ and without: a minute each
+	@for suite in $(SUITES); do \
 		echo "== $$suite"; \
 		tools/inside $$suite --once "$$(cat tests/daemons/packages)" -- python3 -m tests.daemons || exit; \
 	done

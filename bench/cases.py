@@ -28,6 +28,7 @@ class Case:
     what: str = ""
     beside: Literal["", "process", "thread"] = ""
     bridges: int = 1
+    first: int = 0  # on which of them the first NIC is
     ports: int = 0
     links: int = 0
     per_round: int = 1  # how often in a row each contestant acts before all is deleted: deleting a link takes 20 ms
@@ -65,7 +66,7 @@ CASES = (
 # Where the NICs are made: a udevd hears of them; or one listens in the parent's namespace only; or there is none.
 HERE, ASIDE, NONE = WORLDS = ("udevd here", "a namespace of its own", "no udevd")
 WORLD_CASES = (
-    Case(8, 1, rounds=12, who=ENGINES, per_round=10),
+    Case(8, 1, rounds=24, who=ENGINES, per_round=5),
     Case(8, 16, rounds=4, who=(*ENGINES, *OTHERS), quick=False),
     Case(1, 64, rounds=8, who=ENGINES, quick=False),
     Case(8, 64, rounds=20, who=ENGINES),

@@ -64,7 +64,7 @@ def bridge_names(case: Case) -> list[str]:
 
 def bridge_of(case: Case, number: int) -> str:
     """The NICs of a case go round its bridges."""
-    return f"bench{number % case.bridges}"
+    return f"bench{(case.first + number) % case.bridges}"
 
 
 def specs_of(case: Case) -> list[vhostnet.InterfaceSpec]:

@@ -54,17 +54,18 @@ class Count:
 
 
 def main() -> int:
-    """Count, print, keep the JSON; 0 where no MAC was wrong and no bridge's moved."""
+    """Count, print, keep the JSON; 0 where no MAC was wrong and that of the bridge that has its own never moved."""
     options = _options()
     if options.inside:
-        print(json.dumps(_inside(options)))
+        contestants = ways()
+        print(json.dumps(count({name: contestants[name] for name in options.who}, options.batches, options.nics)))
         return 0
     started = time.monotonic()
     result = run_module("bench.macs", [*sys.argv[1:], "--inside"], options.suite)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result))
     print(summary(result), f"{time.monotonic() - started:.0f} s; kept in {options.output}", sep="\n\n")
-    return 1 if any(count["wrong"] for count in result["counts"]) or any(result["moves"].values()) else 0
+    return 1 if any(one["wrong"] for one in result["counts"]) or moves(result)[STOCK] else 0
 
 
 def _options() -> argparse.Namespace:
@@ -79,12 +80,10 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _inside(options: argparse.Namespace) -> dict[str, Any]:
-    """The host's facts, the counts, and how often each bridge's MAC moved."""
+def count(who: dict[str, Way], batches: Sequence[int], nics: int) -> dict[str, Any]:
+    """The host's facts, the counts, and which MACs each bridge has had. For under tools/with-udevd."""
     end_other()
     raise_file_limit()
-    contestants = ways()
-    who = {name: contestants[name] for name in options.who}
     _make_bridge(BARE)  # before there is a udevd to hear of it
     with udevd() as daemon:
         _make_bridge(STOCK)
@@ -92,9 +91,9 @@ def _inside(options: argparse.Namespace) -> dict[str, Any]:
         _check_bridges()
         bridges = {name: (index, mac) for index, (name, mac) in _links().items() if name in (STOCK, BARE)}
         with watched(dict(bridges.values())) as history:
-            counts = list(_counted(who, options.batches, options.nics, daemon))
-    moves = {name: len(history[index]) - 1 for name, (index, _) in bridges.items()}
-    return {"host": report.host_facts(), "counts": [asdict(count) for count in counts], "moves": moves}
+            counts = list(_counted(who, batches, nics, daemon))
+    had = {name: history[index] for name, (index, _) in bridges.items()}
+    return {"host": report.host_facts(), "counts": [asdict(one) for one in counts], "bridges": had}
 
 
 def _make_bridge(name: str) -> None:
@@ -130,10 +129,10 @@ def _counted(who: dict[str, Way], batches: Sequence[int], nics: int, daemon: Ude
 
 def _row(count: Count, acts: int, way: Way, daemon: Udevd) -> Count:
     """So many batches one after the other, until udev has settled; what they have come to be; and they go."""
-    case = Case(count.queues, count.batch, rounds=1, bridges=2)
     made = []
-    for _ in range(acts):
+    for number in range(acts):
         time.sleep(random.random() * PAUSE)
+        case = Case(count.queues, count.batch, rounds=1, bridges=2, first=number)
         made.append(way.act(way.prepare(case, specs_of(case))))
     daemon.settle()
     asked = {index: mac for there in map(way.look, made) for index, mac in zip(there.indexes, there.macs, strict=True)}
@@ -161,9 +160,14 @@ def _ip(*arguments: str) -> str:
     return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=True).stdout
 
 
+def moves(result: Any) -> dict[str, int]:
+    """How often each bridge's MAC moved."""
+    return {name: len(result["bridges"][name]) - 1 for name in BRIDGES}
+
+
 def summary(result: Any) -> str:
     """A line for each way, queues, batch and load; and what it comes to."""
-    counts = [Count(**count) for count in result["counts"]]
+    counts = [Count(**one) for one in result["counts"]]
     lines = [f"{'':<10} {'queues':>6} {'batch':>6} {'busy loops':>10} {'NICs':>8} {'wrong':>6}  a second later"]
     lines += [
         f"{one.who:<10} {one.queues:>6} {one.batch:>6} {one.busy:>10} {one.nics:>8} {one.wrong:>6}  {one.still:>14}"
@@ -171,7 +175,7 @@ def summary(result: Any) -> str:
     ]
     nics, wrong, still = (sum(getattr(one, name) for one in counts) for name in ("nics", "wrong", "still"))
     lines += ["", f"wrong MACs beside udevd {result['host']['udevd']}: {wrong} of {nics} NICs, {still} a second later"]
-    lines += [f"a bridge with {BRIDGES[name]}: it moved {moves} times" for name, moves in result["moves"].items()]
+    lines += [f"a bridge with {BRIDGES[name]}: it moved {times} times" for name, times in moves(result).items()]
     return "\n".join(lines)
 
 

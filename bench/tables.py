@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import libvirt, report
 from bench.cases import ASIDE, ENGINES, HERE, NONE, OTHERS, WORLD_CASES
-from bench.macs import BRIDGES
+from bench.macs import BRIDGES, moves
 from bench.worlds import CLOSED, CPU, OPENED, SETTLED
 
 Results = dict[str, Any]  # performance, macs and libvirt: the JSON of docs/
@@ -49,7 +49,7 @@ def _worlds(results: Results) -> str:
         aside, none = (_middle(results, f"{case.name}, {world}", "native") for world in (ASIDE, NONE))
         what = f"{case.queues} queue{'s' * (case.queues > 1)}, {case.batch} at a time"
         rows.append([what, *here, f"**{aside:,.0f}**", f"{none:,.0f}", f"{aside / none:.2f}"])
-    head = ["native, us a NIC", HERE, "until it has settled", "its CPU", ASIDE, NONE, "ratio of the last two"]
+    head = ["native, us a NIC", HERE, "until it has settled", "its CPU", ASIDE, NONE, "own / none"]
     return _table(head, rows)
 
 
@@ -76,7 +76,7 @@ def _moves(results: Results) -> str:
     rows = []
     for result in results["macs"]:
         who = ", ".join(dict.fromkeys(one["who"] for one in result["counts"]))
-        rows.append([result["host"]["udevd"], who, *(str(result["moves"][name]) for name in BRIDGES)])
+        rows.append([result["host"]["udevd"], who, *map(str, moves(result).values())])
     return _table(["the MAC moved of a bridge with", "", *BRIDGES.values()], rows)
 
 

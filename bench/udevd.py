@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
+import signal
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -31,7 +33,10 @@ class Udevd:
 
 def end_other() -> None:
     """The one that tools/with-udevd started goes: from here on there is one only where it is asked for."""
-    subprocess.run(["udevadm", "control", "--exit"], check=True)
+    ending = os.pidfd_open(int(os.environ["UDEVD_PID"]))
+    signal.pidfd_send_signal(ending, signal.SIGTERM)
+    select.select([ending], [], [])
+    os.close(ending)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,10 @@
 """A guest boots on our fds and pings the bridge: with vhost-net where the kernel has it, else without."""
 
+import os
 import re
 import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import vhostnet
 
 pytestmark = [pytest.mark.tap, pytest.mark.qemu, pytest.mark.e2e, pytest.mark.timeout(600)]
 
+SWITCH = Path(__file__).parent.parent / "examples" / "host" / "vms-switch"
 GUEST = Path(__file__).parent / "guest"
 SUITE = "bookworm"  # the kernel that pings; the one under test is the one this runs on
 # What an emulated boot can do without.
@@ -67,3 +70,18 @@ def test_the_seeds_nic_pings(bridge, guest):
         assert verdict, said
         assert verdict[0].strip() == "VHOSTNET-E2E ok queues=8 mac=20:90:6f:28:84:f2"
     assert state() == before
+
+
+@pytest.mark.slow  # for the guests, which are emulated
+def test_a_guest_reaches_the_host_from_a_switch_of_its_own(net, guest):
+    """QEMU runs here, its NIC is in another network namespace, and the host's end of a veth pair answers."""
+    env = {**os.environ, "NETNS": f"vhostnet-{os.getpid()}", "ADDRESS": "10.9.0.1/24"}
+    subprocess.run([SWITCH, "up"], env=env, check=True)
+    try:
+        spec = replace(vhostnet.parse_interface(SEED), bridge="br0")
+        with vhostnet.open_nic(spec, vhost="auto", netns=env["NETNS"]) as nic:
+            verdict, said = boot(guest, nic)
+    finally:
+        subprocess.run([SWITCH, "down"], env=env, check=True)
+    assert verdict, said
+    assert verdict[0].startswith("VHOSTNET-E2E ok queues=8")

@@ -1,6 +1,7 @@
 """examples/host/vms-switch: frames pass between its NICs and the host, and it takes back what it made."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -50,6 +51,63 @@ def test_frames_pass_between_a_nic_and_the_host(engine):
     done = apart(sys.executable, "-W", "error", "-c", FRAMES, engine, setup=f"{SWITCH} up")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"up": True, "down": True, "here": ["lo", "vms0"]}
+
+
+# From one guest's fd to the other's.
+BETWEEN = """
+import os, select, sys, vhostnet
+spec = [vhostnet.InterfaceSpec(bridge="br0", mac=f"52:54:00:00:00:0{n}", vhost="off") for n in (1, 2)]
+one, other = vhostnet.open_nics(spec, netns=sys.argv[1] or None)
+packet = "4500002e000000004011f6bbc0000201c000020200010002001a0000"
+frame = bytes.fromhex("525400000002" "525400000001" "0800" + packet).ljust(60, b".")
+os.write(one.tap_fds[0], bytes(10) + frame)
+passed = bool(select.select([other.tap_fds[0]], [], [], 2)[0]) and os.read(other.tap_fds[0], 2048)[10:] == frame
+vhostnet.close_nics([one, other])
+sys.exit(not passed)
+"""
+DROPS = "sysctl -qw net.bridge.bridge-nf-call-iptables=1 && iptables -P FORWARD DROP"
+
+
+@pytest.mark.parametrize(("netns", "code"), [("", 1), ("vms", 0)])
+def test_the_hosts_firewall_is_not_in_the_way(netns, code):
+    """What Docker leaves behind (FORWARD drops, bridges call netfilter) holds for the host's own bridges."""
+    setup = f"ip link add br0 up type bridge && {SWITCH} up && {DROPS}"
+    done = apart(sys.executable, "-c", BETWEEN, netns, setup=setup)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+# What a udevd has to do, by the kernel's uevents, and that nobody waits for it.
+HEARD = """
+import subprocess, sys, vhostnet
+from vhostnet import udev
+from vhostnet.netns import call_inside
+
+netns = sys.argv[1] or None
+monitor = subprocess.Popen(["udevadm", "monitor", "--kernel"], stdout=subprocess.PIPE, text=True)
+while monitor.stdout.readline().strip():
+    pass  # its title
+specs = [vhostnet.InterfaceSpec(bridge="br0", queues=8, vhost="off") for _ in range(4)]
+nics = vhostnet.open_nics(specs, netns=netns)
+settled = [nic.settle(30) for nic in nics]
+subprocess.run(["udevadm", "settle"], check=True)
+monitor.terminate()
+heard = [line for line in monitor.stdout if line.startswith("KERNEL[")]
+listens = call_inside(netns, udev.listens)
+vhostnet.close_nics(nics)
+print(len(heard), listens, all(settled))
+"""
+
+
+@pytest.mark.udev
+@pytest.mark.parametrize(("netns", "said"), [("", "68 True True"), ("vms", "0 False True")])
+def test_the_hosts_udevd_hears_nothing_of_nics_there(netns, said):
+    """A NIC of 8 queues is 17 uevents where one listens, and none where none does."""
+    setup = f"ip link add br0 up type bridge && {SWITCH} up && udevadm settle"
+    command = ["sh", "-c", f'{setup} && exec "$@"', "sh", sys.executable, "-W", "error", "-c", HEARD, netns]
+    done = subprocess.run(
+        [ROOT / "tools" / "with-udevd", *command], capture_output=True, text=True, check=False, timeout=60, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, said), done.stderr
 
 
 XML = "<interface type='bridge'><model type='virtio'/><driver name='qemu'/><source bridge='br0'/></interface>"

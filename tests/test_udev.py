@@ -64,6 +64,7 @@ wrong = made = 0
 for count, queues in [(1, 1), (1, 8), (16, 8), (64, 1)] * 4:
     nics = vhostnet.open_nics(specs(count, queues), engine=sys.argv[1])
     settle()
+    thread_ended()
     wrong += sum(address(nic.ifname) != nic.mac for nic in nics)
     made += len(nics)
     vhostnet.close_nics(nics)
@@ -98,6 +99,45 @@ fds = nic.detach()
 print(udev.is_done(nic.ifindex, 0), address(nic.ifname) == nic.mac)
 """
     assert beside_udevd(code) == ["True", "True"]
+
+
+EXEC = """
+open("/run/nic.xml", "w").write('<interface type="bridge"><source bridge="br0"/><target dev="mine"/>'
+    '<mac address="52:54:00:00:00:01"/><model type="virtio"/><driver name="qemu"/></interface>')
+command = [sys.executable, "-m", "vhostnet", "exec", "/run/nic.xml", "--"]
+command += ["sh", "-c", "cat /sys/class/net/mine/address"]
+"""
+
+
+def test_exec_becomes_the_command_when_udev_is_done():
+    """Else nobody would look at the MAC any more."""
+    code = (
+        EXEC
+        + """
+os.kill(udevd, signal.SIGSTOP)
+with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as started:
+    while not os.path.exists("/sys/class/net/mine"):
+        time.sleep(0.01)
+    time.sleep(0.2)
+    sh("ip link set mine address 02:00:00:00:00:01")
+    os.kill(udevd, signal.SIGCONT)
+    print(started.stdout.read())
+"""
+    )
+    assert beside_udevd(code) == ["fe:54:00:00:00:01"]
+
+
+def test_exec_does_not_wait_for_a_udev_that_is_never_done():
+    code = (
+        EXEC
+        + """
+os.kill(udevd, signal.SIGSTOP)
+done = subprocess.run(command, capture_output=True, text=True)
+os.kill(udevd, signal.SIGCONT)
+print(done.stdout, "mine: udev is not done with it after 3 s" in done.stderr)
+"""
+    )
+    assert beside_udevd(code) == ["fe:54:00:00:00:01", "True"]
 
 
 def test_a_nic_of_a_pool_that_is_taken_before_udev_is_done():
@@ -169,7 +209,9 @@ os.kill(udevd, signal.SIGTERM)
 while udev._is_heard():
     time.sleep(0.01)
 with subprocess.Popen(["udevadm", "monitor", "-k"], stdout=subprocess.PIPE) as other:
-    other.stdout.readline()
+    until = time.monotonic() + 20
+    while not udev._is_heard() and time.monotonic() < until:
+        time.sleep(0.01)
     print(udev._is_heard())
     other.terminate()
 print(udev._is_heard())

@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -27,6 +28,7 @@ from vhostnet.command import Command, closers, read_command, settle, unplaced
 from vhostnet.netns import call_inside
 from vhostnet.qemu import check_qemu
 
+UDEV_TIME = 3.0  # seconds that exec waits for udev, where one listens: it takes 2 to 13 ms
 OK, REFUSED, USAGE, BAD_SPEC, NOT_PERMITTED, BUSY, CANNOT = range(7)
 
 EXIT_CODES = """exit codes: 0 done, 1 the kernel refused, 2 usage, 3 bad XML or spec, 4 not permitted, 5 name busy,
@@ -123,12 +125,21 @@ def _exec(options: argparse.Namespace) -> int:
             words += nic.qemu_argv(bus=options.bus, dialect=options.dialect)
             for fd in nic.fds:
                 os.set_inheritable(fd, True)
+        _await_udev(nics)
         for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and exec would hand that on
             signal.signal(ignored, signal.SIG_DFL)
         try:
             os.execvp(words[0], words)
         except OSError as error:
             raise UsageError(f"cannot run {words[0]!r}: {error.strerror}") from None
+
+
+def _await_udev(nics: Sequence[vhostnet.Nic]) -> None:
+    """Whoever looks at their MACs when udev is done is gone once this process is QEMU."""
+    until = time.monotonic() + UDEV_TIME
+    for nic in nics:
+        if not nic.settle(max(0.0, until - time.monotonic())):
+            _say(f"{nic.ifname}: udev is not done with it after {UDEV_TIME:.0f} s, and may give it another MAC yet")
 
 
 def _settled(specs: list[InterfaceSpec], command: Command) -> list[InterfaceSpec]:

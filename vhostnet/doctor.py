@@ -30,6 +30,7 @@ State = Literal["ok", "note", "fail"]
 
 _EXAMPLES: Final = "examples/host"
 _APART: Final = "a network namespace of their own (-n)"
+_NO_IPV6: Final = "a line net.ipv6.conf.vnet*.addr_gen_mode = 1 in a later file of /etc/sysctl.d"
 _BRIDGED: Final = (
     "sysctl net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0, or a rule:"
     " iptables -I FORWARD -m physdev --physdev-is-bridged -j ACCEPT (with Docker in DOCKER-USER)"
@@ -192,14 +193,17 @@ def _surroundings() -> Iterator[Check]:
     except OSError as refused:
         what = "what udevd, networkd and sysctl settings do to a new NIC"
         yield Check(
-            "udev", "note", f"{what} is not known, since none can be made ({refused.strerror})", "run it as root"
+            "udev",
+            "note",
+            f"{what} is not known, since none can be made ({refused.strerror or refused})",
+            "run it as root",
         )
     else:
         yield _udev(trial)
         yield _networkd(trial)
         if not trial.ipv6_kept and trial.networkd in (None, "unmanaged"):
             detail = "the host's sysctl settings switch IPv6 address generation on again, on every new NIC"
-            yield Check("sysctl", "note", detail, "a line -net.ipv6.conf.vnet*.addr_gen_mode in /etc/sysctl.d/")
+            yield Check("sysctl", "note", detail, _NO_IPV6)
     for switch in switches:
         yield from (Check("bridge", "note", *finding) for finding in _ways(switch))
     yield _netfilter(switches)
@@ -222,13 +226,8 @@ def _udev(trial: surroundings.Trial) -> Check:
         return Check("udev", "note", unknown, "mount a sysfs of this network namespace, or run it as root")
     if trial.mac_kept:
         return Check("udev", "ok", f"a udevd listens here and leaves the NICs' MACs alone ({file})")
-    given = f"a udevd listens here and gives every new TAP a MAC that it finds without one ({file}); ours is kept by"
-    return Check(
-        "udev",
-        "note",
-        f"{given} looking again",
-        f"{_EXAMPLES}/10-vhostnet.link into /etc/systemd/network, or NICs in {_APART}",
-    )
+    given = f"a udevd listens here, and has a MAC of its own for a TAP that has none yet ({file}); vhostnet looks again"
+    return Check("udev", "note", given, f"{_EXAMPLES}/10-vhostnet.link into /etc/systemd/network, or NICs in {_APART}")
 
 
 def _networkd(trial: surroundings.Trial) -> Check:

@@ -69,8 +69,9 @@ def try_tap() -> Trial:
     born = time.time()
     fd = open_device(DEFAULT_TAP)
     try:
-        ioctl(fd, _uapi.TUNSETIFF, ifreq("vnet%d", TunFlag.TAP | TunFlag.NO_PI), "TUNSETIFF")
-        ifname = _ifname(fd)
+        made = ifreq("vnet%d", TunFlag.TAP | TunFlag.NO_PI)
+        ioctl(fd, _uapi.TUNSETIFF, made, "TUNSETIFF")
+        ifname = _name_in(made)
         _write_gen_mode(ifname, "1")
         return _tried(fd, ifname, born)
     finally:
@@ -78,7 +79,7 @@ def try_tap() -> Trial:
 
 
 def _tried(fd: int, ifname: str, born: float) -> Trial:
-    ifindex = socket.if_nametoindex(ifname)
+    ifindex = _ifindex(fd)
     listens = udev.listens()
     heard = listens and _within(UDEV_TIME, lambda: udev.is_done(ifindex, born) and not os.path.exists(_QUEUE))
     state: str | None = None
@@ -115,8 +116,18 @@ def _is_here(pid: str) -> bool:
 
 
 def _ifname(fd: int) -> str:
-    answer: bytes = ioctl(fd, _uapi.TUNGETIFF, bytes(_uapi.IFREQ_FLAGS.size), "TUNGETIFF")
-    return os.fsdecode(_uapi.IFREQ_FLAGS.unpack(answer)[0].rstrip(b"\0"))
+    return _name_in(ioctl(fd, _uapi.TUNGETIFF, bytes(_uapi.IFREQ_FLAGS.size), "TUNGETIFF"))
+
+
+def _name_in(request: bytes | bytearray) -> str:
+    return os.fsdecode(_uapi.IFREQ_FLAGS.unpack(request)[0].rstrip(b"\0"))
+
+
+def _ifindex(fd: int) -> int:
+    """Whatever it is called at the moment: a udevd that renames it may just be doing so."""
+    with contextlib.suppress(OSError):
+        return socket.if_nametoindex(_ifname(fd))
+    return socket.if_nametoindex(_ifname(fd))
 
 
 def _gen_mode(ifname: str) -> str:
@@ -203,24 +214,26 @@ def _assigned(sysfs: int, name: str, index: int) -> str | None:
 def _sysfs() -> Iterator[int]:
     """An fd of a sysfs of this thread's network namespace: /sys shows that of whoever mounted it."""
     fd = _mount_sysfs()
-    if fd is None:  # not allowed
-        fd = os.open("/sys", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if fd < 0:  # not allowed
+        with contextlib.suppress(OSError):
+            fd = os.open("/sys", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield fd
     finally:
-        close_fd(fd)
+        if fd >= 0:
+            close_fd(fd)
 
 
-def _mount_sysfs() -> int | None:
-    """One that is mounted nowhere, and goes with its fd (fsopen(2), fsmount(2))."""
+def _mount_sysfs() -> int:
+    """One that is mounted nowhere, and goes with its fd (fsopen(2), fsmount(2)); -1 where that is refused."""
     call = ctypes.CDLL(None, use_errno=True).syscall
-    fsopen, fsconfig, fsmount, create, cloexec = 430, 431, 432, 6, 1  # the same on every architecture but alpha
+    fsopen, fsconfig, fsmount, create, cloexec = 430, 431, 432, 6, 1  # on every architecture but alpha and mips
     context = call(fsopen, b"sysfs", cloexec)
     if context < 0:
-        return None
+        return -1
     try:
-        mounted = -1 if call(fsconfig, context, create, None, None, 0) else call(fsmount, context, cloexec, 0)
-        return mounted if mounted >= 0 else None
+        refused = call(fsconfig, context, create, None, None, 0)
+        return -1 if refused else int(call(fsmount, context, cloexec, 0))
     finally:
         close_fd(context)
 

@@ -40,7 +40,8 @@ class Scenario(NamedTuple):
     """What runs with which files, what becomes of NICs, and what ``doctor`` says is to be looked at.
 
     ``others`` is what networkd or NetworkManager has for the links that are not ours, whichever of our files lie there.
-    ``before`` is run before anything is made, each of ``acts`` when everything stands, with what becomes of the NICs.
+    ``netns`` is the NICs' network namespace, if it is not the daemons'. ``before`` is run before anything is made, each
+    of ``acts`` when everything stands, with what becomes of the NICs.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Scenario(NamedTuple):
     ifname: str = "vnet%d"
     others: Mapping[str, str] = NONE
     state: str = ""  # what the daemon has for our NICs
+    netns: str = ""
     before: str = ""
     acts: Mapping[str, str] = NONE
 
@@ -75,6 +77,10 @@ SCENARIOS = (
         "networkd, Name=*, only .network", "networkd", AS_ASKED, "udev", shipped=(NETWORK,), etc=CATCH_ALL,
         others={"other": "configuring"}, state="unmanaged",
     ),
+    Scenario(
+        "networkd, Name=*, a namespace beside it", "networkd", AS_ASKED, "networkd udev", etc=CATCH_ALL,
+        others={"other": "configuring"}, netns="vms", before=f"{SHIPPED}/vms-switch up",
+    ),
     Scenario("networkd, vt-*", "networkd", TAKEN, "udev", ifname="vt-%d", others={"other": "unmanaged"}),
     Scenario(
         "networkd, vt-*, our files", "networkd", AS_ASKED, ifname="vt-%d", shipped=(LINK, NETWORK),
@@ -82,6 +88,10 @@ SCENARIOS = (
     ),
     Scenario(
         "NetworkManager", "NetworkManager", AS_ASKED, "udev", others=EXTERNAL, state="connected (externally)",
+    ),
+    Scenario(
+        "NetworkManager, a namespace beside it", "NetworkManager", AS_ASKED, "udev", netns="vms",
+        before=f"{SHIPPED}/vms-switch up", acts={"nmcli networking off": AS_ASKED},
     ),
     Scenario(
         "NetworkManager, our files", "NetworkManager", AS_ASKED, shipped=(LINK, MANAGER), others=EXTERNAL,
@@ -110,6 +120,7 @@ def run(scenario: Scenario) -> dict[str, Any]:
         script = f'{scenario.before or "true"} >&2 && exec "$@"'
         command = [HOST, "--etc", etc, "udevd", scenario.daemon, "--", "sh", "-c", script, "sh", *look]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "VHOSTNET_ENGINE": "pure"}
+        env.update({"NETNS": scenario.netns} if scenario.netns else {})
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=150)
     if done.returncode:
         raise RuntimeError(f"{scenario.name}: {done.stderr}{done.stdout}")
@@ -150,7 +161,7 @@ def became(nics: list[str]) -> str:
 
 def main() -> int:
     failed = 0
-    with ThreadPoolExecutor(6) as pool:
+    with ThreadPoolExecutor(7) as pool:
         for scenario, found in zip(SCENARIOS, pool.map(run, SCENARIOS), strict=True):
             problems = list(wrong(scenario, found))
             failed += bool(problems)

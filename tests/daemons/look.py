@@ -2,13 +2,15 @@
 
     python3 -m tests.daemons.look SECONDS NAME [COMMAND...]
 
-NAME is the NICs' template. Each COMMAND is run after that time, and the NICs looked at again. There is a port of the
-bridge that is not ours, and another link beside it: what the daemons do to these is looked at, too.
+NAME is the NICs' template; they are made in the network namespace NETNS, if there is one in the environment. Each
+COMMAND is run after that time, and the NICs looked at again. A port of the bridge is not ours, and neither is another
+link beside it: what the daemons do to these is looked at, too.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import vhostnet
+from vhostnet.netns import call_inside
 
+NETNS = os.environ.get("NETNS")
 # The bridge may be there already: networkd's, or NetworkManager's.
 MAKE = """
 ip link show br0 >/dev/null 2>&1 || ip link add br0 up type bridge
@@ -31,8 +35,14 @@ def sh(command: str) -> str:
     return subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
-def links() -> dict[str, Any]:
-    return {link["ifname"]: link for link in json.loads(sh("ip -j -d address show"))}
+def links(netns: str | None = None) -> dict[str, Any]:
+    shown = call_inside(netns, sh, "ip -j -d address show")
+    return {link["ifname"]: link for link in json.loads(shown)}
+
+
+def look_at(nics: list[vhostnet.Nic]) -> list[str]:
+    here = links(NETNS)
+    return call_inside(NETNS, lambda: [as_asked(nic, here.get(nic.ifname)) for nic in nics])
 
 
 def as_asked(nic: vhostnet.Nic, link: dict[str, Any] | None) -> str:
@@ -72,14 +82,17 @@ def main() -> None:
     seconds, name, *commands = sys.argv[1:]
     sh(MAKE)
     checks = json.loads(sh(f"{sys.executable} -m vhostnet doctor -j"))
-    nics = vhostnet.open_nics([vhostnet.InterfaceSpec(bridge="br0", ifname=name, vhost="off") for _ in range(4)])
+    nics = vhostnet.open_nics(
+        [vhostnet.InterfaceSpec(bridge="br0", ifname=name, vhost="off") for _ in range(4)], netns=NETNS
+    )
     time.sleep(float(seconds))
     here = links()
     found: dict[str, Any] = {
-        "nics": [as_asked(nic, here.get(nic.ifname)) for nic in nics],
+        "nics": look_at(nics),
         "networkd": {
             link: state(f"/run/systemd/netif/links/{here[link]['ifindex']}", "ADMIN_STATE")
             for link in ("other", nics[0].ifname)
+            if link in here
         },
         "manager": {"nic" if link == nics[0].ifname else link: said for link, said in managed().items()},
         "assigned": {link: assigned(link) for link in ("other", "port")},
@@ -89,11 +102,10 @@ def main() -> None:
     }
     for command in commands:
         for nic in nics:
-            sh(f"ip link set {nic.ifname} master br0 up")
+            call_inside(NETNS, sh, f"ip link set {nic.ifname} master br0 up")
         sh(f"{command} >&2")
         time.sleep(2)
-        here = links()
-        found["after"][command] = [as_asked(nic, here.get(nic.ifname)) for nic in nics]
+        found["after"][command] = look_at(nics)
     print(json.dumps(found))
     vhostnet.close_nics(nics)
 

@@ -41,6 +41,14 @@ def test_exec(bridge):
     assert not found & (NEVER | OURS | {"dataclasses", "inspect"})
 
 
+def test_named_tuples_are_annotated_with_types():
+    """For text (as by 'from __future__ import annotations') typing starts the compiler: that takes a millisecond."""
+    code = "import vhostnet.cli, typing; print(*(f'{m.__name__}.{k}' for m in list(sys.modules.values()) if m.__name__"
+    code += ".startswith('vhostnet') for k, v in vars(m).items() if hasattr(v, '_fields') and any(isinstance(a, "
+    code += "typing.ForwardRef) for a in v.__annotations__.values())))"
+    assert imported(code) == set()
+
+
 def test_what_comes_later_is_there_when_it_is_asked_for():
     import vhostnet
 

@@ -417,7 +417,7 @@ def parser() -> argparse.ArgumentParser:
 def _reading() -> _Parser:
     group = _Parser(add_help=False)
     group.add_argument("-j", "--json", action="store_true", help="JSON out, errors on stderr too")
-    group.add_argument("--strict", action="store_true", help="refuse what libvirt does not know, instead of warning")
+    group.add_argument("--strict", action="store_true", help="refuse what libvirt ignores or does not know")
     group.add_argument(
         "--network",
         action="append",

@@ -1,7 +1,5 @@
 """A QEMU command line that is there already: what it says of the machine it makes, where NICs are to fit in."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import re

@@ -15,8 +15,6 @@ VhostnetError
     +-- Unsupported
 """
 
-from __future__ import annotations
-
 import errno as _errno
 import os
 from typing import NamedTuple
@@ -100,7 +98,7 @@ class HostError(VhostnetError, OSError):
     being undone, None as a rule; what could not be deleted then was closed.
     """
 
-    undoing: HostError | None = None
+    undoing: "HostError | None" = None
 
     def __init__(
         self,

@@ -1,7 +1,5 @@
 """QEMU's machines, as far as they bear on a NIC: what PCI bus 0 is called, and where virtio goes when nothing says."""
 
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 

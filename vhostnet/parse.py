@@ -5,8 +5,6 @@ libvirt ignores or does not know is refused (``strict``) or warned about; nothin
 for nothing. Values are validated by ``spec.py``; here they are only read, and an error gets its place.
 """
 
-from __future__ import annotations
-
 import codecs
 import re
 import warnings
@@ -48,6 +46,8 @@ from vhostnet.values import replace
 
 if TYPE_CHECKING:
     from vhostnet.document import Element as _Element
+else:
+    _Element = Any
 
 MAX_INTERFACE: Final = 64 * 1024
 MAX_DOMAIN: Final = 4 * 1024 * 1024
@@ -82,6 +82,13 @@ def _at(element: _Element, attribute: str | None = None, text: str | None = None
     if attribute and text is None:
         text = element.get(attribute)
     return _Place(str(element.tag), attribute, getattr(element, "sourceline", 0), text)
+
+
+class _Domain(NamedTuple):
+    """What a domain decides for its NICs. The defaults are of a document that says nothing of it."""
+
+    type: str = "kvm"
+    machine: Machine = Machine()
 
 
 class _Reading:
@@ -447,13 +454,6 @@ def _alias(element: _Element) -> str:
 def _attribute(element: _Element, path: str, name: str) -> str:
     found = element.find(path)
     return "" if found is None else found.get(name, "")
-
-
-class _Domain(NamedTuple):
-    """What a domain decides for its NICs. The defaults are of a document that says nothing of it."""
-
-    type: str = "kvm"
-    machine: Machine = Machine()
 
 
 def _read_domain(root: _Element, devices: _Element | None) -> _Domain:

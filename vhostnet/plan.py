@@ -21,8 +21,6 @@ A NIC that exists already (``held``) takes other acts: VHOST_OPEN and ATTACH for
 and LINK, in one send, for one that was made ahead and is taken now; DELETE, which takes link and fds away.
 """
 
-from __future__ import annotations
-
 import enum
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

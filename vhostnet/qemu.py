@@ -9,8 +9,6 @@ later. Both orders stand in the tables below, once. Values are typed until the l
 knows how a dialect writes them: no value can become an option.
 """
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from collections.abc import Callable, Container, Mapping, Sequence

@@ -71,7 +71,7 @@ def _ways(axes: Any, result: Any) -> None:
     axes.set_xlabel("us a NIC of 8 queues, 16 at a time, logarithmic")
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.15)
-    axes.legend(frameon=False, reverse=True)
+    axes.legend(frameon=False, reverse=True, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
 
 
 def _queues(axes: Any, result: Any) -> None:

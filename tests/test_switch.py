@@ -73,6 +73,7 @@ DROPS = "sysctl -qw net.bridge.bridge-nf-call-iptables=1 && iptables -P FORWARD 
 @pytest.mark.parametrize(("netns", "code"), [("", 1), ("vms", 0)])
 def test_the_hosts_firewall_is_not_in_the_way(netns, code):
     """What Docker leaves behind (FORWARD drops, bridges call netfilter) holds for the host's own bridges."""
+    need("netfilter")
     setup = f"ip link add br0 up type bridge && {SWITCH} up && {DROPS}"
     done = apart(sys.executable, "-c", BETWEEN, netns, setup=setup)
     assert (done.returncode, done.stderr) == (code, "")

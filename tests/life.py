@@ -69,6 +69,11 @@ class Life:
             fcntl.ioctl(nic.tap_fds[1], _uapi.TUNSETQUEUE, _uapi.IFREQ_FLAGS.pack(b"", 0x0400))
             nic.reset_queues()
 
+    def settle(self):
+        """Until a udevd, where one listens, is done with it."""
+        with vhostnet.open_nic(self.wish(), **self.how) as nic:
+            assert nic.settle(60)
+
     def pool(self):
         with vhostnet.NicPool(self.wish(), size=3, low=0, engine=self.engine) as pool:
             pool.fill()

@@ -17,6 +17,7 @@ from vhostnet.engines import _uapi
 pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
 
 OWN, VHOST, LIBC = "vhostnet's own", "With vhost-net", "CPython's and the C library's"
+UDEV = "Where a udevd listens"
 FIRST = {"AF_NETLINK": 16, "PR_SET_NAME": 15}  # what first arguments are called
 
 # The filter allows what argv[1] names, and kills the process at anything else.
@@ -105,6 +106,21 @@ def _filter_and_bridge(net):
 def test_the_list_is_enough(engine, vhost):
     done = filtered(set.union(*parts(engine, vhost)), engine, vhost)
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["ready", *STEPS], "")
+
+
+@pytest.mark.udev
+@pytest.mark.slow
+@pytest.mark.parametrize("left_out", [None, "clock_nanosleep"])
+def test_where_a_udevd_listens(engine, left_out):
+    """The same life, and a thread that waits for udev."""
+    calls = set.union(*parts(engine, "off"), documented(UDEV, engine)) - {left_out}
+    bridge = [ROOT / "tools/with-udevd", "sh", "-c", 'ip link add br0 up type bridge && exec "$@"', "sh"]
+    command = [*bridge, *living(calls, engine, "off")]
+    done = subprocess.run(command, input="\n", capture_output=True, text=True, timeout=100, cwd=ROOT / "tests")
+    if left_out:
+        assert done.returncode == 128 + signal.SIGSYS
+    else:
+        assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["ready", *STEPS], "")
 
 
 @pytest.mark.slow

@@ -14,8 +14,8 @@ pytestmark = [pytest.mark.tap, pytest.mark.slow]
 
 DOCTOR = f"{sys.executable} -m vhostnet doctor -j"
 BRIDGE = "ip link add br0 address 02:00:00:00:00:01 up type bridge"
-# Configuration for this mount namespace only, in which udevd is, too.
-ETC = "mount -t tmpfs tmpfs /etc/{0} && {1} && udevadm control --reload && udevadm settle"
+# Configuration of this host's own: /run is.
+CONFIGURED = "mkdir -p /run/{0} && {1} >/run/{0}/{2} && udevadm control --reload && udevadm settle"
 
 
 NAMES = ("udev", "networkd", "sysctl", "bridge", "netfilter")
@@ -64,9 +64,9 @@ def test_a_stock_udevd_has_macs_of_its_own():
 
 @pytest.mark.udev
 def test_with_the_file_that_is_shipped_it_leaves_ours_alone():
-    put = f"mkdir -p /etc/systemd/network && cp {ROOT}/examples/host/10-vhostnet.link /etc/systemd/network/"
-    udev = beside_udevd(ETC.format("systemd", put))["udev"]
-    assert (udev.state, udev.detail.endswith("(/etc/systemd/network/10-vhostnet.link)")) == ("ok", True)
+    shipped = f"cat {ROOT}/examples/host/10-vhostnet.link"
+    udev = beside_udevd(CONFIGURED.format("systemd/network", shipped, "10-vhostnet.link"))["udev"]
+    assert (udev.state, udev.detail.endswith("(/run/systemd/network/10-vhostnet.link)")) == ("ok", True)
 
 
 @pytest.mark.udev
@@ -87,9 +87,9 @@ def test_nothing_is_left_of_looking():
 
 @pytest.mark.udev
 def test_a_udevd_that_renames():
-    rule = 'mkdir -p /etc/udev/rules.d && echo \'SUBSYSTEM=="net", ENV{ID_NET_DRIVER}=="tun", NAME="evil0"\''
-    udev = beside_udevd(ETC.format("udev", f"{rule} >/etc/udev/rules.d/90-evil.rules"))["udev"]
-    assert (udev.state, "vnet0 became evil0" in udev.detail) == ("note", True)
+    rule = 'echo \'SUBSYSTEM=="net", ENV{ID_NET_DRIVER}=="tun", NAME="evil0"\''
+    udev = beside_udevd(CONFIGURED.format("udev/rules.d", rule, "90-evil.rules"))["udev"]
+    assert (udev.state, " became evil0" in udev.detail) == ("note", True)
 
 
 @pytest.mark.udev
@@ -108,12 +108,12 @@ def test_who_listens_and_is_no_udevd():
 @pytest.mark.udev
 def test_sysctl_settings_that_give_nics_addresses():
     """And the remedy, as doctor has it, takes it away."""
-    every = "echo 'net.ipv6.conf.*.addr_gen_mode = 0' >/etc/sysctl.d/50-all.conf"
-    given = beside_udevd(ETC.format("sysctl.d", every))
+    every = "echo net.ipv6.conf.*.addr_gen_mode = 0"
+    given = beside_udevd(CONFIGURED.format("sysctl.d", every, "50-all.conf"))
     line = given["sysctl"].remedy.removeprefix("a line ").partition(" in ")[0]
     assert given["sysctl"].state == "note"
-    spared = beside_udevd(ETC.format("sysctl.d", f"{every}; echo '{line}' >/etc/sysctl.d/60-vhostnet.conf"))
-    assert "sysctl" not in spared
+    spared = CONFIGURED.format("sysctl.d", f"{every} >/run/sysctl.d/50-all.conf && echo '{line}'", "60-vhostnet.conf")
+    assert "sysctl" not in beside_udevd(spared)
 
 
 def test_without_the_privilege_it_is_said_to_be_unknown():

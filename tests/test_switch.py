@@ -1,6 +1,7 @@
 """examples/host/vms-switch: frames pass between its NICs and the host, and it takes back what it made."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -73,6 +74,40 @@ def test_the_hosts_firewall_is_not_in_the_way(netns, code):
     setup = f"ip link add br0 up type bridge && {SWITCH} up && {DROPS}"
     done = apart(sys.executable, "-c", BETWEEN, netns, setup=setup)
     assert (done.returncode, done.stderr) == (code, "")
+
+
+# What a udevd has to do, by the kernel's uevents, and that nobody waits for it.
+HEARD = """
+import subprocess, sys, vhostnet
+from vhostnet import udev
+from vhostnet.netns import call_inside
+
+netns = sys.argv[1] or None
+monitor = subprocess.Popen(["udevadm", "monitor", "--kernel"], stdout=subprocess.PIPE, text=True)
+while monitor.stdout.readline().strip():
+    pass  # its title
+specs = [vhostnet.InterfaceSpec(bridge="br0", queues=8, vhost="off") for _ in range(4)]
+nics = vhostnet.open_nics(specs, netns=netns)
+settled = [nic.settle(30) for nic in nics]
+subprocess.run(["udevadm", "settle"], check=True)
+monitor.terminate()
+heard = [line for line in monitor.stdout if line.startswith("KERNEL[")]
+listens = call_inside(netns, udev.listens)
+vhostnet.close_nics(nics)
+print(len(heard), listens, all(settled))
+"""
+
+
+@pytest.mark.udev
+@pytest.mark.parametrize(("netns", "said"), [("", "68 True True"), ("vms", "0 False True")])
+def test_the_hosts_udevd_hears_nothing_of_nics_there(netns, said):
+    """A NIC of 8 queues is 17 uevents where one listens, and none where none does."""
+    setup = f"ip link add br0 up type bridge && {SWITCH} up && udevadm settle"
+    command = ["sh", "-c", f'{setup} && exec "$@"', "sh", sys.executable, "-W", "error", "-c", HEARD, netns]
+    done = subprocess.run(
+        [ROOT / "tools" / "with-udevd", *command], capture_output=True, text=True, check=False, timeout=60, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, said), done.stderr
 
 
 XML = "<interface type='bridge'><model type='virtio'/><driver name='qemu'/><source bridge='br0'/></interface>"

@@ -168,14 +168,23 @@ def test_with_one_line_less_what_is_missing_is_named(engine, units, tmp_path):
 
 
 @pytest.mark.tap
-def test_a_switch_is_there_from_boot_on_and_another_unit_runs_in_it(units, tmp_path):
-    """The example makes it; who says NetworkNamespacePath= is where the NICs are."""
+def test_a_switch_is_there_from_boot_on_and_other_units_run_in_it(units, tmp_path):
+    """The example makes it; who says NetworkNamespacePath= is where the NICs are, with one capability."""
     text = SWITCH.with_suffix(".service").read_text().replace("/usr/local/sbin/vms-switch", str(SWITCH))
     (tmp_path / "vms-switch.service").write_text(text)
-    where = f"Type=oneshot\nNetworkNamespacePath=/run/netns/vms\nStandardOutput=file:{tmp_path}/told\n"
-    after = END.replace("vhostnet", "vms-switch") + "Requires=vms-switch.service\n"
-    units("inside.service", text=f"{after}[Service]\n{where}ExecStart=ip -br link\n")
-    units("main.target", text="Wants=inside.service\n")
+    there = "NetworkNamespacePath=/run/netns/vms\n"
+    links = "[name for _, name in socket.if_nameindex()]"
+    (tmp_path / "nic.py").write_text(f"import socket, vhostnet\nwith vhostnet.open_nic({SPEC}): print(*{links})\n")
+    once = f"Type=oneshot\nRestart=no\nBindReadOnlyPaths={tmp_path}/nic.py\n"
+    units("nic.service", f"{once}{there}{python(tmp_path, 'made', tmp_path / 'nic.py')}")
+    where = f"[Service]\nType=oneshot\n{there}StandardOutput=file:{tmp_path}/told\nExecStart=ip -br link\n"
+    units("inside.service", text=END.replace("vhostnet", "nic") + where)
+    (tmp_path / "nic.service.d" / "after.conf").write_text(
+        "[Unit]\nRequires=vms-switch.service\nAfter=vms-switch.service\n"
+    )
+    units("main.target", text="Wants=inside.service nic.service\n")
     log = boot(tmp_path)
     told = [line.split()[0].partition("@")[0] for line in (tmp_path / "told").read_text().splitlines()]
+    made = (tmp_path / "made").read_text().split()
     assert told == ["lo", "br0", "host"], log
+    assert (sorted(made[:3]), made[3][:4], len(made)) == (["br0", "host", "lo"], "vnet", 4), log

@@ -64,6 +64,7 @@ wrong = made = 0
 for count, queues in [(1, 1), (1, 8), (16, 8), (64, 1)] * 4:
     nics = vhostnet.open_nics(specs(count, queues), engine=sys.argv[1])
     settle()
+    thread_ended()
     wrong += sum(address(nic.ifname) != nic.mac for nic in nics)
     made += len(nics)
     vhostnet.close_nics(nics)

@@ -193,7 +193,10 @@ def _surroundings() -> Iterator[Check]:
     except OSError as refused:
         what = "what udevd, networkd and sysctl settings do to a new NIC"
         yield Check(
-            "udev", "note", f"{what} is not known, since none can be made ({refused.strerror})", "run it as root"
+            "udev",
+            "note",
+            f"{what} is not known, since none can be made ({refused.strerror or refused})",
+            "run it as root",
         )
     else:
         yield _udev(trial)
@@ -223,13 +226,8 @@ def _udev(trial: surroundings.Trial) -> Check:
         return Check("udev", "note", unknown, "mount a sysfs of this network namespace, or run it as root")
     if trial.mac_kept:
         return Check("udev", "ok", f"a udevd listens here and leaves the NICs' MACs alone ({file})")
-    given = f"a udevd listens here and gives every new TAP a MAC that it finds without one ({file}); ours is kept by"
-    return Check(
-        "udev",
-        "note",
-        f"{given} looking again",
-        f"{_EXAMPLES}/10-vhostnet.link into /etc/systemd/network, or NICs in {_APART}",
-    )
+    given = f"a udevd listens here, and has a MAC of its own for a TAP that has none yet ({file}); vhostnet looks again"
+    return Check("udev", "note", given, f"{_EXAMPLES}/10-vhostnet.link into /etc/systemd/network, or NICs in {_APART}")
 
 
 def _networkd(trial: surroundings.Trial) -> Check:

@@ -14,8 +14,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-_FIRST: Final = 0.004  # seconds between looks, at first
-_SLOWEST: Final = 0.25
+_TICK: Final = 0.002  # seconds between looks, at the least
 _PATIENCE: Final = 180.0  # seconds until udev kills a worker of its own, and is done with a link in any case
 
 
@@ -31,13 +30,13 @@ class _Watch:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: list[tuple[weakref.ref[Settling], float]] = []  # until when
+        self._waiting: list[tuple[weakref.ref[Settling], float]] = []  # since when
         self._working = False
 
     def add(self, nics: Iterable[Settling]) -> None:
-        until = time.monotonic() + _PATIENCE
+        since = time.monotonic()
         with self._lock:
-            self._waiting += [(weakref.ref(nic), until) for nic in nics]
+            self._waiting += [(weakref.ref(nic), since) for nic in nics]
             idle, self._working = not self._working, True
         if not idle:
             return
@@ -48,18 +47,23 @@ class _Watch:
             self._working = False
 
     def _work(self) -> None:
-        pause = _FIRST
+        started = time.thread_time()
         while self._look():
-            time.sleep(pause)
-            pause = min(pause * 1.5, _SLOWEST)
+            took = time.thread_time() - started
+            time.sleep(max(_TICK, 10 * took, (time.monotonic() - self._youngest()) / 100))
+            started = time.thread_time()
+
+    def _youngest(self) -> float:
+        with self._lock:
+            return max((since for _, since in self._waiting), default=0.0)
 
     def _look(self) -> bool:
         """False when there are none left."""
         with self._lock:
             looked_at = list(self._waiting)
-        over = {entry for entry in looked_at if _is_over(*entry)}
+        left = [entry for entry in looked_at if not _is_over(*entry)]
         with self._lock:
-            self._waiting = [entry for entry in self._waiting if entry not in over]
+            self._waiting[: len(looked_at)] = left  # what has come since stands behind them
             self._working = bool(self._waiting)
             return self._working
 
@@ -68,9 +72,9 @@ class _Watch:
         self.__init__()  # type: ignore[misc]
 
 
-def _is_over(reference: weakref.ref[Settling], until: float) -> bool:
+def _is_over(reference: weakref.ref[Settling], since: float) -> bool:
     nic = reference()
-    return nic is None or nic.look_again() or time.monotonic() > until
+    return nic is None or nic.look_again() or time.monotonic() > since + _PATIENCE
 
 
 _watch = _Watch()

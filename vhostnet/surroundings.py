@@ -214,24 +214,26 @@ def _assigned(sysfs: int, name: str, index: int) -> str | None:
 def _sysfs() -> Iterator[int]:
     """An fd of a sysfs of this thread's network namespace: /sys shows that of whoever mounted it."""
     fd = _mount_sysfs()
-    if fd is None:  # not allowed
-        fd = os.open("/sys", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if fd < 0:  # not allowed
+        with contextlib.suppress(OSError):
+            fd = os.open("/sys", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield fd
     finally:
-        close_fd(fd)
+        if fd >= 0:
+            close_fd(fd)
 
 
-def _mount_sysfs() -> int | None:
-    """One that is mounted nowhere, and goes with its fd (fsopen(2), fsmount(2))."""
+def _mount_sysfs() -> int:
+    """One that is mounted nowhere, and goes with its fd (fsopen(2), fsmount(2)); -1 where that is refused."""
     call = ctypes.CDLL(None, use_errno=True).syscall
-    fsopen, fsconfig, fsmount, create, cloexec = 430, 431, 432, 6, 1  # the same on every architecture but alpha
+    fsopen, fsconfig, fsmount, create, cloexec = 430, 431, 432, 6, 1  # on every architecture but alpha and mips
     context = call(fsopen, b"sysfs", cloexec)
     if context < 0:
-        return None
+        return -1
     try:
-        mounted = -1 if call(fsconfig, context, create, None, None, 0) else call(fsmount, context, cloexec, 0)
-        return mounted if mounted >= 0 else None
+        refused = call(fsconfig, context, create, None, None, 0)
+        return -1 if refused else int(call(fsmount, context, cloexec, 0))
     finally:
         close_fd(context)
 

@@ -160,7 +160,7 @@ def _rest(results: Results) -> str:
     memory, package = results["performance"]["bytes"]["8q"], _middle(results, "a fresh process", "import vhostnet")
     rows = [
         ["from the seed's XML to a Program and QEMU's arguments", f"{_us(results, *SEED)} us"],
-        ["importing the package, without pyroute2 and lxml", f"{package / 1000:.1f} ms"],
+        ["importing the package, without pyroute2 and the XML parser", f"{package / 1000:.1f} ms"],
         ["kernel memory of a NIC of 8 queues with `noqueue`", _mib(memory["noqueue"])],
         ["the same with the kernel's default qdisc", _mib(memory["default"])],
     ]

@@ -7,6 +7,9 @@ with vhostnet.open_nic(spec) as nic:              all of them, or none
 # ... and the NIC is gone
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from vhostnet.closing import close_nics
 from vhostnet.cost import Cost, Limits, cost
 from vhostnet.engines import select as select_engine
@@ -34,13 +37,15 @@ from vhostnet.errors import (
 from vhostnet.host import limits, open_nic, open_nics, plan_nics
 from vhostnet.marks import Mark
 from vhostnet.nic import Nic, Timing, Vhost
-from vhostnet.others import effects
 from vhostnet.parse import parse_any, parse_domain, parse_interface
 from vhostnet.plan import Act, Fds, NicRow, Op, Program
-from vhostnet.pool import NicPool, PoolStats
 from vhostnet.qemu import assign_aliases, assign_machine, caveats, fitted, qemu_argv, qemu_properties
 from vhostnet.spec import CcwAddress, InterfaceSpec, MmioAddress, PciAddress
-from vhostnet.survey import FoundNic, list_nics
+
+if TYPE_CHECKING:
+    from vhostnet.others import effects
+    from vhostnet.pool import NicPool, PoolStats
+    from vhostnet.survey import FoundNic, list_nics
 
 __version__ = "0.1.0"
 
@@ -101,3 +106,22 @@ __all__ = [
     "qemu_properties",
     "select_engine",
 ]
+
+# What opening a NIC does not need is imported when it is asked for.
+_LATER = {
+    "effects": "vhostnet.others",
+    "FoundNic": "vhostnet.survey",
+    "list_nics": "vhostnet.survey",
+    "NicPool": "vhostnet.pool",
+    "PoolStats": "vhostnet.pool",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals().setdefault(name, getattr(import_module(_LATER[name]), name))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -12,8 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import vhostnet
 from vhostnet import (
@@ -95,7 +93,7 @@ def _argv(options: argparse.Namespace) -> int:
         addr=options.addr,
         dialect=options.dialect,
     )
-    print(json.dumps(argv) if options.json else shlex.join(argv))
+    print(_json(argv) if options.json else shlex.join(argv))
     return OK
 
 
@@ -106,7 +104,7 @@ def _plan(options: argparse.Namespace) -> int:
     left = vhostnet.limits(program, engine=options.engine, netns=options.netns)
     notes = vhostnet.effects(specs, program, engine=options.engine, netns=options.netns)
     if options.json:
-        print(json.dumps({**_program_json(program), "cost": cost._asdict(), "left": left._asdict(), "notes": notes}))
+        print(_json({**_program_json(program), "cost": cost._asdict(), "left": left._asdict(), "notes": notes}))
     else:
         print(program, _cost_line(cost, left), *(f"note: {note}" for note in notes), sep="\n")
     return OK
@@ -170,7 +168,7 @@ def _doctor(options: argparse.Namespace) -> int:
             remedy = f"  -> {check.remedy}" if check.remedy else ""
             print(f"{check.state:<4}  {check.name:<12}  {check.detail}{remedy}", flush=True)
     if options.json:
-        print(json.dumps([_check_json(check) for check in checks], default=str))
+        print(_json([_check_json(check) for check in checks], default=str))
     failed = [check for check in checks if check.state == "fail"]
     return exit_code(failed[0].error or VhostnetError()) if failed else OK
 
@@ -189,7 +187,7 @@ def _examine(options: argparse.Namespace, doctor: Any) -> Iterator[Any]:
 def _list(options: argparse.Namespace) -> int:
     found = vhostnet.list_nics(netns=options.netns)
     if options.json:
-        print(json.dumps([_nic_json(nic) for nic in found]))
+        print(_json([_nic_json(nic) for nic in found]))
     else:
         for nic in found:
             print(_nic_line(nic))
@@ -212,7 +210,7 @@ def _specs(files: Sequence[str], options: argparse.Namespace) -> list[InterfaceS
     found: list[InterfaceSpec] = []
     for file in files:
         try:
-            data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+            data = _read(file)
         except OSError as error:
             raise UsageError(f"{file}: {error.strerror}") from None
         specs = vhostnet.parse_any(data, networks=networks, strict=options.strict, nic=options.nic)
@@ -220,6 +218,13 @@ def _specs(files: Sequence[str], options: argparse.Namespace) -> list[InterfaceS
             raise SpecError(f"{file!r} has no NICs", expected="an <interface>, or a <domain> with one")
         found += specs
     return [unplaced(spec) for spec in found] if options.no_address else found
+
+
+def _read(file: str) -> bytes:
+    if file == "-":
+        return sys.stdin.buffer.read()
+    with open(file, "rb") as opened:
+        return opened.read()
 
 
 def _say(text: str) -> None:
@@ -273,11 +278,17 @@ def _check_json(check: Any) -> dict[str, Any]:
     return {**shown, "error": _error_json(check.error)} if check.error else shown
 
 
+def _json(value: Any, **how: Any) -> str:
+    import json  # takes as long as a NIC, and is for -j alone
+
+    return json.dumps(value, **how)
+
+
 def _show(error: BaseException, as_json: bool) -> None:
     if not as_json:
         print(f"vhostnet: {error}", file=sys.stderr)
         return
-    print(json.dumps(_error_json(error), default=str), file=sys.stderr)
+    print(_json(_error_json(error), default=str), file=sys.stderr)
 
 
 def _error_json(error: BaseException) -> dict[str, Any]:
@@ -328,9 +339,30 @@ def _network(text: str) -> tuple[str, str]:
     return name, bridge
 
 
+class _Help(argparse.HelpFormatter):
+    """argparse makes one for every option; one that has to look how wide the terminal is would import shutil for it."""
+
+    def __init__(self, prog: str, **how: Any) -> None:
+        super().__init__(prog, **{"width": _WIDTH, **how})
+
+
+def _width() -> int:
+    with contextlib.suppress(OSError, ValueError):
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size().columns)
+    return 80
+
+
+_WIDTH: Final = _width() - 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**{"formatter_class": _Help, **how})
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line; the man page and the shell completions are made from it."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="vhostnet",
         description="libvirt <interface> XML in; an open multi-queue NIC and QEMU's arguments for it out.",
         epilog=EXIT_CODES,
@@ -382,10 +414,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _reading() -> argparse.ArgumentParser:
-    group = argparse.ArgumentParser(add_help=False)
+def _reading() -> _Parser:
+    group = _Parser(add_help=False)
     group.add_argument("-j", "--json", action="store_true", help="JSON out, errors on stderr too")
-    group.add_argument("--strict", action="store_true", help="refuse what libvirt does not know, instead of warning")
+    group.add_argument("--strict", action="store_true", help="refuse what libvirt ignores or does not know")
     group.add_argument(
         "--network",
         action="append",
@@ -398,8 +430,8 @@ def _reading() -> argparse.ArgumentParser:
     return group
 
 
-def _opening_options() -> argparse.ArgumentParser:
-    group = argparse.ArgumentParser(add_help=False)
+def _opening_options() -> _Parser:
+    group = _Parser(add_help=False)
     group.add_argument("--engine", choices=("auto", "native", "pure"), default="auto", help="default: auto")
     group.add_argument("--vhost", choices=("auto", "require", "off"), help="instead of <driver name=>")
     group.add_argument("-n", "--netns", metavar="NETNS", help=f"make the NICs in {_NETNS}")
@@ -407,7 +439,7 @@ def _opening_options() -> argparse.ArgumentParser:
     return group
 
 
-def _dialect() -> argparse.ArgumentParser:
-    group = argparse.ArgumentParser(add_help=False)
+def _dialect() -> _Parser:
+    group = _Parser(add_help=False)
     group.add_argument("--dialect", choices=("classic", "keyval", "json"), default="classic", help="default: classic")
     return group

@@ -1,20 +1,18 @@
 """A QEMU command line that is there already: what it says of the machine it makes, where NICs are to fit in."""
 
-from __future__ import annotations
-
 import itertools
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import PurePath
 from typing import Final, NamedTuple
 
 from vhostnet.machines import Machine, find_machine
 from vhostnet.spec import CcwAddress, InterfaceSpec, PciAddress
+from vhostnet.values import replace
 
-_QEMU: Final = re.compile(r"qemu-system-([a-z0-9_]+)(-microvm)?|qemu-kvm|kvm")
+_QEMU: Final = r"qemu-system-([a-z0-9_]+)(-microvm)?|qemu-kvm|kvm"
 _LOOKED_AT: Final = {"device": "driver", "netdev": "type", "nic": "type", "machine": "type", "M": "type"}
-_COMMA: Final = re.compile(r"(?<!,),(?!,)")  # two of them are one in a value
+_COMMA: Final = r"(?<!,),(?!,)"  # two of them are one in a value
 
 # Programs that start what they are given without the fds they have from 3 on: seen, or documented.
 CLOSERS: Final = {
@@ -49,8 +47,8 @@ class Command(NamedTuple):
 
 def read_command(words: Sequence[str]) -> Command:
     """What can be seen of a command that starts QEMU, maybe by way of others."""
-    names = [PurePath(word).name for word in words]
-    at = next((number for number, name in enumerate(names) if _QEMU.fullmatch(name)), None)
+    names = [os.path.basename(word) for word in words]
+    at = next((number for number, name in enumerate(names) if re.fullmatch(_QEMU, name)), None)
     if at is None:
         return Command(None, frozenset(), frozenset(), tuple(words))
     given = list(_given(words[at + 1 :]))
@@ -77,14 +75,14 @@ def _options(text: str, implied: str) -> Mapping[str, str]:
             return {key: str(value) for key, value in dict(json.loads(text)).items()}
         except (ValueError, TypeError):
             return {}
-    first, *rest = _COMMA.split(text)
+    first, *rest = re.split(_COMMA, text)
     parts = [first if "=" in first else f"{implied}={first}", *rest]
     pairs = (part.partition("=") for part in parts)
     return {key: value.replace(",,", ",") for key, _, value in pairs}
 
 
 def _machine(emulator: str, given: Sequence[tuple[str, Mapping[str, str]]]) -> Machine:
-    found = _QEMU.fullmatch(emulator)
+    found = re.fullmatch(_QEMU, emulator)
     arch, microvm = (found[1] or "", found[2]) if found else ("", None)
     kinds = [options["type"] for name, options in given if name in ("machine", "M") and "type" in options]
     return find_machine(arch, kinds[-1] if kinds else "microvm" if microvm else "")
@@ -114,6 +112,6 @@ def unplaced(spec: InterfaceSpec) -> InterfaceSpec:
 
 def closers(command: Command) -> list[str]:
     """The wrappers that do not hand QEMU the fds, each with what it does."""
-    names = [PurePath(word).name for word in command.wrappers]
+    names = [os.path.basename(word) for word in command.wrappers]
     scope = "--scope" in command.wrappers  # systemd-run becomes the command then
     return [f"{name} {CLOSERS[name]}" for name in names if name in CLOSERS and not (name == "systemd-run" and scope)]

@@ -4,8 +4,6 @@ Memory is estimated, from what NICs were measured to take (Linux 6.18, x86-64, s
 them): ``make bench`` measures it again.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from typing import Final, NamedTuple

@@ -21,8 +21,8 @@ class Ignored(ValueError):
 
 # --- reading one value -----------------------------------------------------------------------------------
 
-_DIGITS = re.compile(r"[0-9]{1,20}", re.ASCII)
-_NUMBER = re.compile(r"0[xX][0-9A-Fa-f]{1,8}|0|[1-9][0-9]{0,9}", re.ASCII)
+_DIGITS = r"[0-9]{1,20}"
+_NUMBER = r"0[xX][0-9A-Fa-f]{1,8}|0|[1-9][0-9]{0,9}"
 
 
 def _str(text: str) -> str:
@@ -30,7 +30,7 @@ def _str(text: str) -> str:
 
 
 def whole(text: str) -> int:
-    if not _DIGITS.fullmatch(text):  # int() would take other scripts' digits, "1_000", " 4 " and "+4" as well
+    if not re.fullmatch(_DIGITS, text):  # int() would take other scripts' digits, "1_000", " 4 " and "+4" as well
         raise ValueError("a whole number in decimal digits")
     return int(text)
 
@@ -53,7 +53,7 @@ def _device(text: str) -> str:
 
 
 def _number(text: str) -> int:
-    if not _NUMBER.fullmatch(text):
+    if not re.fullmatch(_NUMBER, text):
         raise ValueError("a whole number, decimal or 0x and hexadecimal")
     return int(text, 0)
 
@@ -70,22 +70,22 @@ def _word(**words: Any) -> Reader:
 _onoff = _word(on=True, off=False)
 _yesno = _word(yes=True, no=False)
 _PREFIXES = ("vnet", "macvtap", "macvlan")
-_GENERATED = re.compile(r"(vnet|macvtap|macvlan)[0-9]+", re.ASCII)
-_ALIAS = re.compile(r"(ua-[A-Za-z0-9_-]*|net[0-9]+)", re.ASCII)
+_GENERATED = r"(vnet|macvtap|macvlan)[0-9]+"
+_ALIAS = r"(ua-[A-Za-z0-9_-]*|net[0-9]+)"
 
 
 def _ifname(text: str) -> str | None:
     """libvirt's own prefixes mark a generated name: it is generated anew."""
     if not text.startswith(_PREFIXES):
         return text or None
-    if not _GENERATED.fullmatch(text) and text != "vnet%d":
+    if not re.fullmatch(_GENERATED, text) and text != "vnet%d":
         raise Ignored("begins as the names that libvirt generates: it is ignored, and another name generated")
     return None
 
 
 def _alias(text: str) -> str | None:
     """A user's alias (``ua-``), or the one a running libvirt domain shows (``net0``)."""
-    if text and not _ALIAS.fullmatch(text):
+    if text and not re.fullmatch(_ALIAS, text):
         raise Ignored("has no effect: libvirt ignores an alias other than ua- and letters, digits, - or _")
     return text or None
 

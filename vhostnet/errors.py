@@ -15,8 +15,6 @@ VhostnetError
     +-- Unsupported
 """
 
-from __future__ import annotations
-
 import errno as _errno
 import os
 from typing import NamedTuple
@@ -87,7 +85,7 @@ def _place(element: str | None, attribute: str | None, value: object) -> str:
 
 
 def _shown(name: str | None) -> str | None:
-    """As it is, where it can be seen: lxml puts the namespace into a name, and that can be any text."""
+    """As it is, where it can be seen: a namespace is part of a name, and that can be any text."""
     return name if name is None or name.isprintable() else repr(name)
 
 
@@ -100,7 +98,7 @@ class HostError(VhostnetError, OSError):
     being undone, None as a rule; what could not be deleted then was closed.
     """
 
-    undoing: HostError | None = None
+    undoing: "HostError | None" = None
 
     def __init__(
         self,

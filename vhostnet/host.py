@@ -1,7 +1,5 @@
 """Opening NICs on this host, one or a thousand: from specs to a Program, through an engine, to Nics."""
 
-from __future__ import annotations
-
 import errno
 import itertools
 import os

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 
-_OCTETS = re.compile(r"[0-9A-Fa-f]{1,2}(:[0-9A-Fa-f]{1,2}){5}", re.ASCII)
+_OCTETS = r"[0-9A-Fa-f]{1,2}(:[0-9A-Fa-f]{1,2}){5}"
 
 EXPECTED = "six hexadecimal octets with colons, unicast and not zero, such as 52:54:00:12:34:56"
 
@@ -22,7 +22,7 @@ def normalize(text: object) -> str | None:
     first octet) and zero are refused by the kernel for the TAP; QEMU takes them for the guest, to
     nobody's use.
     """
-    if not isinstance(text, str) or not _OCTETS.fullmatch(text):
+    if not isinstance(text, str) or not re.fullmatch(_OCTETS, text):
         return None
     octets = [int(part, 16) for part in text.split(":")]
     if octets[0] & 1 or not any(octets):

@@ -1,7 +1,5 @@
 """QEMU's machines, as far as they bear on a NIC: what PCI bus 0 is called, and where virtio goes when nothing says."""
 
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 
@@ -19,7 +17,7 @@ class Machine(NamedTuple):
     takes_virtio: bool = False
 
 
-_VIRT_ARCHES = re.compile(r"aarch64|arm|riscv|loongarch")
+_VIRT_ARCHES = r"aarch64|arm|riscv|loongarch"
 
 
 def find_machine(arch: str, name: str) -> Machine:
@@ -27,7 +25,7 @@ def find_machine(arch: str, name: str) -> Machine:
     family = name.partition("-")[0]
     if arch.startswith("s390") or family == "s390":
         return Machine(virtio=CcwAddress(), takes_virtio=True)
-    if family == "virt" or (not name and _VIRT_ARCHES.match(arch)):
+    if family == "virt" or (not name and re.match(_VIRT_ARCHES, arch)):
         return Machine("pcie.0", takes_virtio=True)
     if family == "microvm":
         return Machine("pcie.0", MmioAddress())

@@ -1,7 +1,5 @@
 """The mark that every NIC carries as its alias (IFLA_IFALIAS): ``vhostnet:UUID:PID:STARTTIME[:parked]``."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import re

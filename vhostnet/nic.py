@@ -4,8 +4,6 @@ Every fd is O_CLOEXEC and belongs to its Nic until that is closed or its fds are
 its last fd does, so closing is all there is to cleaning up.
 """
 
-from __future__ import annotations
-
 import _thread
 import contextlib
 import os
@@ -214,7 +212,7 @@ class Nic:
         with contextlib.suppress(NicClosed), under_way:
             self._engine.close([self._give_away()])
 
-    def become(self, spec: InterfaceSpec, run: Run) -> Nic:
+    def become(self, spec: InterfaceSpec, run: Run) -> "Nic":
         """The same NIC after *run* made it *spec*'s; it owns the fds now, and this one is closed."""
         with under_way:
             self._give_away()
@@ -248,7 +246,7 @@ class Nic:
         except IndexError:
             raise NicClosed(f"{self.ifname} is closed") from None
 
-    def __enter__(self) -> Nic:
+    def __enter__(self) -> "Nic":
         return self
 
     def __exit__(
@@ -287,7 +285,7 @@ def close_here(fds: Fds) -> None:
         close_fd(fd)
 
 
-_living: dict[int, weakref.ref[Nic]] = {}  # those that own fds, by id()
+_living: dict[int, "weakref.ref[Nic]"] = {}  # those that own fds, by id()
 
 
 def _after_fork_in_child() -> None:

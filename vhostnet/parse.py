@@ -1,18 +1,15 @@
-"""Text -> InterfaceSpec. The only user of lxml.
+"""Text -> InterfaceSpec.
 
 ``elements.py`` has the map. What libvirt knows and we do not do yet is refused by name, with what to do instead; what
 libvirt ignores or does not know is refused (``strict``) or warned about; nothing is dropped in silence but what asks
 for nothing. Values are validated by ``spec.py``; here they are only read, and an error gets its place.
 """
 
-from __future__ import annotations
-
 import codecs
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vhostnet.elements import (
     ADDRESSES,
@@ -45,9 +42,12 @@ from vhostnet.spec import (
     PciAddress,
     is_generated,
 )
+from vhostnet.values import replace
 
 if TYPE_CHECKING:
-    from lxml.etree import _Element
+    from vhostnet.document import Element as _Element
+else:
+    _Element = Any
 
 MAX_INTERFACE: Final = 64 * 1024
 MAX_DOMAIN: Final = 4 * 1024 * 1024
@@ -59,8 +59,7 @@ Networks = Mapping[str, str]
 # --- one <interface> -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """Where a value stood, and its text there."""
 
     element: str
@@ -82,16 +81,23 @@ class _Place:
 def _at(element: _Element, attribute: str | None = None, text: str | None = None) -> _Place:
     if attribute and text is None:
         text = element.get(attribute)
-    return _Place(str(element.tag), attribute, cast(int, element.sourceline or 0), text)
+    return _Place(str(element.tag), attribute, getattr(element, "sourceline", 0), text)
 
 
-@dataclass
+class _Domain(NamedTuple):
+    """What a domain decides for its NICs. The defaults are of a document that says nothing of it."""
+
+    type: str = "kvm"
+    machine: Machine = Machine()
+
+
 class _Reading:
     """What has been read of one <interface>, and where each value stood."""
 
-    strict: bool
-    values: dict[str, Any] = field(default_factory=dict)
-    places: dict[str, _Place] = field(default_factory=dict)
+    def __init__(self, strict: bool) -> None:
+        self.strict = strict
+        self.values: dict[str, Any] = {}
+        self.places: dict[str, _Place] = {}
 
     def put(self, name: str, value: Any, place: _Place) -> None:
         """None asks for nothing."""
@@ -318,7 +324,7 @@ _UTF_16: Final = {
     codecs.BOM_UTF16_LE: ("utf-16-le", ("utf-16", "utf-16le")),
     codecs.BOM_UTF16_BE: ("utf-16-be", ("utf-16", "utf-16be")),
 }
-_DECLARED = re.compile(r"""\ufeff?<\?xml[^>]*?\sencoding\s*=\s*["']([^"']*)""")
+_DECLARED = r"""\ufeff?<\?xml[^>]*?\sencoding\s*=\s*["']([^"']*)"""
 
 
 def _decode(raw: bytes) -> str:
@@ -328,7 +334,7 @@ def _decode(raw: bytes) -> str:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
         raise SpecError(f"not well-formed XML: no {encoding} at byte {error.start}") from None
-    declared = _DECLARED.match(text)
+    declared = re.match(_DECLARED, text)
     allowed = (*names, "us-ascii", "ascii") if text.isascii() else names
     if declared and declared[1].lower() not in allowed:
         raise SpecError("is not this document's", attribute="encoding", value=declared[1], expected=" or ".join(names))
@@ -336,7 +342,7 @@ def _decode(raw: bytes) -> str:
 
 
 def _root(text: str | bytes, limit: int) -> _Element:
-    from lxml import etree
+    from vhostnet.document import read_document  # a parser takes its time, and who has specs needs none
 
     if not isinstance(text, (str, bytes)):
         raise TypeError(f"XML is str or bytes, not {type(text).__name__}")
@@ -345,25 +351,7 @@ def _root(text: str | bytes, limit: int) -> _Element:
     for count, most, what in ((len(raw), limit, "bytes"), (nodes, MAX_NODES, "tags and attributes")):
         if count > most:
             raise SpecError(f"the document has {count} {what}", expected=f"at most {most}")
-    parser = etree.XMLParser(
-        encoding="utf-8",
-        resolve_entities=False,
-        no_network=True,
-        load_dtd=False,
-        dtd_validation=False,
-        huge_tree=False,
-        remove_comments=True,
-        remove_pis=True,
-    )
-    try:
-        root = etree.fromstring(raw, parser)
-    except etree.XMLSyntaxError as error:
-        raise SpecError(f"not well-formed XML: {error.msg!r}", line=error.lineno) from None
-    # Internal entities expand in attribute values whatever the parser is told: no DOCTYPE at all.
-    docinfo: Any = root.getroottree().docinfo
-    if docinfo.doctype:
-        raise SpecError("a DOCTYPE is not allowed", line=1, expected="plain XML without a DTD")
-    return root
+    return read_document(raw)
 
 
 def parse_interface(xml: str | bytes, *, networks: Networks | None = None, strict: bool = False) -> InterfaceSpec:
@@ -466,13 +454,6 @@ def _alias(element: _Element) -> str:
 def _attribute(element: _Element, path: str, name: str) -> str:
     found = element.find(path)
     return "" if found is None else found.get(name, "")
-
-
-class _Domain(NamedTuple):
-    """What a domain decides for its NICs. The defaults are of a document that says nothing of it."""
-
-    type: str = "kvm"
-    machine: Machine = Machine()
 
 
 def _read_domain(root: _Element, devices: _Element | None) -> _Domain:

@@ -21,18 +21,16 @@ A NIC that exists already (``held``) takes other acts: VHOST_OPEN and ATTACH for
 and LINK, in one send, for one that was made ahead and is taken now; DELETE, which takes link and fds away.
 """
 
-from __future__ import annotations
-
 import enum
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple, TypeVar, cast
 
 from vhostnet.errors import SpecError
 from vhostnet.mac import tap_mac
 from vhostnet.spec import MAX_QUEUES, VNET_HDR_MODELS, InterfaceSpec, VhostPolicy
+from vhostnet.values import dataclass
 
 IFNAMSIZ: Final = 16  # bytes of an interface name, its NUL with them
 ALIASSIZ: Final = 128  # bytes of a mark, likewise; the kernel would take 256
@@ -72,7 +70,7 @@ class TunFlag(enum.IntFlag):
     EXCL = 0x8000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Link:
     """What the kernel says of a link that exists.
 
@@ -89,7 +87,7 @@ class Link:
     tun_flags: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Features:
     """What this kernel can do, asked once a process: TUNGETFEATURES' word, and whether there is IPv6."""
 
@@ -148,7 +146,7 @@ class Act(NamedTuple):
     barrier: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Program:
     """Rows and acts. ``print(program)`` shows what would run, one act a line.
 

@@ -15,7 +15,6 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from types import TracebackType
@@ -34,6 +33,7 @@ from vhostnet.nic import Nic, Run
 from vhostnet.plan import NicRow, Program, Qdisc, plan_take
 from vhostnet.reasons import refusal
 from vhostnet.spec import VNET_HDR_MODELS, InterfaceSpec
+from vhostnet.values import replace
 
 BATCH: Final = 64  # NICs the refill makes in one engine call
 PAUSE: Final = 1.0  # seconds until the refill tries again what the host has refused

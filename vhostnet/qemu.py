@@ -9,16 +9,14 @@ later. Both orders stand in the tables below, once. Values are typed until the l
 knows how a dialect writes them: no value can become an option.
 """
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple
 
 from vhostnet.errors import SpecError, VhostnetWarning
 from vhostnet.spec import CcwAddress, InterfaceSpec, MmioAddress, PciAddress, is_addr, is_generated, is_id
+from vhostnet.values import replace
 
 Dialect = Literal["classic", "keyval", "json"]
 DIALECTS: Final = ("classic", "keyval", "json")
@@ -29,8 +27,7 @@ Version = tuple[int, int, int]
 MAX_TX_QUEUE_SIZE: Final = 256  # on a TAP; only vhost-user and vDPA get more
 
 
-@dataclass(frozen=True, slots=True)
-class _Device:
+class _Device(NamedTuple):
     """What a row of the tables may look at."""
 
     spec: InterfaceSpec

@@ -6,7 +6,6 @@ import errno
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from vhostnet.cost import cost
 from vhostnet.engines import Engine, Failure, Result
@@ -184,7 +183,7 @@ def _count_resources(program: Program, error: ResourceExhausted) -> None:
 def free_files() -> int | None:
     """How many more files this kernel allows all processes together (fs.file-max)."""
     try:
-        there, free, most = map(int, Path("/proc/sys/fs/file-nr").read_text().split())
+        there, free, most = map(int, _read("/proc/sys/fs/file-nr").split())
     except (OSError, ValueError):
         return None
     return most - there + free
@@ -193,7 +192,12 @@ def free_files() -> int | None:
 def free_memory() -> int | None:
     """Bytes that can be had without swapping (MemAvailable)."""
     try:
-        found = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        found = re.search(r"^MemAvailable:\s*(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
     except OSError:
         return None
     return int(found[1]) * 1024 if found else None
+
+
+def _read(path: str) -> str:
+    with open(path) as opened:
+        return opened.read()

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from vhostnet import mac as _mac
 from vhostnet.errors import SpecError
+from vhostnet.values import dataclass, field
 
 MAX_QUEUES: Final = 256  # the kernel's MAX_TAP_QUEUES; one more is E2BIG
 DEFAULT_TAP: Final = "/dev/net/tun"
@@ -26,7 +26,7 @@ VhostPolicy = Literal["auto", "require", "off"]
 VHOST_POLICIES: Final = ("auto", "require", "off")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PciAddress:
     """Where on the guest's PCI topology: ``bus`` 0 is called ``root``, bus N is ``pci.N``."""
 
@@ -50,7 +50,7 @@ class PciAddress:
         return f"0x{self.slot:x}.0x{self.function:x}" if self.function else f"0x{self.slot:x}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CcwAddress:
     """s390's channel address: subchannel set image, subchannel set, device number (None: QEMU's choice)."""
 
@@ -68,12 +68,12 @@ class CcwAddress:
         return None if self.devno is None else f"{self.cssid:x}.{self.ssid:x}.{self.devno:04x}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MmioAddress:
     """virtio-mmio: the machine places it, there is nothing to say."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class InterfaceSpec:
     """One NIC as asked for, built by ``parse_interface`` or straight in Python.
 
@@ -153,29 +153,31 @@ class InterfaceSpec:
 
 # --- what one value may be -------------------------------------------------------------------------------
 
+# Patterns are compiled by the first value that needs them: all of them at once would take as long as a NIC.
+
 Check = Callable[[Any], bool]
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # bidi's with them
-_IFNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
+_CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"  # bidi's with them
+_IFNAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _RESERVED = ("all", "default")  # net.ipv4.conf.all and .default: the kernel refuses them from 6.18 on
-_ID = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}", re.ASCII)
-_GENERATED = re.compile(r"net[0-9]+", re.ASCII)
-_ADDR = re.compile(r"(0x)?[01]?[0-9A-Fa-f](\.(0x)?[0-7])?", re.ASCII)
+_ID = r"[A-Za-z][A-Za-z0-9_.-]{0,127}"
+_GENERATED = r"net[0-9]+"
+_ADDR = r"(0x)?[01]?[0-9A-Fa-f](\.(0x)?[0-7])?"
 
 
 def is_id(value: object) -> bool:
     """What QEMU takes as an id, of a device or a bus: a letter, then letters, digits and ``-._``."""
-    return isinstance(value, str) and _ID.fullmatch(value) is not None
+    return isinstance(value, str) and re.fullmatch(_ID, value) is not None
 
 
 def is_generated(alias: object) -> bool:
     """An alias as libvirt generates them: it stands for nothing, and another is as good."""
-    return isinstance(alias, str) and _GENERATED.fullmatch(alias) is not None
+    return isinstance(alias, str) and re.fullmatch(_GENERATED, alias) is not None
 
 
 def is_addr(value: object) -> bool:
     """A PCI slot, with or without function, as QEMU's ``addr=`` takes it: ``0x7``, ``0x7.0x1``."""
-    return isinstance(value, str) and _ADDR.fullmatch(value) is not None
+    return isinstance(value, str) and re.fullmatch(_ADDR, value) is not None
 
 
 def _one_of(*words: str) -> Check:
@@ -196,7 +198,7 @@ def _ring(value: object) -> bool:
 
 def _text(value: object) -> bool:
     """Any text without control characters: a newline could forge a line or an option, a bidi override its look."""
-    return isinstance(value, str) and _CONTROL.search(value) is None
+    return isinstance(value, str) and re.search(_CONTROL, value) is None
 
 
 def _path(value: object) -> bool:
@@ -209,7 +211,7 @@ def _ifname(value: object) -> bool:
         return False
     head, template, tail = value.partition("%d")
     plain = head + ("0" if template else "") + tail
-    return len(plain) <= 15 and _IFNAME.fullmatch(plain) is not None
+    return len(plain) <= 15 and re.fullmatch(_IFNAME, plain) is not None
 
 
 def _bridge_name(value: object) -> bool:

@@ -9,7 +9,6 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -17,6 +16,7 @@ from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._calls import ifreq, ioctl, refusal
 from vhostnet.engines._rtnetlink import Netlink, attribute, attributes, error_of, malformed
 from vhostnet.plan import MAX_PORTS, Link, TunFlag
+from vhostnet.values import replace
 
 _NL_LOOKUPS: Final = 16  # each answer takes kilobytes of the receive buffer
 

@@ -1,7 +1,5 @@
 """What an engine is, and what it answers."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol

@@ -167,6 +167,7 @@ def test_with_one_line_less_what_is_missing_is_named(engine, units, tmp_path):
     assert "CAP_NET_ADMIN" in said["capability"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.tap
 def test_a_switch_is_there_from_boot_on_and_other_units_run_in_it(units, tmp_path):
     """The example makes it; who says NetworkNamespacePath= is where the NICs are, with one capability."""

@@ -115,6 +115,7 @@ def _check_bridges() -> None:
 def _counted(who: dict[str, Way], batches: Sequence[int], nics: int, daemon: Udevd) -> Iterator[Count]:
     """The idle ones first, then those beside the busy loops; each half in random order."""
     for busy in BUSY:
+        print(f"beside {busy} busy loops ...", file=sys.stderr, flush=True)
         counts = [Count(name, queues, batch, busy) for name, queues, batch in itertools.product(who, QUEUES, batches)]
         wanted = -(-nics // (len(counts) * len(BUSY)))
         with contextlib.ExitStack() as stack:

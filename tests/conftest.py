@@ -101,6 +101,11 @@ def _lacks_systemd() -> str | None:
     return None if shutil.which("systemd-analyze") else "no systemd-analyze in PATH"
 
 
+def _lacks_netfilter() -> str | None:
+    done = run("sh", "-c", "iptables -S FORWARD && iptables-legacy -S FORWARD && nft list chains && sysctl --version")
+    return done.stderr.strip() if done.returncode else None
+
+
 _PROBES = {
     "native": _lacks_native,
     "tap": _lacks_tap,
@@ -112,6 +117,7 @@ _PROBES = {
     "setpriv": _lacks_setpriv,
     "seccomp": _lacks_seccomp,
     "systemd": _lacks_systemd,
+    "netfilter": _lacks_netfilter,
 }
 
 

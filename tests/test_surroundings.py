@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from apart import ROOT, apart
+from conftest import need
 
 from vhostnet import InterfaceSpec, doctor
 
@@ -170,11 +171,18 @@ def test_the_bridges_of_another_namespace():
 
 # --- netfilter -------------------------------------------------------------------------------------------
 
+
+@pytest.fixture
+def netfilter():
+    need("netfilter")
+
+
 SEEN = f"{BRIDGE}; sysctl -qw net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1"
 UNSEEN = SEEN.replace("=1 ", "=0 ").replace("tables=1", "tables=0")
 NFT = "nft add table inet f && nft 'add chain inet f c { type filter hook forward priority 0; policy drop; }'"
 
 
+@pytest.mark.usefixtures("netfilter")
 @pytest.mark.parametrize(
     ("setup", "state", "says"),
     [
@@ -202,6 +210,7 @@ def test_a_policy_that_drops_what_bridges_forward(looked, setup, state, says):
     assert (netfilter.state, says in netfilter.detail) == (state, True), netfilter
 
 
+@pytest.mark.usefixtures("netfilter")
 def test_who_may_not_ask_is_told_so():
     done = apart("setpriv", "--bounding-set=-net_admin", "--inh-caps=-all", "sh", "-c", DOCTOR, setup=SEEN)
     netfilter = said(done)["netfilter"]
@@ -231,6 +240,7 @@ vhostnet.close_nics(nics)
 """
 
 
+@pytest.mark.usefixtures("netfilter")
 @pytest.mark.parametrize(
     ("change", "ip"),
     [("true", False), ("{0}", True), ("{1}", True)],

@@ -175,9 +175,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _examine(options: argparse.Namespace, doctor: Any) -> Iterator[Any]:
     yield from doctor.examine()
-    if options.file:
+    if options.files:
         try:
-            specs = vhostnet.assign_machine(_specs([options.file], options))
+            specs = vhostnet.assign_machine(_specs(options.files, options))
         except SpecError as error:
             yield doctor.Check("file", "fail", str(error), "", error)
         else:
@@ -399,7 +399,7 @@ def parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser(
         "doctor", parents=[reading], help="say what this host can do, and why a file would fail"
     )
-    doctor.add_argument("file", metavar="FILE", nargs="?", help="an <interface> or a <domain>")
+    doctor.add_argument("files", metavar="FILE", nargs="*", help="an <interface> or a <domain>; - reads standard input")
     doctor.add_argument("-n", "--netns", metavar="NETNS", help=f"look at {_NETNS}")
     doctor.set_defaults(run=_doctor_there)
 

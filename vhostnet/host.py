@@ -81,7 +81,7 @@ def open_nics(
     *engine* is ``auto``, ``native`` or ``pure``. *vhost* overrides every spec's own policy: ``auto`` tries and
     goes on without, ``require`` fails without, ``off`` does not try. *netns* (a name of ip-netns(8), a path
     or an fd) is where the NICs are made. *qdisc* ``noqueue`` is put on before UP; ``default`` leaves the kernel its
-    own (slow and large on multi-queue, but open to shaping). *selftest* proves once a process, on a private fd,
+    own (slow and large on multi-queue). *selftest* proves once a process, on a private fd,
     that vhost-net really takes a TAP.
 
     Raises SpecError for what cannot be meant, two NICs of one name or one MAC among it; HostError for what the

@@ -30,8 +30,8 @@ vhostnet.close_nics(nics)
 """
 )
 
-# The allocator's, whenever it likes; and those that are no calls where the kernel has put them into the process: the clock,
-# if the machine has a good one, and random numbers with glibc 2.41 and Linux 6.11.
+# The allocator's, whenever it likes; and those that are no calls where the kernel has put them into the process: the
+# clock, if the machine has a good one, and random numbers with glibc 2.41 and Linux 6.11.
 OTHERS = {"brk", "mmap", "munmap", "madvise", "mremap", "mprotect", "clock_gettime", "getrandom"}
 
 

@@ -149,7 +149,7 @@ def test_plan_prints_what_would_run_and_touches_nothing(bridge):
     assert lines[0] == "0  TAP_OPEN    veni_vFsp6g8y  8 queues  tap no_pi vnet_hdr multi_queue  excl"
     assert lines[3].startswith("3  LINK        veni_vFsp6g8y  mac fe:90:6f:28:84:f2  mtu 1500  master vbr2525476 (")
     assert re.fullmatch(
-        r"cost: 16 of \d+ fds, 0.9 of \d+ MiB of kernel memory, 1 of 1023 ports of vbr2525476, 5 acts, 22 RTNL turns",
+        r"cost: 16 of \d+ fds, 0.9 of \d+ MiB of kernel memory, 1 of 1023 ports of vbr2525476, 5 acts, 25 RTNL turns",
         lines[5],
     )
     assert len(lines) == 6
@@ -168,7 +168,7 @@ def test_the_cost_of_many_files(bridge, tmp_path):
     assert program["cost"]["ports"] == {BRIDGE: 3}
     assert program["left"]["ports"] == {BRIDGE: 1022}
     assert program["left"]["fds"] < resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    assert program["cost"]["rtnl_turns"] == 3 * (2 + 1 + 3) + 2
+    assert program["cost"]["rtnl_turns"] == 3 * (2 + 3 + 4) + 2
 
 
 @pytest.mark.tap

@@ -206,7 +206,7 @@ def test_programs_are_values(seed):
 
 def test_the_cost_of_the_seed(seed):
     assert cost(plan([seed], ["a"], ALL)) == Cost(
-        fds=16, memory=(257 + 8 * 66) * 1024 + 8 * 11_700, ports={BRIDGE: 1}, acts=5, rtnl_turns=22
+        fds=16, memory=(257 + 8 * 66) * 1024 + 8 * 11_700, ports={BRIDGE: 1}, acts=5, rtnl_turns=25
     )
 
 

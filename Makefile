@@ -30,11 +30,11 @@ demo: setup  ## the whole job on the XML this project was created for
 	$(VENV)/bin/vhostnet demo
 
 .PHONY: test
-test: setup  ## every test: on this kernel, and those of vhost-net in a guest on another: minutes
+test: setup kernels  ## every test: on this kernel, and those of vhost-net in a guest on another: minutes
 	tests/guest/all -m vhost trixie & guest=$$!; tests/here; here=$$?; wait $$guest && exit $$here
 
 .PHONY: test-here
-test-here: setup  ## the tests that need no guest
+test-here: setup kernels  ## the tests that need no guest of their own
 	tests/here $(STREAMS)
 
 .PHONY: guests

@@ -1531,7 +1531,7 @@ static int check_files(struct run *run, const struct vn_program *program)
 	return -EMFILE;
 }
 
-/* The MAC that LINK gave, put right where somebody has set another since: udev does, once, when it looked before us. */
+/* The MAC that LINK gave a new NIC, put right where somebody has set another: udev does, once, if it looked before us. */
 static int keep_mac(const struct vn_nic *nic, struct vn_act *act)
 {
 	for (int tries = MAC_TRIES; tries > 0; tries--) {
@@ -1557,7 +1557,7 @@ static int keep_macs(struct run *run, const struct vn_program *program)
 		struct vn_act *act = &run->acts[i];
 		struct vn_nic *nic = &run->nics[act->nic];
 
-		if (act->op != VN_LINK || act->error < 0 || nic->failed || !nic->set_mac || nic->n_tap == 0)
+		if (act->op != VN_LINK || act->error < 0 || nic->failed || nic->held || !nic->set_mac)
 			continue;
 		act->error = keep_mac(nic, act);
 		if (act->error < 0)

@@ -19,8 +19,8 @@ _QDISC: Final = 10 * _KIB  # the kernel's default: three rings of 1000 slots,
 _QDISCS: Final = 6384 * _KIB  # for each of the 256
 
 # Turns at RTNL, the lock that all of the host's network configuration takes, one at a time.
-# TAP_OPEN: two MACs and the ifindex; LINK: the look at the MAC when all is done.
-_TURNS_EACH_NIC: Final = {Op.TAP_OPEN: 3, Op.QDISC: 1, Op.LINK: 2, Op.UP: 1, Op.ALTNAME: 1, Op.RENAME: 1, Op.DELETE: 4}
+# TAP_OPEN: two MACs, the ifindex, and the look at the MAC when all is done.
+_TURNS_EACH_NIC: Final = {Op.TAP_OPEN: 4, Op.QDISC: 1, Op.LINK: 1, Op.UP: 1, Op.ALTNAME: 1, Op.RENAME: 1, Op.DELETE: 4}
 _TURNS_EACH_QUEUE: Final = 2  # to attach it, and to ask whose it is
 _TURNS_EACH_BRIDGE: Final = 2
 

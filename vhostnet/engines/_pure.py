@@ -116,7 +116,7 @@ class _Run:
     def _keep_macs(self) -> bool:
         for running in self.acts:
             nic = self.nics[running.act.nic]
-            if running.act.op != Op.LINK or running.errno or nic.failed or not nic.row.mac or not nic.tap_fds:
+            if running.act.op != Op.LINK or running.errno or nic.failed or nic.row.held or not nic.row.mac:
                 continue
             try:
                 keep_mac(nic.tap_fds[0], nic.row.mac)

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 DAEMON = "/lib/systemd/systemd-udevd"
+CONTROL = Path("/run/udev/control")  # a daemon that no systemd started leaves it behind
 PATIENCE = 120  # seconds for it to settle
 
 
@@ -37,6 +38,7 @@ def end_other() -> None:
     signal.pidfd_send_signal(ending, signal.SIGTERM)
     select.select([ending], [], [])
     os.close(ending)
+    CONTROL.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -54,6 +56,7 @@ def udevd() -> Iterator[Udevd]:
     finally:
         process.terminate()
         process.wait()
+        CONTROL.unlink(missing_ok=True)
         group.rmdir()
 
 

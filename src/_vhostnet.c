@@ -1531,7 +1531,7 @@ static int check_files(struct run *run, const struct vn_program *program)
 	return -EMFILE;
 }
 
-/* The MAC that LINK gave a new NIC, put right where somebody has set another: udev does, once, if it looked before us. */
+/* The MAC that LINK gave a new NIC, put right where another was set: udev does that, once, if it looked before us. */
 static int keep_mac(const struct vn_nic *nic, struct vn_act *act)
 {
 	for (int tries = MAC_TRIES; tries > 0; tries--) {

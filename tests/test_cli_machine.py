@@ -200,6 +200,7 @@ def test_nothing_to_say(bridge, tmp_path):
     assert "note: " not in vhostnet("plan", file).stdout
 
 
+@pytest.mark.slow  # and tc leaks
 def test_a_tap_can_be_shaped(bridge, tmp_path):
     """In place of noqueue, on all its 256 transmit queues at once; docs/order.md says it."""
     if shutil.which("tc") is None:

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -44,8 +45,7 @@ def end_other() -> None:
 @contextlib.contextmanager
 def udevd() -> Iterator[Udevd]:
     """One for this block, in this thread's network namespace."""
-    group = _groups() / f"vhostnet-bench-{os.getpid()}"
-    group.mkdir()
+    group = Path(tempfile.mkdtemp(prefix="vhostnet-bench-", dir=_groups()))  # a machine's cgroups know no PID namespace
     into = f"echo $$ >{group}/cgroup.procs && exec {DAEMON}"
     process = subprocess.Popen(["sh", "-c", into], stderr=subprocess.DEVNULL)
     try:

@@ -155,7 +155,26 @@ with vhostnet.NicPool(specs(1)[0], size=2, low=0) as pool:
     assert beside_udevd(code) == ["False", "True", "True"]
 
 
-def test_a_nic_that_is_closed_or_dropped_is_not_waited_for():
+def test_a_nic_that_is_dropped_is_closed_there_and_then():
+    """Not in the thread that happens to look at it."""
+    code = """
+import warnings
+udev.is_done = lambda *_: time.sleep(0.2)  # so it is looked at all the time
+nic, = vhostnet.open_nics(specs(1))
+time.sleep(0.1)
+with warnings.catch_warnings():
+    warnings.showwarning = lambda *_: print(threading.current_thread().name)
+    warnings.simplefilter("always")
+    ifname = nic.ifname
+    del nic
+    print(os.path.exists(f"/sys/class/net/{ifname}"))
+thread_ended()
+print("ended")
+"""
+    assert beside_udevd(code) == ["MainThread", "False", "ended"]
+
+
+def test_a_nic_that_is_closed_or_deleted_is_not_waited_for():
     code = """
 os.kill(udevd, signal.SIGSTOP)
 closed, kept, deleted = vhostnet.open_nics(specs(3))

@@ -77,7 +77,7 @@ class Nic:
         self._lock = _thread.RLock()  # who uses the numbers of the fds, or takes them away
         # Whoever pops the fds owns them, so two closers never close twice.
         self._owned = [made.fds]
-        self._born: float | None = None  # the time (time.time()) before it was made, until udev is known to be done
+        self._settling: _Settling | None = None  # where a udevd listens
         _living[id(self)] = weakref.ref(self)
 
     @property
@@ -172,21 +172,10 @@ class Nic:
         the fds away before that.
         """
         until = time.monotonic() + timeout
-        while not self.look_again():
+        while self._settling and not self._settling.look_again():
             if time.monotonic() > until:
                 return False
             time.sleep(0.001)
-        return True
-
-    def look_again(self) -> bool:
-        """True once udev is done with it: then its MAC is looked at, and put right, for the last time."""
-        if self._born is None:
-            return True
-        if not udev.is_done(self.ifindex, self._born) and not self.closed:
-            return False
-        with self._lock, contextlib.suppress(NicClosed, OSError):  # or the TAP is gone
-            keep_mac(self._fds().tap[0], tap_mac(self.spec.mac))
-        self._born = None
         return True
 
     def detach(self) -> Fds:
@@ -217,8 +206,8 @@ class Nic:
         with under_way:
             self._give_away()
             nic = Nic(spec, self._engine, *self._runs, run)
-            if self._born is not None:
-                settle_later([nic], self._born)
+            if self._settling:
+                settle_later([nic], self._settling.born)
             return nic
 
     def held(self) -> NicRow:
@@ -235,7 +224,7 @@ class Nic:
 
     def leave_to_parent(self) -> None:
         """In a forked child: its copies of the fds go. A thread that is not there may have had the lock."""
-        self._lock = _thread.RLock()
+        self._lock, self._settling = _thread.RLock(), None
         while self._owned:
             close_here(self._owned.pop())
         _living.pop(id(self), None)
@@ -272,11 +261,34 @@ def _new_name(program: Program, row: int) -> str:
     return nic.wish if any(act.op == Op.RENAME and act.nic == row for act in program.acts) else nic.ifname
 
 
+class _Settling:
+    """Who looks at a NIC's MAC when udev is done with it. It shares the NIC's fds and does not keep it alive."""
+
+    def __init__(self, nic: Nic, born: float) -> None:
+        self.born: Final = born  # the time (time.time()) before the NIC was made
+        self._ifindex = nic.ifindex
+        self._mac = tap_mac(nic.spec.mac)
+        self._lock, self._owned = nic._lock, nic._owned
+        self._over = False
+
+    def look_again(self) -> bool:
+        """True once udev is done with it: then its MAC is looked at, and put right, for the last time."""
+        if self._over or not self._owned:
+            return True
+        if not udev.is_done(self._ifindex, self.born):
+            return False
+        with self._lock, contextlib.suppress(IndexError, OSError):  # closed meanwhile, or the TAP is gone
+            keep_mac(self._owned[0].tap[0], self._mac)
+        self._over = True
+        return True
+
+
 def settle_later(nics: Sequence[Nic], born: float) -> None:
     """A udevd listens, and will look at these NICs, which were made after *born* (``time.time()``)."""
-    for nic in nics:
-        nic._born = born
-    watch(nics)
+    settling = [_Settling(nic, born) for nic in nics]
+    for nic, its_own in zip(nics, settling, strict=True):
+        nic._settling = its_own
+    watch(settling)
 
 
 def close_here(fds: Fds) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import weakref
 from collections.abc import Iterable
 from typing import Final, Protocol
 
@@ -26,17 +25,17 @@ class Settling(Protocol):
 
 
 class _Watch:
-    """The NICs that are looked at, and the one thread that does it while there are any. It keeps none alive."""
+    """The NICs that are looked at, and the one thread that does it while there are any."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: list[tuple[weakref.ref[Settling], float]] = []  # since when
+        self._waiting: list[tuple[Settling, float]] = []  # since when
         self._working = False
 
     def add(self, nics: Iterable[Settling]) -> None:
         since = time.monotonic()
         with self._lock:
-            self._waiting += [(weakref.ref(nic), since) for nic in nics]
+            self._waiting += [(nic, since) for nic in nics]
             idle, self._working = not self._working, True
         if not idle:
             return
@@ -72,9 +71,8 @@ class _Watch:
         self.__init__()  # type: ignore[misc]
 
 
-def _is_over(reference: weakref.ref[Settling], since: float) -> bool:
-    nic = reference()
-    return nic is None or nic.look_again() or time.monotonic() > since + _PATIENCE
+def _is_over(nic: Settling, since: float) -> bool:
+    return nic.look_again() or time.monotonic() > since + _PATIENCE
 
 
 _watch = _Watch()

@@ -16,12 +16,13 @@ if BUILD not in ("auto", "native", "pure"):
     raise SystemExit(f"VHOSTNET_BUILD={BUILD!r}: expected auto, native or pure")
 MAKERS = {
     "vhostnet.1": [
-        *("-c", "from argparse_manpage.cli import main; main()", "--module", "vhostnet.cli", "--function", "parser"),
+        *("-c", "from argparse_manpage.cli import main; main()"),
+        *("--module", "vhostnet.commands.cli", "--function", "parser"),
         *("--prog", "vhostnet", "--project-name", "vhostnet", "--manual-title", "vhostnet"),
         *("--description", "libvirt interface XML in, an open NIC and QEMU arguments out"),
     ],
-    "vhostnet": ["-m", "shtab", "--shell", "bash", "vhostnet.cli.parser"],
-    "_vhostnet": ["-m", "shtab", "--shell", "zsh", "vhostnet.cli.parser"],
+    "vhostnet": ["-m", "shtab", "--shell", "bash", "vhostnet.commands.cli.parser"],
+    "_vhostnet": ["-m", "shtab", "--shell", "zsh", "vhostnet.commands.cli.parser"],
 }
 
 

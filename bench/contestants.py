@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import vhostnet
 from bench.cases import Case
 from vhostnet.engines import _uapi as uapi
-from vhostnet.plan import TunFlag
+from vhostnet.program.program import TunFlag
 
 
 class Opened(NamedTuple):

@@ -1,5 +1,5 @@
 /*
- * The floor: the system calls that the native engine makes, call for call (tests/test_trace.py compares them), and
+ * The floor: the system calls that the native engine makes, call for call (tests/engines/test_trace.py compares them), and
  * nothing around them: no errors but a count, no structure. What is slower than this is ours; what this takes is the
  * kernel's.
  *

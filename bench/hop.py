@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vhostnet import InterfaceSpec, open_nic
-from vhostnet.bridge import make_bridge
+from vhostnet.others.bridge import make_bridge
 
 SWITCH = Path(__file__).resolve().parent.parent / "examples" / "host" / "vms-switch"
 ETHERTYPE = 0x88B5  # for local experiments (IEEE 802)

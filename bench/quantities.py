@@ -11,8 +11,8 @@ from pathlib import Path
 
 import vhostnet
 from bench.cases import MEMORY_BATCH, MEMORY_QUEUES
-from vhostnet.demo import SEED
-from vhostnet.plan import Features, Qdisc, plan
+from vhostnet.commands.demo import SEED
+from vhostnet.program.plan import Features, Qdisc, plan
 
 ROUNDS = 300
 IMPORTS = 20

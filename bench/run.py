@@ -16,8 +16,8 @@ from bench import beside_udevd, quantities, report
 from bench.cases import CASES, Case
 from bench.contestants import bridge_names, everybody
 from bench.measure import measure, raise_file_limit
-from vhostnet import bridge
-from vhostnet.demo import enter_own_namespace
+from vhostnet.commands.demo import enter_own_namespace
+from vhostnet.others import bridge
 
 
 def main() -> int:

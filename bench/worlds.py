@@ -22,7 +22,8 @@ from bench.cases import ASIDE, HERE, HERE_PERCENT, NONE, WORLD_CASES, WORLDS, Ca
 from bench.contestants import Way, bridge_names, specs_of, ways
 from bench.measure import check, raise_file_limit
 from bench.udevd import Udevd, end_other, udevd
-from vhostnet import bridge, netns
+from vhostnet.others import bridge
+from vhostnet.process import netns
 
 Times = dict[str, dict[str, list[int]]]
 PHASES = OPENED, SETTLED, CPU, CLOSED = "", ", settled", ", udevd's CPU", ", closed"

@@ -20,11 +20,13 @@ import pytest
 from drop import dropped, run
 
 import vhostnet
-from vhostnet import bridge as bridges
-from vhostnet import engines, netns
-from vhostnet.demo import enter_own_namespace
+from vhostnet import engines
+from vhostnet.commands.demo import enter_own_namespace
+from vhostnet.others import bridge as bridges
+from vhostnet.process import netns
 
-ROOT = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
 sys.path.append(str(ROOT))  # for bench; at the end, so that an installed vhostnet comes before this checkout's
 SEED = (ROOT / "examples" / "seed.xml").read_text()
 BRIDGE = "vbr2525476"

@@ -1,4 +1,4 @@
-"""What QEMU must be told of a spec: written from what each option means, and not from the tables of qemu.py."""
+"""What QEMU must be told of a spec: written from what each option means, and not from the tables of qemu/argv.py."""
 
 from vhostnet import CcwAddress, MmioAddress, PciAddress
 

@@ -10,8 +10,6 @@ with vhostnet.open_nic(spec) as nic:              all of them, or none
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from vhostnet.closing import close_nics
-from vhostnet.cost import Cost, Limits, cost
 from vhostnet.engines import select as select_engine
 from vhostnet.errors import (
     BridgeFull,
@@ -34,18 +32,20 @@ from vhostnet.errors import (
     VhostnetWarning,
     VhostUnavailable,
 )
-from vhostnet.host import limits, open_nic, open_nics, plan_nics
-from vhostnet.marks import Mark
-from vhostnet.nic import Nic, Timing, Vhost
-from vhostnet.parse import parse_any, parse_domain, parse_interface
-from vhostnet.plan import Act, Fds, NicRow, Op, Program
-from vhostnet.qemu import assign_aliases, assign_machine, caveats, fitted, qemu_argv, qemu_properties
-from vhostnet.spec import CcwAddress, InterfaceSpec, MmioAddress, PciAddress
+from vhostnet.host.closing import close_nics
+from vhostnet.host.marks import Mark
+from vhostnet.host.nic import Nic, Timing, Vhost
+from vhostnet.host.opening import limits, open_nic, open_nics, plan_nics
+from vhostnet.program.cost import Cost, Limits, cost
+from vhostnet.program.program import Act, Fds, NicRow, Op, Program
+from vhostnet.qemu.argv import assign_aliases, assign_machine, caveats, fitted, qemu_argv, qemu_properties
+from vhostnet.spec.interface import CcwAddress, InterfaceSpec, MmioAddress, PciAddress
+from vhostnet.spec.parse import parse_any, parse_domain, parse_interface
 
 if TYPE_CHECKING:
-    from vhostnet.others import effects
-    from vhostnet.pool import NicPool, PoolStats
-    from vhostnet.survey import FoundNic, list_nics
+    from vhostnet.host.effects import effects
+    from vhostnet.host.pool import NicPool, PoolStats
+    from vhostnet.host.survey import FoundNic, list_nics
 
 __version__ = "0.1.0"
 
@@ -109,11 +109,11 @@ __all__ = [
 
 # What opening a NIC does not need is imported when it is asked for.
 _LATER = {
-    "effects": "vhostnet.others",
-    "FoundNic": "vhostnet.survey",
-    "list_nics": "vhostnet.survey",
-    "NicPool": "vhostnet.pool",
-    "PoolStats": "vhostnet.pool",
+    "effects": "vhostnet.host.effects",
+    "FoundNic": "vhostnet.host.survey",
+    "list_nics": "vhostnet.host.survey",
+    "NicPool": "vhostnet.host.pool",
+    "PoolStats": "vhostnet.host.pool",
 }
 
 

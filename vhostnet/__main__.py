@@ -5,7 +5,7 @@ import sys
 
 def main() -> int:
     """The command's entry point."""
-    from vhostnet.cli import main as run
+    from vhostnet.commands.cli import main as run
 
     return run()
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import vhostnet
-from vhostnet.netns import call_inside
+from vhostnet.process.netns import call_inside
 
 NETNS = os.environ.get("NETNS")
 # The bridge may be there already: networkd's, or NetworkManager's.

@@ -18,7 +18,7 @@ def main() -> int:
     shim.preload()
     shim.forget()
     from tests.faults.sweep import ERRNOS, HERE, sweep
-    from vhostnet.demo import enter_own_namespace
+    from vhostnet.commands.demo import enter_own_namespace
 
     enter_own_namespace()
     started = time.monotonic()

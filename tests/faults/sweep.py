@@ -104,7 +104,7 @@ class Batch:
 
     def open(self, engine: str, *faults: Fault) -> tuple[list[Nic] | Exception, list[str]]:
         """The NICs or the error, and the calls."""
-        vhostnet.host._selftested = False
+        vhostnet.host.opening._selftested = False
 
         def work() -> list[Nic] | Exception:
             try:
@@ -409,8 +409,8 @@ HERE: Final = tuple(name for name in PARTS if name != "vhost")
 def sweep(parts: Sequence[str], errnos: Sequence[int]) -> Tally:
     """Those parts, in this network namespace, until too much is wrong."""
     tally = Tally()
-    vhostnet.bridge.make_bridge(BRIDGES[0])
-    vhostnet.bridge.make_bridge(BRIDGES[1], mtu=9000)
+    vhostnet.others.bridge.make_bridge(BRIDGES[0])
+    vhostnet.others.bridge.make_bridge(BRIDGES[1], mtu=9000)
     warnings.simplefilter("error")
     for engine in ENGINES:  # what is asked once a process, or imported late, is not to be counted
         vhostnet.close_nics(vhostnet.open_nics(nics(1, 1), engine=engine))

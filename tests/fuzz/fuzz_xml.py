@@ -14,23 +14,23 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 with atheris.instrument_imports(include=["vhostnet"]):
     import vhostnet
-    import vhostnet.parse
-    import vhostnet.plan
-    import vhostnet.qemu
-    import vhostnet.spec
+    import vhostnet.program.plan
+    import vhostnet.qemu.argv
+    import vhostnet.spec.interface
+    import vhostnet.spec.parse
 
 import expected
 from qemuopts import parse_argv
 
 UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
-FEATURES = vhostnet.plan.Features(0xFFFF, True)
+FEATURES = vhostnet.program.plan.Features(0xFFFF, True)
 
 
 def check_arguments(spec: vhostnet.InterfaceSpec, alias: str) -> None:
     tap = list(range(3, 3 + spec.queues))
     vhost = list(range(300, 300 + spec.queues)) if spec.virtio else []
-    for dialect in vhostnet.qemu.DIALECTS:
+    for dialect in vhostnet.qemu.argv.DIALECTS:
         argv = vhostnet.qemu_argv(spec, tap_fds=tap, vhost_fds=vhost, alias=alias, dialect=dialect)
         assert parse_argv(argv) == expected.both(spec, tap, vhost, alias, dialect=dialect), argv
         assert not UNSEEN.search("".join(argv)), argv
@@ -41,7 +41,7 @@ def check(data: bytes) -> None:
     specs = vhostnet.parse_any(data)
     for spec, alias in zip(specs, vhostnet.assign_aliases(specs), strict=True):
         check_arguments(spec, alias)
-    program = vhostnet.plan.plan(specs, [f"vn{number}" for number in range(len(specs))], FEATURES)
+    program = vhostnet.program.plan.plan(specs, [f"vn{number}" for number in range(len(specs))], FEATURES)
     assert not UNSEEN.search(str(program).replace("\n", "")), program
 
 

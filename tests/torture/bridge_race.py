@@ -27,8 +27,10 @@ from tests.torture.kit import (
     spec,
     wait_until,
 )
-from vhostnet import HostError, Nic, bridge, netns
+from vhostnet import HostError, Nic
 from vhostnet.engines import _uapi as uapi
+from vhostnet.others import bridge
+from vhostnet.process import netns
 
 BATCH = 24
 PORTS = 1023

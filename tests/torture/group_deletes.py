@@ -24,7 +24,7 @@ from tests.torture.kit import (
 )
 from vhostnet.engines import _uapi as uapi
 from vhostnet.engines import select
-from vhostnet.plan import Op, Program
+from vhostnet.program.program import Op, Program
 
 BATCH = 32
 DECOYS = 8

@@ -14,9 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vhostnet import InterfaceSpec, bridge, netns
+from vhostnet import InterfaceSpec
 from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._rtnetlink import attributes
+from vhostnet.others import bridge
+from vhostnet.process import netns
 
 Outcome = tuple[str, list[str]]  # the figures, and the promises that were broken
 

@@ -23,7 +23,7 @@ from tests.torture.kit import (
 )
 from vhostnet import HostError, Nic
 from vhostnet.engines import _uapi as uapi
-from vhostnet.plan import TunFlag
+from vhostnet.program.program import TunFlag
 
 NAME = "held0"
 

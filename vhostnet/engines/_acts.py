@@ -17,8 +17,8 @@ from vhostnet.engines._calls import get_mac, ifreq, ioctl, kernel_call, open_dev
 from vhostnet.engines._links import describe
 from vhostnet.engines._removal import DELETE_BATCH, Doomed
 from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute
-from vhostnet.files import close_fd
-from vhostnet.plan import Act, Fds, NicRow, Op, TunFlag
+from vhostnet.process.files import close_fd
+from vhostnet.program.program import Act, Fds, NicRow, Op, TunFlag
 
 _VHOST_NEEDED: Final = 1 << uapi.VIRTIO_NET_F_MRG_RXBUF | 1 << uapi.VIRTIO_F_VERSION_1
 _IDENTIFY_TRIES: Final = 3

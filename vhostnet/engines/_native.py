@@ -9,8 +9,8 @@ from typing import Any
 
 from vhostnet._vhostnet import ffi, lib
 from vhostnet.engines._protocol import CALLS, ActResult, NicResult, Result, failures_of
-from vhostnet.files import close_fd
-from vhostnet.plan import Act, Fds, Link, NicRow, Program
+from vhostnet.process.files import close_fd
+from vhostnet.program.program import Act, Fds, Link, NicRow, Program
 
 
 class NativeEngine:

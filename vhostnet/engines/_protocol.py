@@ -4,7 +4,7 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from vhostnet.plan import Fds, Link, Program
+from vhostnet.program.program import Fds, Link, Program
 
 # The kernel call an error came from; the place in this list is the C core's number (VN_CALL_*).
 CALLS: Final = (

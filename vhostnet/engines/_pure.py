@@ -18,8 +18,8 @@ from vhostnet.engines._links import Bridge, describe
 from vhostnet.engines._protocol import ActResult, NicResult, Result, failures_of
 from vhostnet.engines._removal import DELETE_BATCH, Doomed, claim, close_fds, delete_links, netns_of
 from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, error_of
-from vhostnet.files import close_fd, fits
-from vhostnet.plan import Fds, Link, Op, Program, fds_needed
+from vhostnet.process.files import close_fd, fits
+from vhostnet.program.program import Fds, Link, Op, Program, fds_needed
 
 
 class _Run:

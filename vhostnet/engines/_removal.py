@@ -19,7 +19,7 @@ from typing import Final
 from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._calls import ioctl, kernel_call, refusal
 from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute, attributes, error_of, malformed
-from vhostnet.files import close_fd
+from vhostnet.process.files import close_fd
 
 DELETE_BATCH: Final = 128  # links of one group: RTNL is held until the last one is gone
 _LIST_TRIES: Final = 8  # a listing is of no use when links come and go meanwhile

@@ -14,7 +14,7 @@ from typing import Final
 
 from vhostnet.engines._calls import kernel_call, retry
 from vhostnet.engines._uapi import NETLINK_ROUTE, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSGHDR, RTATTR
-from vhostnet.files import close_fd
+from vhostnet.process.files import close_fd
 
 NL_BATCH: Final = 64  # messages of one send: what it holds RTNL for stays short
 ANSWER_BYTES: Final = 32768  # what the kernel puts into one datagram of a listing, at the most

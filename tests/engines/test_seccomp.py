@@ -1,0 +1,198 @@
+"""The system calls that docs/security.md lists are enough for the whole life of NICs, and none of them is too many."""
+
+import re
+import signal
+import subprocess
+import sys
+import termios
+
+import pytest
+from conftest import ROOT, TESTS, need
+from life import STEPS
+from tracing import READY, traced
+
+from vhostnet.engines import _uapi
+from vhostnet.others import bridge as bridges
+
+pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
+
+OWN, VHOST, LIBC = "vhostnet's own", "With vhost-net", "CPython's and the C library's"
+UDEV = "Where a udevd listens"
+FIRST = {"AF_NETLINK": 16, "PR_SET_NAME": 15}  # what first arguments are called
+
+# The filter allows what argv[1] names, and kills the process at anything else.
+FILTERED = (
+    """
+import sys
+import pyseccomp as seccomp
+import life, vhostnet
+
+"""
+    + READY
+    + """
+allowed, engine, vhost, *steps = sys.argv[1:]
+vhostnet.select_engine(engine)
+filter = seccomp.SyscallFilter(seccomp.KILL_PROCESS)
+for name, argument, value in (word.split(":") for word in allowed.split()):
+    if argument:
+        compared = seccomp.Arg(int(argument), seccomp.MASKED_EQ, 0xFFFFFFFF, int(value))
+        filter.add_rule(seccomp.ALLOW, name, compared)
+    else:
+        filter.add_rule(seccomp.ALLOW, name)
+filter.load()
+life.live(engine, vhost, *steps)
+"""
+)
+
+
+def documented(heading, engine):
+    """The calls of one table of the docs, for one engine: ``openat``, ``ioctl(TUNSETIFF)``, ``socket(AF_NETLINK)``."""
+    page = (ROOT / "docs" / "security.md").read_text()
+    section = page.partition(f"### {heading}\n")[2].partition("\n#")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| ")][1:]
+    calls = [call for _, cell, *of in rows if not of or of[0].strip() in ("both", engine) for call in names(cell)]
+    assert calls
+    return set(calls)
+
+
+def names(cell):
+    return re.findall(r"`([a-z0-9_]+(?:\([A-Z_]+\))?)`", cell)
+
+
+def rule(call):
+    """As the child takes it: the name, and the number of an argument and its value."""
+    name, _, what = call.rstrip(")").partition("(")
+    if name == "ioctl":
+        return f"ioctl:1:{request(what)}"
+    return f"{name}:0:{FIRST[what]}" if what else f"{name}::"
+
+
+def request(name):
+    return termios.TCGETS if name == "TCGETS" else getattr(_uapi, name)
+
+
+def living(calls, engine, vhost):
+    """The command that lives the whole life of NICs with nothing but these *calls*."""
+    program = [sys.executable, "-W", "error", "-c", FILTERED, " ".join(map(rule, sorted(calls)))]
+    return [*program, engine, vhost, *STEPS]
+
+
+def filtered(calls, engine, vhost):
+    options = {"capture_output": True, "text": True, "check": False, "timeout": 100, "cwd": TESTS}
+    return subprocess.run(living(calls, engine, vhost), input="\n", **options)
+
+
+def parts(engine, vhost):
+    return [documented(heading, engine) for heading in (OWN, LIBC, *([VHOST] if vhost != "off" else []))]
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("off", marks=pytest.mark.slow),  # no kernel makes a difference to it
+        pytest.param("/dev/vhost-net", marks=pytest.mark.vhost),
+    ],
+    ids=["tap", "vhost"],
+)
+def vhost(request):
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _filter_and_bridge(net):
+    need("seccomp")
+    bridges.make_bridge("br0")
+
+
+def test_the_list_is_enough(engine, vhost):
+    done = filtered(set.union(*parts(engine, vhost)), engine, vhost)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["ready", *STEPS], "")
+
+
+@pytest.mark.udev
+@pytest.mark.slow
+@pytest.mark.parametrize("left_out", [None, "clock_nanosleep"])
+def test_where_a_udevd_listens(engine, left_out):
+    """The same life, and a thread that waits for udev."""
+    calls = set.union(*parts(engine, "off"), documented(UDEV, engine)) - {left_out}
+    bridge = [ROOT / "tools/with-udevd", "sh", "-c", 'ip link add br0 up type bridge && exec "$@"', "sh"]
+    command = [*bridge, *living(calls, engine, "off")]
+    done = subprocess.run(command, input="\n", capture_output=True, text=True, timeout=100, cwd=TESTS)
+    if left_out:
+        assert done.returncode == 128 + signal.SIGSYS
+    else:
+        assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["ready", *STEPS], "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ["ioctl(TUNSETIFF)", "socket(AF_NETLINK)", "recvmsg"])
+def test_one_less_is_too_few(engine, call):
+    """So the filter is there, and looks at what the calls are about."""
+    assert filtered(set.union(*parts(engine, "off")) - {call}, engine, "off").returncode == -signal.SIGSYS
+
+
+def test_every_call_of_ours_is_used(engine, vhost, tmp_path):
+    """What is made under the filter, seen from outside: all of the tables that are ours, and nothing of no table."""
+    own, libc, *more = parts(engine, vhost)
+    program = living(own.union(libc, *more), engine, vhost)
+    done = traced(tmp_path / "trace", program, "-e", "raw=ioctl", cwd=TESTS)
+    assert done.returncode == 0, done.stderr
+    made = calls_since((tmp_path / "trace").read_text())
+    assert own.union(*more) <= made
+    assert made <= own.union(libc, *more)
+
+
+def calls_since(text):
+    """The calls since the filter was loaded."""
+    after = text[text.rindex("seccomp(SECCOMP_SET_MODE_FILTER") :].partition("\n")[2]
+    known = {request(name): name for name in [*dir(_uapi), "TCGETS"] if re.match("TUN|SIOC|VHOST_|TCGETS", name)}
+    made = set()
+    for name, arguments in re.findall(r"^\d+ +(\w+)\((.*)", after, re.MULTILINE):
+        if name == "ioctl":
+            number = int(arguments.split(", ")[1].split()[0].rstrip(")"), 16)
+            name = f"ioctl({known.get(number, hex(number))})"
+        made.add(f"{name}({arguments.partition(',')[0]})" if name in ("socket", "prctl") else name)
+    return made
+
+
+# --- what a filter answers is named --------------------------------------------------------------------------
+
+REFUSED = """
+import errno, sys
+import pyseccomp as seccomp
+import vhostnet
+from vhostnet.engines import _uapi
+
+engine, call, code = sys.argv[1:]
+spec = vhostnet.InterfaceSpec(bridge="br0", queues=2, vhost="off")
+vhostnet.open_nic(spec, engine=engine).close()
+of = {
+    "openat": (2, 0o2000002),  # O_RDWR | O_CLOEXEC
+    "ioctl": (1, _uapi.TUNSETIFF),
+    "socket": (0, 16),  # AF_NETLINK
+}
+filter = seccomp.SyscallFilter(seccomp.ALLOW)
+argument, value = of[call]
+filter.add_rule(seccomp.ERRNO(getattr(errno, code)), call, seccomp.Arg(argument, seccomp.EQ, value))
+filter.load()
+try:
+    vhostnet.open_nic(spec, engine=engine)
+except vhostnet.HostError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("call", "code", "said"),
+    [
+        ("openat", "EPERM", r"NotPermitted TAP_OPEN \(open\) .* device cgroup .*DeviceAllow=/dev/net/tun rw"),
+        ("ioctl", "EACCES", r"NotPermitted TAP_OPEN \(TUNSETIFF\) .* a security module \(SELinux, AppArmor\)"),
+        ("socket", "EAFNOSUPPORT", r"Unsupported TAP_OPEN \(socket\) .* RestrictAddressFamilies=AF_NETLINK"),
+    ],
+)
+def test_what_others_forbid_is_told_from_a_capability(engine, call, code, said):
+    """The answers of a device cgroup, a security module and systemd, given by a filter."""
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED, engine, call, code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert re.match(said, done.stdout), done.stdout

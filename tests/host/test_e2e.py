@@ -1,0 +1,86 @@
+"""A guest boots on our fds and pings the bridge: with vhost-net where the kernel has it, else without."""
+
+import os
+import re
+import subprocess
+import threading
+from dataclasses import replace
+
+import pytest
+from conftest import BRIDGE, ROOT, SEED, TESTS, lacks, state
+from kernel import ip
+
+import vhostnet
+
+pytestmark = [pytest.mark.tap, pytest.mark.qemu, pytest.mark.e2e, pytest.mark.timeout(1300)]
+
+SWITCH = ROOT / "examples" / "host" / "vms-switch"
+GUEST = TESTS / "guest"
+SUITE = "bookworm"  # the kernel that pings; the one under test is the one this runs on
+# What an emulated boot can do without.
+SHORTER = (
+    "mitigations=off no_timer_check tsc=reliable cryptomgr.notests"
+    " initcall_blacklist=jent_mod_init,load_system_certificate_list,init_kprobe_trace,trace_eval_init"
+)
+QEMU = [
+    *("qemu-system-x86_64", "-accel", "tcg", "-M", "pc", "-m", "128", "-nodefaults", "-no-user-config"),
+    *("-display", "none", "-serial", "stdio", "-no-reboot"),
+]
+
+
+@pytest.fixture(scope="module")
+def guest(tmp_path_factory):
+    """The arguments that boot a kernel and an initramfs that pings."""
+    image = tmp_path_factory.mktemp("guest") / "initramfs"
+    subprocess.run([GUEST / "initramfs", SUITE, image], check=True)
+    kernel = subprocess.run([GUEST / "fetch", SUITE], check=True, capture_output=True, text=True).stdout.strip()
+    append = f"console=ttyS0 quiet panic=-1 {SHORTER} vhostnet.ip=10.9.0.2/24 vhostnet.ping=10.9.0.1"
+    return ["-kernel", kernel, "-initrd", str(image), "-append", append]
+
+
+def boot(guest, nic):
+    """The guest's verdict. Emulated twice over, a kernel now and then dies or hangs before it sees its NIC: again."""
+    for _ in range(2):
+        with pytest.warns(vhostnet.VhostnetWarning):
+            argv = nic.qemu_argv(alias="net2", bus="pci.0", addr="0x7")
+        assert ("vhost=on" in argv[1]) == bool(nic.vhost)
+        command = [*QEMU, *guest, *argv]
+        with subprocess.Popen(command, pass_fds=nic.fds, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as qemu:
+            watchdog = threading.Timer(500, qemu.kill)  # a guest beside others, emulated twice, needs three minutes
+            watchdog.start()
+            said = qemu.stdout.read().decode(errors="replace")
+            watchdog.cancel()
+        verdict = re.search(r"VHOSTNET-E2E .*", said)
+        if verdict:
+            break
+        nic.reset_queues()
+    return verdict, said
+
+
+def test_the_seeds_nic_pings(bridge, guest):
+    """Without vhost-net this is the seed with vhost='auto'; with it, the seed as it stands."""
+    ip(f"address add 10.9.0.1/24 dev {BRIDGE}")
+    before = state()
+    spec = vhostnet.parse_interface(SEED)
+    here = lacks("vhost") is None
+    with vhostnet.open_nic(spec, vhost=None if here else "auto") as nic:
+        assert bool(nic.vhost) == here
+        verdict, said = boot(guest, nic)
+        assert verdict, said
+        assert verdict[0].strip() == "VHOSTNET-E2E ok queues=8 mac=20:90:6f:28:84:f2"
+    assert state() == before
+
+
+@pytest.mark.slow  # for the guests, which are emulated
+def test_a_guest_reaches_the_host_from_a_switch_of_its_own(net, guest):
+    """QEMU runs here, its NIC is in another network namespace, and the host's end of a veth pair answers."""
+    env = {**os.environ, "NETNS": f"vhostnet-{os.getpid()}", "ADDRESS": "10.9.0.1/24"}
+    subprocess.run([SWITCH, "up"], env=env, check=True)
+    try:
+        spec = replace(vhostnet.parse_interface(SEED), bridge="br0")
+        with vhostnet.open_nic(spec, vhost="auto", netns=env["NETNS"]) as nic:
+            verdict, said = boot(guest, nic)
+    finally:
+        subprocess.run([SWITCH, "down"], env=env, check=True)
+    assert verdict, said
+    assert verdict[0].startswith("VHOSTNET-E2E ok queues=8")

@@ -1,0 +1,191 @@
+"""The units of examples/: what systemd says of it, and a real run, on this kernel, in a container."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, TESTS, lacks, need
+
+UNIT = ROOT / "examples" / "vhostnet.service"
+SWITCH = ROOT / "examples" / "host" / "vms-switch"
+EXPOSURE = 20  # tenths: "OK" on the scale of systemd-analyze, where 100 is a service with every privilege
+
+PLAIN = "[Unit]\nDefaultDependencies=no\n"
+
+SPEC = "vhostnet.InterfaceSpec(bridge='br0', queues=2, vhost='off')"
+
+# What ends it.
+END = "After=vhostnet.service\nSuccessAction=exit-force\nFailureAction=exit-force\n"
+
+# What only this checkout needs: the interpreter and vhostnet may lie where the unit has nothing to look for.
+HERE = f"""[Service]
+ProtectHome=tmpfs
+BindReadOnlyPaths={sys.base_prefix} {sys.prefix} {ROOT}
+ExecStart=
+"""
+
+# A process that may connect, and can do nothing else.
+CLIENT = """
+import json, os, socket, time
+from vhostnet.engines import _uapi
+import fcntl
+
+def ask(text):
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
+                server.connect("/run/vhostnet/socket")
+                server.send(text)
+                told, fds, _, _ = socket.recv_fds(server, 1 << 16, 253)
+                return json.loads(told), fds
+        except (FileNotFoundError, ConnectionRefusedError):
+            assert time.monotonic() < deadline, "there is no socket"
+            time.sleep(0.05)
+
+def until_gone(name):
+    deadline = time.monotonic() + 60
+    while name in (link for _, link in socket.if_nameindex()):
+        assert time.monotonic() < deadline, "it is still there"
+        time.sleep(0.05)
+
+xml = b"<interface type='bridge'><mac address='52:54:00:00:00:07'/><model type='virtio'/>"
+xml += b"<source bridge='%s'/><driver queues='2'/></interface>"
+told, fds = ask(xml % b"another")
+name = fcntl.ioctl(fds[0], _uapi.TUNGETIFF, bytes(_uapi.IFREQ_INDEX.size))[:16].rstrip(bytes(1)).decode()
+told["fds"] = [os.readlink(f"/proc/self/fd/{fd}") for fd in fds]
+told["master"] = os.path.basename(os.readlink(f"/sys/class/net/{name}/master"))
+told["named"] = name == told["ifname"]
+for fd in fds:
+    os.close(fd)
+until_gone(name)
+told["refused"] = ask(b"<interface type='user'/>")[0]["error"]
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _systemd():
+    need("systemd")
+
+
+def analyze(*arguments):
+    return subprocess.run(["systemd-analyze", "--no-pager", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_unit_is_sound():
+    done = analyze("verify", "--man=no", str(UNIT))
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_unit_is_closed():
+    done = analyze("security", "--offline=yes", f"--threshold={EXPOSURE}", str(UNIT))
+    assert done.returncode == 0, done.stdout
+    assert "✗ CapabilityBoundingSet=~CAP_NET_ADMIN" in done.stdout
+    assert done.stdout.count("✗ CapabilityBoundingSet") == done.stdout.count("✗ SystemCallFilter") + 1 == 1
+
+
+@pytest.fixture
+def units(tmp_path):
+    """A directory of units, and how to put one there: the example's with something changed, or a text."""
+    for name in ("sysinit.target", "basic.target", "shutdown.target", "network.target"):
+        (tmp_path / name).write_text(PLAIN)
+
+    def put(name, changed=None, text=None):
+        if text is not None:
+            (tmp_path / name).write_text(PLAIN + text)
+            return
+        (tmp_path / name).write_text(UNIT.read_text())
+        (tmp_path / f"{name}.d").mkdir()
+        (tmp_path / f"{name}.d" / "here.conf").write_text(HERE + changed)
+
+    return put
+
+
+def boot(directory):
+    """Until the unit that says exit has ended: the log of it all."""
+    need("setpriv")  # as root, that is
+    command = [str(TESTS / "container"), str(directory)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def python(tmp_path, name, *words):
+    """What runs, and where its output goes."""
+    output = f"StandardOutput=file:{tmp_path}/{name}\nStandardError=file:{tmp_path}/{name}\n"
+    return output + f"ExecStart={' '.join([sys.executable, *map(str, words)])}\n"
+
+
+@pytest.mark.tap
+@pytest.mark.parametrize("engine", ["native", pytest.param("pure", marks=pytest.mark.slow)])
+def test_a_client_without_privileges_gets_a_nic(engine, units, tmp_path):
+    (tmp_path / "client.py").write_text(CLIENT)
+    creator = python(tmp_path, "log", ROOT / "examples" / "creator.py", "/run/vhostnet/socket", "br0")
+    units("vhostnet.service", f"Environment=VHOSTNET_ENGINE={engine}\n{creator}")
+    # Root without root's capabilities, but for what reads an interpreter in root's home.
+    who = "[Service]\nType=oneshot\nGroup=kvm\nCapabilityBoundingSet=CAP_DAC_READ_SEARCH\n"
+    units("client.service", text=END + who + python(tmp_path, "told", tmp_path / "client.py"))
+    units("main.target", text="Wants=vhostnet.service client.service\n")
+    log = boot(tmp_path)
+    text = (tmp_path / "told").read_text()
+    assert text.startswith("{"), text + log
+    told = json.loads(text)
+    assert told["fds"][:2] == ["/dev/net/tun", "/dev/net/tun"]
+    assert (told["master"], told["named"], told["tap"], told["mac"]) == ("br0", True, 2, "52:54:00:00:00:07")
+    assert "user" in told["refused"]
+    assert told["fds"][2:] == ([] if lacks("vhost") else ["/dev/vhost-net", "/dev/vhost-net"]), told["why"]
+
+
+LESS = {
+    "all": "",
+    "device": "DeviceAllow=\n",
+    "netlink": "RestrictAddressFamilies=\nRestrictAddressFamilies=AF_UNIX\n",
+    "capability": "CapabilityBoundingSet=\nAmbientCapabilities=\n",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.tap
+def test_with_one_line_less_what_is_missing_is_named(engine, units, tmp_path):
+    make = f"vhostnet.open_nic({SPEC}, engine='{engine}').close()"
+    (tmp_path / "nic.py").write_text(f"import vhostnet\n{make}\nprint('made')\n")
+    every = " ".join(f"{name}.service" for name in LESS)
+    for name, line in LESS.items():
+        run = python(tmp_path, name, tmp_path / "nic.py")
+        # Each has a directory of its own: they are removed when their service ends.
+        alone = f"Type=oneshot\nRestart=no\nRuntimeDirectory=\nRuntimeDirectory={name}\n"
+        units(f"{name}.service", f"{alone}BindReadOnlyPaths={tmp_path}/nic.py\n{line}{run}")
+    units("end.service", text=f"After={every}\n{END}[Service]\nType=oneshot\nExecStart=/bin/true\n")
+    units("main.target", text=f"Wants=end.service {every}\n")
+    log = boot(tmp_path)
+    said = {name: (tmp_path / name).read_text().splitlines()[-1:] for name in LESS}
+    assert said["all"] == ["made"], log
+    assert "DeviceAllow=/dev/net/tun rw" in said["device"][0]
+    assert "RestrictAddressFamilies=AF_NETLINK" in said["netlink"][0]
+    assert "CAP_NET_ADMIN" in said["capability"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.tap
+def test_a_switch_is_there_from_boot_on_and_other_units_run_in_it(units, tmp_path):
+    """The example makes it; who says NetworkNamespacePath= is where the NICs are, with one capability."""
+    text = SWITCH.with_suffix(".service").read_text().replace("/usr/local/sbin/vms-switch", str(SWITCH))
+    (tmp_path / "vms-switch.service").write_text(text)
+    there = "NetworkNamespacePath=/run/netns/vms\n"
+    links = "[name for _, name in socket.if_nameindex()]"
+    (tmp_path / "nic.py").write_text(f"import socket, vhostnet\nwith vhostnet.open_nic({SPEC}): print(*{links})\n")
+    once = f"Type=oneshot\nRestart=no\nBindReadOnlyPaths={tmp_path}/nic.py\n"
+    units("nic.service", f"{once}{there}{python(tmp_path, 'made', tmp_path / 'nic.py')}")
+    where = f"[Service]\nType=oneshot\n{there}StandardOutput=file:{tmp_path}/told\nExecStart=ip -br link\n"
+    units("inside.service", text=END.replace("vhostnet", "nic") + where)
+    (tmp_path / "nic.service.d" / "after.conf").write_text(
+        "[Unit]\nRequires=vms-switch.service\nAfter=vms-switch.service\n"
+    )
+    units("main.target", text="Wants=inside.service nic.service\n")
+    log = boot(tmp_path)
+    told = [line.split()[0].partition("@")[0] for line in (tmp_path / "told").read_text().splitlines()]
+    made = (tmp_path / "made").read_text().split()
+    assert told == ["lo", "br0", "host"], log
+    assert (sorted(made[:3]), made[3][:4], len(made)) == (["br0", "host", "lo"], "vnet", 4), log

@@ -1,0 +1,214 @@
+"""The Program: order, flags and policy, as data."""
+
+import dataclasses
+
+import pytest
+from conftest import BRIDGE
+
+from vhostnet import InterfaceSpec, SpecError
+from vhostnet.program.cost import Cost, cost
+from vhostnet.program.plan import Features, plan, plan_delete, plan_reset, plan_take, resolve, tun_flags, vhost_policy
+from vhostnet.program.program import Act, Fds, Link, Op, TunFlag, held_row
+
+ALL = Features(tun=0x7173, ipv6=True)
+BRIDGES = {BRIDGE: Link(BRIDGE, 7, "bridge", 1500, b""), "br9": Link("br9", 9, "bridge", 9000, b"")}
+
+
+@pytest.fixture
+def other(seed):
+    return dataclasses.replace(seed, mac="52:54:00:00:00:01", ifname=None)
+
+
+def ops(program):
+    return [act.op.name for act in program.acts]
+
+
+def test_the_seeds_plan_to_the_letter(seed):
+    program = resolve(plan([seed], ["veni_vFsp6g8y"], ALL), BRIDGES)
+    assert str(program) == (
+        "0  TAP_OPEN    veni_vFsp6g8y  8 queues  tap no_pi vnet_hdr multi_queue  excl\n"
+        "1  VHOST_OPEN  veni_vFsp6g8y  8 x /dev/vhost-net  required\n"
+        "2  QDISC       veni_vFsp6g8y  noqueue\n"
+        "3  LINK        veni_vFsp6g8y  mac fe:90:6f:28:84:f2  mtu 1500  master vbr2525476 (7)\n"
+        "4  UP          veni_vFsp6g8y"
+    )
+
+
+def test_a_batch_runs_all_of_one_kind_before_the_next(seed, other):
+    program = plan([seed, other], ["a", "b"], ALL, vhost="auto")
+    assert [(act.op.name, act.nic) for act in program.acts] == [
+        (op, nic) for op in ("TAP_OPEN", "VHOST_OPEN", "QDISC", "LINK", "UP") for nic in (0, 1)
+    ]
+
+
+def test_up_waits_for_every_answer_and_nothing_else_does(seed, other):
+    program = plan([seed, other], ["a", "b"], ALL)
+    assert [act for act in program.acts if act.barrier] == [Act(Op.UP, 0, barrier=True)]
+
+
+@pytest.mark.parametrize(
+    ("model", "queues", "flags"),
+    [
+        ("virtio", 1, "TAP NO_PI VNET_HDR"),
+        ("virtio", 2, "TAP NO_PI VNET_HDR MULTI_QUEUE"),
+        ("virtio-transitional", 1, "TAP NO_PI VNET_HDR"),
+        ("e1000e", 1, "TAP NO_PI VNET_HDR"),
+        ("vmxnet3", 1, "TAP NO_PI VNET_HDR"),
+        ("igb", 1, "TAP NO_PI VNET_HDR"),
+        ("e1000", 1, "TAP NO_PI"),
+        ("rtl8139", 1, "TAP NO_PI"),
+    ],
+)
+def test_flags_by_model_and_queues(model, queues, flags):
+    wanted = 0
+    for name in flags.split():
+        wanted |= TunFlag[name]
+    assert tun_flags(InterfaceSpec(bridge="b", model=model, queues=queues), ALL) == wanted
+
+
+def test_vnet_hdr_only_where_the_kernel_has_it():
+    assert not tun_flags(InterfaceSpec(bridge="b"), Features(0, True)) & TunFlag.VNET_HDR
+
+
+@pytest.mark.parametrize(
+    ("fields", "override", "policy"),
+    [
+        ({}, None, "auto"),
+        ({"vhost": "require"}, None, "require"),
+        ({"vhost": "require"}, "auto", "auto"),
+        ({"vhost": "off"}, "require", "require"),
+        ({"model": "e1000"}, None, "off"),
+        ({"model": "e1000"}, "auto", "off"),
+    ],
+)
+def test_vhost_policy(fields, override, policy):
+    assert vhost_policy(InterfaceSpec(bridge="b", **fields), override) == policy
+
+
+def test_vhost_cannot_be_required_of_a_model_that_has_none():
+    with pytest.raises(SpecError, match="e1000"):
+        vhost_policy(InterfaceSpec(bridge="b", model="e1000"), "require")
+
+
+def test_vhost_open_is_optional_under_auto_and_absent_under_off(seed):
+    auto = plan([seed], ["a"], ALL, vhost="auto")
+    assert [act.optional for act in auto.acts if act.op == Op.VHOST_OPEN] == [True]
+    assert "VHOST_OPEN" not in ops(plan([seed], ["a"], ALL, vhost="off"))
+
+
+def test_the_default_qdisc_is_left_alone(seed):
+    assert "QDISC" not in ops(plan([seed], ["a"], ALL, qdisc="default"))
+
+
+def test_the_selftest_is_made_once_and_before_anything_is_visible(seed, other):
+    program = plan([seed, other], ["a", "b"], ALL, selftest=True)
+    assert ops(program).count("SELFTEST") == 1
+    assert ops(program).index("SELFTEST") < ops(program).index("QDISC")
+    assert "private /dev/vhost-net" in str(program)
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked", "resolved"),
+    [
+        ({"bridge": BRIDGE}, (0, 0), (1500, 7)),
+        ({"bridge": "br9"}, (0, 0), (9000, 9)),
+        ({"bridge": "br9", "mtu": 1400}, (1400, 0), (1400, 9)),
+        ({"type": "ethernet"}, (1500, 0), (1500, 0)),
+        ({"type": "network", "network": "n", "bridge": "br9"}, (0, 0), (9000, 9)),
+    ],
+)
+def test_mtu_and_master(fields, asked, resolved):
+    """What is left to the run to look up, and what a dry run shows of it."""
+    program = plan([InterfaceSpec(**fields)], ["a"], ALL)
+    (row,) = program.nics
+    assert (row.mtu, row.master) == asked
+    (row,) = resolve(program, BRIDGES).nics
+    assert (row.mtu, row.master) == resolved
+
+
+def test_what_is_not_known_yet_is_printed_as_such():
+    assert (
+        str(plan([InterfaceSpec(bridge="br9")], ["a"], ALL)).splitlines()[3].endswith("mtu of the bridge  master br9")
+    )
+
+
+def test_without_ipv6_the_kernel_is_told_nothing_about_it(seed):
+    (row,) = plan([seed], ["a"], Features(0x7173, False)).nics
+    assert not row.no_ipv6
+
+
+def test_two_nics_of_one_name_or_one_mac_are_refused(seed, other):
+    with pytest.raises(SpecError, match="ifname='a' is asked for twice"):
+        plan([seed, other], ["a", "a"], ALL)
+    with pytest.raises(SpecError, match="mac='20:90:6f:28:84:f2' is asked for twice"):
+        plan([other, seed, seed], ["a", "b", "c"], ALL)
+
+
+def test_parked_is_all_but_up(seed):
+    assert ops(plan([seed], ["a"], ALL, park=True)) == ops(plan([seed], ["a"], ALL))[:-1]
+
+
+HELD = held_row("pool7", 9, Fds((3, 4, 5), (6, 7, 8)))
+
+
+@pytest.mark.parametrize(
+    ("how", "first"),
+    [
+        ({}, []),
+        ({"wish": "mine"}, ["0  ALTNAME     pool7  mine"]),
+        ({"wish": "mine", "rename": True}, ["0  RENAME      pool7  to mine"]),
+    ],
+)
+def test_what_is_taken_is_named_and_comes_up(seed, how, first):
+    program = plan_take(HELD, seed, "mark", **how)
+    link = f"{len(first)}  LINK        pool7  mac fe:90:6f:28:84:f2  mtu of the bridge  master {BRIDGE}  up"
+    assert str(program).splitlines() == [*first, link]
+    assert not any(act.barrier for act in program.acts)  # one send
+    assert program.nics[0].alias == "mark"
+
+
+def test_attach():
+    assert str(plan_reset(HELD, "")) == "0  ATTACH      pool7  queues 1..2"
+    assert str(plan_reset(HELD, "/dev/vhost-net")).splitlines() == [
+        "0  VHOST_OPEN  pool7  3 x /dev/vhost-net  required",
+        "1  ATTACH      pool7  queues 1..2",
+    ]
+
+
+def test_each_is_deleted_for_itself():
+    program = plan_delete([HELD, HELD._replace(ifname="pool8", ifindex=10)])
+    assert str(program) == "0  DELETE      pool7  ifindex 9\n1  DELETE      pool8  ifindex 10"
+    assert program.keep
+
+
+def test_programs_are_values(seed):
+    assert plan([seed], ["a"], ALL) == plan([seed], ["a"], ALL)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan([seed], ["a"], ALL).acts = ()
+
+
+# --- what it costs ---------------------------------------------------------------------------------------
+
+
+def test_the_cost_of_the_seed(seed):
+    assert cost(plan([seed], ["a"], ALL)) == Cost(
+        fds=16, memory=(257 + 8 * 66) * 1024 + 8 * 11_700, ports={BRIDGE: 1}, acts=5, rtnl_turns=25
+    )
+
+
+def test_the_cost_of_a_batch_is_the_sum(seed, other):
+    batches = ([seed], ["a"]), ([other], ["b"]), ([seed, other], ["a", "b"])
+    one, two, both = (cost(plan(specs, names, ALL)) for specs, names in batches)
+    assert both.fds == one.fds + two.fds
+    assert both.memory == one.memory + two.memory
+    assert both.ports == {BRIDGE: 2}
+    assert both.rtnl_turns == one.rtnl_turns + two.rtnl_turns - 2  # the bridge is looked up once
+
+
+def test_the_default_qdisc_takes_twenty_times_the_memory(seed):
+    slim, fat = (cost(plan([seed], ["a"], ALL, vhost="off", qdisc=qdisc)).memory for qdisc in ("noqueue", "default"))
+    assert 15 < fat / slim < 25
+
+
+def test_what_exists_costs_nothing_more():
+    assert cost(plan_delete([HELD]))[:2] == (0, 0)

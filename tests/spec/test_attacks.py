@@ -1,0 +1,175 @@
+"""XML that must be refused, each file named by what it attacks: SpecError and nothing else, soon, in one clean line.
+
+What is hostile only in that libvirt does not know it (``strict-*``) is an error where that is asked for; otherwise it
+is a warning, and has no effect. Documents too large to be kept are made here.
+"""
+
+import dataclasses
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TESTS
+
+import vhostnet
+from vhostnet import InterfaceSpec, PciAddress, SpecError, VhostnetWarning
+
+ATTACKS = sorted((TESTS / "attacks").glob("*.xml"))
+FOR_ANYBODY = [path for path in ATTACKS if not path.stem.startswith("strict-")]
+FOR_STRICT = [path for path in ATTACKS if path.stem.startswith("strict-")]
+SOON = 2.0  # seconds; all take milliseconds
+ROOM = 20 * 1024  # KiB
+
+# What stands first in a file's name -> where the error points, so that no file is refused for something else.
+PLACES = {
+    "acpi": "<acpi index=",
+    "alias": "<alias name=",
+    "boot": "<boot order=",
+    "bridge": "<source bridge=",
+    "ccw": "<address",
+    "doctype": "DOCTYPE|not well-formed",
+    "document": "not well-formed|is not an interface",
+    "encoding": "not well-formed|encoding=",
+    "entity": "not well-formed",
+    "ifname": "<target dev=",
+    "later": "is not supported yet",
+    "mac": "<mac",
+    "model": "<model type=",
+    "mtu": "<mtu size=",
+    "namespace": "not well-formed|is not an interface",
+    "network": "<source network=",
+    "path": "<backend (tap|vhost)=|not well-formed",
+    "pci": "<address (type|domain|bus|slot|function|multifunction)=",
+    "queues": "<driver queues=",
+    "ring": "<driver [rt]x_queue_size=",
+    "rom": "<rom (file|bar|enabled)=",
+    "sndbuf": "<sndbuf>",
+    "strict": "that libvirt (does not know|knows)|has no effect",
+    "twice": "is given twice",
+    "type": "<interface type=",
+    "word": "<(driver|host|link) ",
+}
+
+
+def refusal(parse, document, **how):
+    """What is said of a document that is refused, within the time it may take."""
+    started = time.monotonic()
+    with pytest.raises(SpecError) as caught:
+        parse(document, **how)
+    assert time.monotonic() - started < SOON
+    message = str(caught.value)
+    assert message
+    assert message.isprintable()  # so it is one line, and nothing in it turns the text around
+    return message
+
+
+def check_refused(path, *, strict):
+    message = refusal(vhostnet.parse_interface, path.read_bytes(), strict=strict)
+    assert re.search(PLACES[path.stem.partition("-")[0]], message), message
+
+
+# What each of them would be without its attack, which is in one place.
+SOUND = InterfaceSpec(bridge="br0", mac="52:54:00:00:00:01")
+ALLOWED = {
+    "strict-attribute-of-an-address": {"address": PciAddress(slot=3)},
+    "strict-attribute-without-effect": {"model": "e1000"},
+    "strict-element-in-an-element": {"mtu": 1500},
+    "strict-sndbuf-with-an-element": {"sndbuf": 1600},
+    "strict-text-in-an-element": {"mtu": 1500},
+}
+
+
+def test_there_are_enough_and_what_they_spoil_is_sound():
+    assert len(FOR_ANYBODY) > 300
+    assert len(FOR_STRICT) > 20
+    mended = (TESTS / "attacks" / "mtu-67.xml").read_text().replace("67", "1500")
+    assert vhostnet.parse_interface(mended, strict=True) == dataclasses.replace(SOUND, mtu=1500)
+
+
+@pytest.mark.parametrize("path", ATTACKS, ids=lambda path: path.stem)
+def test_refused(path):
+    check_refused(path, strict=True)
+
+
+@pytest.mark.parametrize("path", FOR_ANYBODY, ids=lambda path: path.stem)
+def test_refused_by_those_who_are_not_strict(path):
+    check_refused(path, strict=False)
+
+
+@pytest.mark.parametrize("path", FOR_STRICT, ids=lambda path: path.stem)
+def test_what_libvirt_does_not_know_has_no_effect(path):
+    with pytest.warns(VhostnetWarning) as caught:
+        spec = vhostnet.parse_interface(path.read_bytes())
+    assert spec == dataclasses.replace(SOUND, **ALLOWED.get(path.stem, {}))
+    assert all(str(warning.message).isprintable() for warning in caught)
+
+
+# --- too large to be kept --------------------------------------------------------------------------------
+
+LARGE = {
+    "depth": lambda: "<interface>" + "<a>" * 9_000 + "</a>" * 9_000 + "</interface>",
+    "depth that never ends": lambda: "<interface>" + "<a>" * 20_000,
+    "elements": lambda: "<interface type='bridge'>" + "<a/>" * 15_000 + "</interface>",
+    "a million elements": lambda: "<domain>" + "<a/>" * 1_000_000 + "</domain>",
+    "a million attributes": lambda: "<domain " + " ".join(f"a{n}=''" for n in range(350_000)) + "/>",
+    "one attribute, many times": lambda: "<interface " + "type='bridge' " * 4_000 + "/>",
+    "prefixes": lambda: "<domain " + " ".join(f"xmlns:a{n}='u:'" for n in range(200_000)) + "/>",
+    "half a megabyte of a name": lambda: f"<interface type='bridge'><source bridge='{'b' * 500_000}'/></interface>",
+    "half a megabyte of spaces": lambda: "<interface>" + " " * 500_000 + "</interface>",
+    "a long element": lambda: f"<{'a' * 60_000}/>",
+    "a long comment": lambda: f"<!--{'x' * 4_200_000}--><domain/>",
+    "references": lambda: f"<interface type='bridge'><source bridge='{'&#98;' * 12_000}'/></interface>",
+    "a number": lambda: f"<interface type='bridge'><driver queues='{'9' * 60_000}'/></interface>",
+    "a mac": lambda: f"<interface type='bridge'><mac address='{'52:' * 20_000}'/></interface>",
+    "a template": lambda: f"<interface type='bridge'><source bridge='b'/><target dev='{'%d' * 30_000}'/></interface>",
+    "a path": lambda: f"<interface type='bridge'><source bridge='b'/><backend tap='{'/..' * 20_000}'/></interface>",
+    "a declaration": lambda: "<?xml" + " encoding" * 6_000 + " " * 6_000 + "?><interface/>",
+    "an encoding": lambda: f"<?xml version='1.0' encoding='{'A' * 60_000}'?><interface/>",
+    "utf-16": lambda: ("<interface>" + "x" * 70_000 + "</interface>").encode("utf-16"),
+    "zeros": lambda: bytes(4_000_000),
+}
+
+
+@pytest.mark.filterwarnings("ignore::vhostnet.VhostnetWarning")
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("what", LARGE)
+def test_refused_however_large(what, strict):
+    document = LARGE[what]()
+    refusal(vhostnet.parse_any, document if isinstance(document, bytes) else document.encode(), strict=strict)
+
+
+MEASURED = """
+import re, sys, warnings
+sys.path[:0] = sys.argv[1:]
+import test_attacks, vhostnet
+
+def peak():
+    return int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1])
+
+def parse(document):
+    try:
+        vhostnet.parse_any(document)
+    except vhostnet.SpecError:
+        pass
+
+warnings.simplefilter("ignore")
+documents = [path.read_bytes() for path in test_attacks.ATTACKS] + [make() for make in test_attacks.LARGE.values()]
+parse("<interface/>")
+before = peak()
+for document in documents:
+    parse(document)
+after = peak()
+kept = b"x" * (64 << 20)
+print(after - before, peak() - before)
+"""
+
+
+def test_all_of_them_together_take_little_memory():
+    """The peak of a process of its own; it does see what is taken."""
+    command = [sys.executable, "-c", MEASURED, str(Path(__file__).parent), str(TESTS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    taken, taken_on_purpose = map(int, done.stdout.split())
+    assert taken <= ROOM < taken_on_purpose, f"{taken} KiB"

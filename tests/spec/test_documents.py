@@ -1,0 +1,176 @@
+"""Documents such as people have them: each comes out right, or is refused by the name of what we do not do, with a way
+out. What is expected stands here, from what libvirt does with each.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import TESTS
+
+import vhostnet
+from vhostnet import CcwAddress, MmioAddress, PciAddress, SpecError, VhostnetWarning
+
+DOCUMENTS = TESTS / "documents"
+
+
+def parse(name, **how):
+    return vhostnet.parse_any((DOCUMENTS / f"{name}.xml").read_bytes(), **how)
+
+
+def devices(specs):
+    """What QEMU is to make of each."""
+    specs = vhostnet.assign_machine(specs)
+    return [vhostnet.qemu_properties(spec, tap_fds=range(3, 3 + spec.queues))[1] for spec in specs]
+
+
+def test_each_document_is_expected_to_be_something():
+    source = Path(__file__).read_text()
+    assert [path.stem for path in DOCUMENTS.iterdir() if f'"{path.stem}"' not in source] == []
+
+
+# --- taken, and nothing to say ---------------------------------------------------------------------------
+
+
+def test_an_empty_source_and_an_acpi_index():
+    (spec,) = parse("kubevirt", strict=True)
+    assert (spec.type, spec.bridge, spec.ifname, spec.mtu) == ("ethernet", None, "tap0", 1450)
+    assert (spec.rom_file, spec.acpi_index, spec.alias) == ("", 1, "ua-default")
+    assert spec.address == PciAddress(bus=1, root="pcie.0")
+
+
+def test_empty_bandwidths():
+    first, second = parse("ovirt", strict=True)
+    assert (first.vhost, first.queues, first.mtu, second.bridge) == ("require", 4, 1500, "storage")
+
+
+def test_a_port_that_is_not_isolated():
+    (spec,) = parse("ravada", networks={"default": "virbr0"}, strict=True)
+    assert (spec.bridge, spec.address.bus_name) == ("virbr0", "pci.1")
+
+
+def test_a_hybrid_bridge():
+    (spec,) = parse("nova", strict=True)
+    assert (spec.ifname, spec.mtu, spec.vhost, spec.address.bus_name) == ("tap1b2c3d4e-5f", 1442, "require", "pci.0")
+    assert spec.tx_queue_size == 512
+
+
+# --- taken, with a note ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "kind"), [("virt-manager-running", "hostdev"), ("vagrant", "udp")])
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_nic_that_is_not_ours_is_left_out_and_said(name, kind, strict):
+    with pytest.warns(VhostnetWarning, match=f"line \\d+: <interface type='{kind}'> is left out") as caught:
+        (spec,) = parse(name, strict=strict)
+    assert len(caught) == 1
+    assert spec.bridge in ("virbr0", "virbr1")
+
+
+def test_what_a_lab_script_writes():
+    with pytest.warns(VhostnetWarning) as caught:
+        (spec,) = parse("lab")
+    assert [re.search(r"<(\w+ \w+)", str(warning.message))[1] for warning in caught] == ["source network", "alias name"]
+    assert (spec.bridge, spec.alias) == ("lab0", None)
+    with pytest.raises(SpecError):
+        parse("lab", strict=True)
+
+
+def test_a_domain_without_kvm_has_no_vhost_whatever_it_says():
+    with pytest.warns(VhostnetWarning, match="<driver name='vhost'> has no effect in a domain of type qemu"):
+        (spec,) = parse("ci")
+    assert (spec.vhost, spec.queues) == ("off", 2)
+    with pytest.raises(SpecError, match="type qemu"):
+        parse("ci", strict=True)
+
+
+def test_a_copied_nic_has_another_id():
+    specs = parse("clone", strict=True)
+    assert [spec.alias for spec in specs] == ["net0", "net0"]
+    assert [device["id"] for device in devices(specs)] == ["net0", "net1"]
+
+
+# --- where the domain says they go -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["aarch64", "riscv64", "loongarch64"])
+def test_virt_has_pcie_and_takes_virtio_where_no_model_is_named(name):
+    first, second = devices(parse(name, strict=True))
+    assert (first["driver"], first["bus"], first["addr"]) == ("virtio-net-pci", "pcie.0", "0x4")
+    assert second["driver"] == "virtio-net-pci"
+    assert "bus" not in second
+
+
+def test_where_one_device_has_mmio_all_have():
+    (spec,) = parse("aarch64-mmio", strict=True)
+    assert spec.address == MmioAddress()
+
+
+def test_s390x_has_channels():
+    specs = parse("s390x", strict=True)
+    assert [spec.address for spec in specs] == [CcwAddress(), CcwAddress(devno=3), None]
+    first, second, third = devices(specs)
+    assert (first["driver"], first["mq"]) == ("virtio-net-ccw", True)
+    assert not {"vectors", "devno", "bus"} & set(first)
+    assert second["devno"] == "fe.0.0003"
+    assert third["driver"] == "virtio-net-pci"  # it says so
+
+
+def test_a_microvm_has_no_bus_at_all():
+    (device,) = devices(parse("microvm", strict=True))
+    assert (device["driver"], device["mq"], "vectors" in device) == ("virtio-net-device", True, False)
+
+
+# --- refused, with the way out ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "way_out"),
+    [
+        ("kubevirt-unmanaged", "<target managed='no'>", "vhostnet argv --tap-fds"),
+        ("ovirt-filterref", "<filterref>", "nft"),
+        ("nova-ovs", "<bandwidth>", "tc qdisc"),
+        ("slirp-only", "<interface type='user'>", "-nic user"),
+    ],
+)
+@pytest.mark.parametrize("strict", [True, False])
+def test_refused_by_name_with_a_way_out(name, what, way_out, strict):
+    with pytest.raises(SpecError, match=f"{what} is not supported yet: .*{way_out}") as caught:
+        parse(name, strict=strict)
+    assert caught.value.line
+
+
+# --- one of many -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nic", [0, "52:54:00:8f:12:9a", "52:54:0:8F:12:9A", "net0"])
+def test_one_is_picked_and_the_others_are_not_looked_at(nic):
+    (spec,) = parse("virt-manager-running", nic=nic, strict=True)
+    assert spec.bridge == "virbr0"
+
+
+@pytest.mark.parametrize("nic", [1, "hostdev0", "52:54:00:6d:90:02"])
+def test_one_that_is_not_ours_can_be_picked_and_is_refused(nic):
+    with pytest.raises(SpecError, match="'hostdev'> is not supported yet"):
+        parse("virt-manager-running", nic=nic)
+
+
+@pytest.mark.parametrize(("nic", "says"), [(2, "none of"), (-1, "none of"), ("net9", "none of"), ("", "none of")])
+def test_one_that_is_not_there(nic, says):
+    with pytest.raises(SpecError, match=f"is {says} the document's NICs.*0 .52:54:00:8f:12:9a") as caught:
+        parse("virt-manager-running", nic=nic)
+    assert caught.value.attribute == "nic"
+
+
+def test_one_that_is_there_twice():
+    with pytest.raises(SpecError, match="is more than one of"):
+        parse("clone", nic="net0")
+    assert parse("clone", nic=1)[0].mac.endswith("02")
+
+
+def test_an_interface_alone_is_picked_too():
+    assert parse("kubevirt", nic="ua-default") == parse("kubevirt")
+    with pytest.warns(VhostnetWarning):
+        assert len(parse("lab", nic="nic00")) == 1
+    with pytest.raises(SpecError, match="none of"):
+        parse("lab", nic=1)

@@ -1,0 +1,494 @@
+"""<interface> text -> InterfaceSpec: what is taken, what is refused, and where the error points."""
+
+import dataclasses
+
+import pytest
+from conftest import SEED
+
+import vhostnet
+from vhostnet import CcwAddress, InterfaceSpec, MmioAddress, PciAddress, SpecError, VhostnetWarning
+from vhostnet.commands.demo import SEED as DEMO_SEED
+from vhostnet.spec import elements
+from vhostnet.spec.elements import LATER_TYPES
+
+BARE = InterfaceSpec(bridge="br0", mac="52:54:00:00:00:01")
+
+
+def interface(inside="", attributes="type='bridge'", source="<source bridge='br0'/>"):
+    model = "" if "<model" in inside else "<model type='virtio'/>"
+    return f"<interface {attributes}><mac address='52:54:00:00:00:01'/>{model}{source}{inside}</interface>"
+
+
+def test_the_seed(seed):
+    assert seed == InterfaceSpec(
+        bridge="vbr2525476",
+        mac="20:90:6f:28:84:f2",
+        vhost="require",
+        queues=8,
+        event_idx=True,
+        rx_queue_size=1024,
+        tx_queue_size=1024,
+        ifname="veni_vFsp6g8y",
+    )
+    assert vhostnet.parse_interface(DEMO_SEED) == seed
+
+
+TAKEN = [
+    ("<model type='virtio-non-transitional'/>", {"model": "virtio-non-transitional"}),
+    ("<model type='e1000e'/>", {"model": "e1000e"}),
+    ("<model type='igb'/>", {"model": "igb"}),
+    ("<target dev='tap7'/>", {"ifname": "tap7"}),
+    ("<target dev='tap%d' managed='yes'/>", {"ifname": "tap%d"}),
+    ("<target dev='vnet3'/>", {"ifname": None}),
+    ("<target dev='macvtap0'/>", {"ifname": None}),
+    ("<target dev='vnet%d'/>", {"ifname": None}),
+    ("<driver name='qemu'/>", {"vhost": "off"}),
+    ("<driver name='vhost'/>", {"vhost": "require"}),
+    ("<driver txmode='timer' ioeventfd='off'/>", {"txmode": "timer", "ioeventfd": False}),
+    (
+        "<driver iommu='on' ats='on' packed='on' page_per_vq='on'/>",
+        dict.fromkeys(("iommu", "ats", "packed", "page_per_vq"), True),
+    ),
+    ("<driver rss='on' rss_hash_report='off'/>", {"rss": True, "rss_hash_report": False}),
+    (
+        "<driver><host csum='off' gso='off' tso4='off' tso6='off' ecn='off' ufo='off' mrg_rxbuf='off'/></driver>",
+        {f"host_{n}": False for n in ("csum", "gso", "tso4", "tso6", "ecn", "ufo", "mrg_rxbuf")},
+    ),
+    (
+        "<driver><guest csum='on' tso4='on' tso6='on' ecn='on' ufo='on'/></driver>",
+        {f"guest_{n}": True for n in ("csum", "tso4", "tso6", "ecn", "ufo")},
+    ),
+    ("<backend tap='/dev/tun2' vhost='/dev/vhost2'/>", {"tap_path": "/dev/tun2", "vhost_path": "/dev/vhost2"}),
+    ("<tune><sndbuf>1600</sndbuf></tune>", {"sndbuf": 1600}),
+    ("<tune>\n  <sndbuf>0</sndbuf>\n</tune>", {"sndbuf": 0}),
+    ("<model type='VirtIO'/>", {"model": "virtio"}),
+    ("<model type='E1000'/>", {"model": "e1000"}),
+    ("<address type='pci' slot='0' function='1'/>", {}),
+    ("<address type='pci' multifunction='on'/>", {}),
+    ("<address type='ccw'/>", {"address": CcwAddress()}),
+    ("<mtu size='9000'/>", {"mtu": 9000}),
+    ("<link state='down'/>", {"link_state": "down"}),
+    ("<alias name='ua-lan'/>", {"alias": "ua-lan"}),
+    ("<alias name='net3'/>", {"alias": "net3"}),
+    ("<address type='pci'/>", {}),
+    ("<address type='pci' domain='0x0000' bus='0x00' slot='0x00' function='0x0'/>", {}),
+    (
+        "<address type='pci' domain='0x0000' bus='0x02' slot='0x1f' function='0x1' multifunction='on'/>",
+        {"address": PciAddress(2, 31, 1, True)},
+    ),
+    ("<address type='ccw' cssid='0xfe' ssid='0x0' devno='0x0001'/>", {"address": CcwAddress(devno=1)}),
+    ("<address type='virtio-mmio'/>", {"address": MmioAddress()}),
+    ("<boot order='2'/>", {"boot_order": 2}),
+    ("<rom bar='off' file='/etc/fake/rom,1'/>", {"rom_bar": False, "rom_file": "/etc/fake/rom,1"}),
+    ("<rom enabled='no'/>", {"rom_file": ""}),
+    ("<rom enabled='yes'/>", {}),
+    ("<acpi index='1729'/>", {"acpi_index": 1729}),
+    ("<!-- a comment --><?pi x?>", {}),
+]
+
+# What libvirt reads as nothing, or as its default.
+NOTHING = [
+    "<bandwidth/>",
+    "<bandwidth>\n</bandwidth>",
+    "<bandwidth><inbound average='0'/></bandwidth>",
+    "<port/>",
+    "<port isolated='no'/>",
+    "<coalesce/>",
+    "<coalesce><rx/></coalesce>",
+    "<coalesce><rx><frames/></rx></coalesce>",
+    "<coalesce><rx><frames max='0'/></rx></coalesce>",
+    "<filterref/>",
+    "<teaming/>",
+    "<virtualport/>",
+    "<virtualport><parameters/></virtualport>",
+    "<script/>",
+    "<script path=''/>",
+    "<downscript path=''/>",
+    "<backend/>",
+    "<backend type='default'/>",
+    "<target/>",
+    "<target dev=''/>",
+    "<target managed='yes'/>",
+    "<driver/>",
+    "<driver><host/><guest/></driver>",
+    "<mtu/>",
+    "<mtu size=''/>",
+    "<mtu size='0'/>",
+    "<link/>",
+    "<link state=''/>",
+    "<alias/>",
+    "<alias name=''/>",
+    "<tune/>",
+    "<tune><sndbuf/></tune>",
+    "<rom/>",
+    "<rom enabled='yes'/>",
+    "<acpi/>",
+    "<address type='pci'/>",
+    "<address type='pci'><zpci/></address>",
+]
+
+# What libvirt's QEMU driver takes and does nothing with, for a NIC on a bridge.
+IGNORED = [
+    "<alias name='nic7'/>",
+    "<alias name='ua-a.b'/>",
+    "<alias name='ua-,x'/>",
+    "<alias name='hostdev0'/>",
+    "<alias name='net'/>",
+    "<target dev='vnet-web'/>",
+    "<target dev='macvtap-a'/>",
+    "<guest dev='eth0'/>",
+    "<backenddomain name='x'/>",
+    "<actual type='direct'/>",
+    "<backend logFile='/x'/>",
+    "<backend hostname='x' fqdn='x.y'/>",
+    "<vlan/>",
+]
+IGNORED_SOURCES = [
+    "network='x'",
+    "dev='eth0'",
+    "mode='vepa'",
+    "portgroup='x'",
+    "path='/x'",
+    "type='unix'",
+    "portid='1'",
+]
+
+
+@pytest.mark.parametrize(("inside", "fields"), TAKEN, ids=lambda value: str(value)[:40])
+def test_taken(inside, fields):
+    assert vhostnet.parse_interface(interface(inside), strict=True) == dataclasses.replace(BARE, **fields)
+
+
+@pytest.mark.parametrize("inside", NOTHING)
+def test_what_asks_for_nothing_is_nothing(inside):
+    assert vhostnet.parse_interface(interface(inside), strict=True) == BARE
+
+
+def test_a_model_of_no_name_is_none():
+    with pytest.warns(VhostnetWarning, match="<model type=> is missing"):
+        assert vhostnet.parse_interface(interface("<model type=''/>")) == BARE
+
+
+@pytest.mark.parametrize("attributes", ["trustGuestRxFilters='no'", "trustGuestRxFilters='yes'"])
+def test_filters_that_libvirt_heeds_for_macvtap_alone(attributes):
+    text = interface(attributes=f"type='bridge' {attributes}")
+    if "yes" in attributes:
+        with pytest.raises(SpecError, match="<interface trustGuestRxFilters='yes'> has no effect"):
+            vhostnet.parse_interface(text, strict=True)
+    else:
+        assert vhostnet.parse_interface(text, strict=True) == BARE
+
+
+@pytest.mark.parametrize("inside", IGNORED)
+def test_what_libvirt_ignores_is_a_warning_and_with_strict_an_error(inside):
+    ignored_by_libvirt(interface("\n" + inside))
+
+
+@pytest.mark.parametrize("source", IGNORED_SOURCES)
+def test_a_source_of_another_type(source):
+    ignored_by_libvirt(interface(source=f"\n<source bridge='br0' {source}/>"))
+
+
+def ignored_by_libvirt(text):
+    with pytest.warns(VhostnetWarning, match="^line 2: <\\w+.*(has no effect|is ignored)"):
+        assert vhostnet.parse_interface(text) == BARE
+    with pytest.raises(SpecError, match="^line 2: <\\w+.*(has no effect|is ignored)"):
+        vhostnet.parse_interface(text, strict=True)
+
+
+def test_a_bridge_of_a_nic_that_is_on_none():
+    text = interface(attributes="type='ethernet'")
+    with pytest.warns(VhostnetWarning, match="<source bridge='br0'> has no effect: .* for type ethernet"):
+        assert vhostnet.parse_interface(text) == InterfaceSpec(type="ethernet", mac=BARE.mac)
+
+
+def test_the_nodes_of_a_vhost_that_is_not_used():
+    with pytest.warns(VhostnetWarning, match="<backend vhost='/dev/v'> has no effect on model e1000"):
+        spec = vhostnet.parse_interface(interface("<model type='e1000'/><backend vhost='/dev/v'/>"))
+    assert spec.vhost_path == "/dev/vhost-net"
+
+
+def test_a_running_network_that_is_no_bridge():
+    with pytest.raises(SpecError, match="<source dev='eth0'> is not supported yet: this network is not a bridge"):
+        vhostnet.parse_interface(interface(attributes="type='network'", source="<source network='x' dev='eth0'/>"))
+
+
+def test_bytes_with_a_declaration_and_text_with_one():
+    text = '<?xml version="1.0" encoding="UTF-8"?>\n' + interface()
+    assert vhostnet.parse_interface(text) == vhostnet.parse_interface(text.encode()) == BARE
+    assert vhostnet.parse_interface(text.replace("UTF-8", "UTF-16").encode("utf-16")) == BARE
+
+
+def test_ethernet():
+    spec = vhostnet.parse_interface("<interface type='ethernet'><model type='virtio'/></interface>")
+    assert (spec.type, spec.bridge) == ("ethernet", None)
+
+
+REFUSED = [
+    # what, element, attribute, value
+    ("<driver queues='0'/>", "driver", "queues", "0"),
+    ("<driver queues='-5'/>", "driver", "queues", "-5"),
+    ("<driver queues='257'/>", "driver", "queues", "257"),
+    ("<driver queues=' 4'/>", "driver", "queues", " 4"),
+    ("<driver queues='+4'/>", "driver", "queues", "+4"),
+    ("<driver queues='1_0'/>", "driver", "queues", "1_0"),
+    ("<driver queues='\uff14'/>", "driver", "queues", "\uff14"),
+    ("<driver queues=''/>", "driver", "queues", ""),
+    (f"<driver queues='{'9' * 5000}'/>", "driver", "queues", "9" * 5000),
+    ("<driver rx_queue_size='128'/>", "driver", "rx_queue_size", "128"),
+    ("<driver name='vhost-net'/>", "driver", "name", "vhost-net"),
+    ("<driver event_idx='yes'/>", "driver", "event_idx", "yes"),
+    ("<driver><host csum='1'/></driver>", "host", "csum", "1"),
+    ("<mtu size='67'/>", "mtu", "size", "67"),
+    ("<target dev='a/b'/>", "target", "dev", "a/b"),
+    ("<target dev='a23456789012345x'/>", "target", "dev", "a23456789012345x"),
+    ("<target dev='a&#10;b'/>", "target", "dev", "a\nb"),
+    ("<model type='ne2k_pci'/>", "model", "type", "ne2k_pci"),
+    ("<backend tap='tun'/>", "backend", "tap", "tun"),
+    ("<tune><sndbuf>many</sndbuf></tune>", "sndbuf", None, "many"),
+    ("<tune><sndbuf> 5 </sndbuf></tune>", "sndbuf", None, " 5 "),
+    ("<boot/>", "boot", "order", None),
+    ("<address type='ccw' devno='1'/>", "address", None, None),
+    ("<model type='e1000'/><driver iommu='on'/>", "driver", "iommu", "on"),
+    ("<link state='sideways'/>", "link", "state", "sideways"),
+    ("<address type='pci' domain='1'/>", "address", "domain", "1"),
+    ("<address type='pci' slot='0x20'/>", "address", "slot", "0x20"),
+    ("<address type='pci' slot='010'/>", "address", "slot", "010"),
+    ("<address type='usb' bus='0'/>", "address", "type", "usb"),
+    ("<address type='moon'/>", "address", "type", "moon"),
+    ("<boot order='0'/>", "boot", "order", "0"),
+    ("<rom enabled='no' bar='on'/>", "rom", "enabled", "no"),
+    ("<acpi index='0'/>", "acpi", "index", "0"),
+    ("<mac address='52:54:00:00:00:02'/>", "mac", None, None),
+    ("<driver queues='2'/><driver queues='2'/>", "driver", None, None),
+]
+
+
+@pytest.mark.parametrize(("inside", "element", "attribute", "value"), REFUSED, ids=lambda value: str(value)[:40])
+def test_refused_with_element_attribute_line_and_value(inside, element, attribute, value):
+    with pytest.raises(SpecError) as caught:
+        vhostnet.parse_interface(interface("\n\n" + inside))
+    error = caught.value
+    assert (error.element, error.attribute, error.value, error.line) == (element, attribute, value, 3)
+    assert f"line 3: <{element}" in str(error)
+    assert error.expected or "twice" in str(error) or "leaves no ROM" in str(error) or "is only for" in str(error)
+
+
+LATER = [
+    "<vlan><tag id='42'/></vlan>",
+    "<bandwidth><inbound average='1000' peak='5000'/></bandwidth>",
+    "<bandwidth><outbound average='0'/></bandwidth>",
+    "<filterref filter='clean-traffic'/>",
+    "<virtualport type='openvswitch'/>",
+    "<coalesce><rx><frames max='7'/></rx></coalesce>",
+    "<port isolated='yes'/>",
+    "<ip address='10.0.0.1'/>",
+    "<route/>",
+    "<script path='/x'/>",
+    "<downscript path='/x'/>",
+    "<teaming type='persistent'/>",
+    "<portForward/>",
+]
+
+
+@pytest.mark.parametrize("inside", LATER)
+@pytest.mark.parametrize("strict", [True, False])
+def test_what_libvirt_knows_and_we_do_not_yet_is_refused_by_name(inside, strict):
+    name = inside[1:].split(" ")[0].rstrip("/>").split(">")[0]
+    with pytest.raises(SpecError, match=f"<{name}> is not supported yet"):
+        vhostnet.parse_interface(interface(inside), strict=strict)
+
+
+def test_whatever_is_not_done_yet_has_a_way_out():
+    for table in (LATER_TYPES, elements.LATER_ELEMENTS, elements.LATER_ATTRIBUTES):
+        assert all(len(way_out) > 20 for way_out in table.values())
+
+
+@pytest.mark.parametrize(
+    ("inside", "message"),
+    [
+        ("<target dev='x' managed='no'/>", "<target managed='no'> is not supported yet"),
+        ("<boot order='1' loadparm='2'/>", "<boot loadparm='2'> is not supported yet"),
+        ("<backend type='passt'/>", "<backend type='passt'> is not supported yet"),
+        ("<address type='pci' slot='1'><zpci uid='1'/></address>", "<zpci> is not supported yet"),
+    ],
+)
+def test_attributes_we_do_not_do_yet(inside, message):
+    with pytest.raises(SpecError, match=message):
+        vhostnet.parse_interface(interface(inside))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    sorted(LATER_TYPES),
+)
+def test_types_we_do_not_do_yet(kind):
+    with pytest.raises(SpecError, match=f"<interface type='{kind}'> is not supported yet"):
+        vhostnet.parse_interface(f"<interface type='{kind}'/>")
+
+
+def test_no_type_is_libvirts_user():
+    with pytest.raises(SpecError, match="'user'"):
+        vhostnet.parse_interface("<interface/>")
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        "<link state='up'/>text",
+        "<frobnicate/>",
+        "<mac frob='1'/>",
+        "<mtu size='1500'><x/></mtu>",
+        "<mtu size='1500'>text</mtu>",
+        "<x:y xmlns:x='u'/>",
+    ],
+)
+def test_what_libvirt_does_not_know(inside):
+    text = interface(inside.replace("<mac", "<link state='up'")) if "<mac" in inside else interface(inside)
+    with pytest.warns(VhostnetWarning, match="line 1"):
+        vhostnet.parse_interface(text)
+    with pytest.raises(SpecError):
+        vhostnet.parse_interface(text, strict=True)
+
+
+def test_driver_options_of_a_model_that_has_none_are_named():
+    text = interface("<model type='e1000'/><driver name='vhost' queues='4'/>")
+    with pytest.warns(VhostnetWarning, match="has no effect on model e1000") as caught:
+        spec = vhostnet.parse_interface(text)
+    assert len(caught) == 2
+    assert (spec.queues, spec.vhost) == (1, "auto")
+    with pytest.raises(SpecError, match="has no effect"):
+        vhostnet.parse_interface(text, strict=True)
+
+
+def test_a_reserved_prefix_that_a_user_chose_is_said():
+    with pytest.warns(VhostnetWarning, match="vnet-web"):
+        assert vhostnet.parse_interface(interface("<target dev='vnet-web'/>")).ifname is None
+
+
+# --- networks --------------------------------------------------------------------------------------------
+
+NETWORK = "<interface type='network'><model type='virtio'/><source network='default'/></interface>"
+
+
+def test_a_network_is_what_the_caller_says():
+    spec = vhostnet.parse_interface(NETWORK, networks={"default": "virbr0"})
+    assert (spec.network, spec.bridge) == ("default", "virbr0")
+
+
+def test_an_unknown_network_is_refused_with_those_that_are_known():
+    with pytest.raises(SpecError, match="blue, red") as caught:
+        vhostnet.parse_interface(NETWORK, networks={"red": "br0", "blue": "br1"})
+    assert (caught.value.element, caught.value.attribute, caught.value.value) == ("source", "network", "default")
+
+
+def test_a_running_domains_xml_says_the_bridge_itself():
+    live = NETWORK.replace("'default'", "'default' portid='1-2' bridge='virbr0'")
+    assert vhostnet.parse_interface(live, strict=True).bridge == "virbr0"
+
+
+def test_without_a_mapping_it_parses_and_cannot_be_planned():
+    spec = vhostnet.parse_interface(NETWORK)
+    assert spec.bridge is None
+    with pytest.raises(SpecError, match="--network"):
+        vhostnet.plan_nics([spec])
+
+
+# --- domains ---------------------------------------------------------------------------------------------
+
+DOMAIN = """\
+<domain type='kvm'>
+  <name>x</name>
+  <os><type arch='x86_64' machine='{machine}'>hvm</type>{boot}</os>
+  <devices>
+    <disk type='file'/>
+    <interface type='bridge'><model type='virtio'/><source bridge='br0'/><address type='pci' slot='0x3'/></interface>
+    <interface type='bridge'><model type='virtio'/><source bridge='br1'/></interface>
+  </devices>
+</domain>
+"""
+
+
+def test_a_domain_gives_its_interfaces_in_order():
+    specs = vhostnet.parse_domain(DOMAIN.format(machine="pc-i440fx-7.2", boot=""), strict=True)
+    assert [spec.bridge for spec in specs] == ["br0", "br1"]
+    assert specs[0].address.bus_name == "pci.0"
+
+
+def test_q35_calls_its_bus_otherwise():
+    specs = vhostnet.parse_domain(DOMAIN.format(machine="pc-q35-7.2", boot=""))
+    assert specs[0].address.bus_name == "pcie.0"
+
+
+def test_os_boot_gives_the_first_nic_its_order():
+    boot = "<boot dev='hd'/><boot dev='network'/>"
+    specs = vhostnet.parse_domain(DOMAIN.format(machine="pc", boot=boot))
+    assert [spec.boot_order for spec in specs] == [2, None]
+
+
+def test_the_two_ways_to_boot_exclude_each_other():
+    text = DOMAIN.format(machine="pc", boot="<boot dev='network'/>")
+    with pytest.raises(SpecError, match="excludes"):
+        vhostnet.parse_domain(text.replace("<source bridge='br1'/>", "<source bridge='br1'/><boot order='1'/>"))
+
+
+@pytest.mark.parametrize("same", ["<alias name='ua-x'/>", "<boot order='1'/>", "<address type='pci' slot='0x3'/>"])
+def test_what_only_one_nic_of_a_domain_can_have(same):
+    with pytest.raises(SpecError, match="another NIC's already") as caught:
+        vhostnet.parse_domain(f"<devices>{interface(same)}\n{interface(same)}</devices>")
+    assert caught.value.line == 2
+
+
+@pytest.mark.parametrize("same", ["<address type='virtio-mmio'/>", "<address type='ccw'/>", "<address type='pci'/>"])
+def test_what_many_nics_of_a_domain_can_have(same):
+    assert len(vhostnet.parse_domain(f"<devices>{interface(same)}{interface(same)}</devices>")) == 2
+
+
+def test_a_missing_model_is_said():
+    with pytest.warns(VhostnetWarning, match="rtl8139"):
+        assert vhostnet.parse_interface("<interface type='ethernet'/>").model == "virtio"
+
+
+def test_devices_alone_will_do_and_none_is_none():
+    assert vhostnet.parse_domain("<devices/>") == vhostnet.parse_domain("<domain/>") == ()
+    assert len(vhostnet.parse_domain(f"<devices>{interface()}{interface()}</devices>")) == 2
+
+
+def test_an_error_in_a_domain_has_the_domains_line():
+    text = DOMAIN.format(machine="pc", boot="").replace("slot='0x3'", "slot='x'")
+    with pytest.raises(SpecError) as caught:
+        vhostnet.parse_domain(text)
+    assert caught.value.line == 6
+
+
+def test_parse_any_takes_whichever_it_is():
+    assert vhostnet.parse_any(SEED) == (vhostnet.parse_interface(SEED),)
+    assert len(vhostnet.parse_any(DOMAIN.format(machine="pc", boot=""))) == 2
+
+
+# --- documents that are none -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not well-formed"),
+        ("<interface", "not well-formed"),
+        ("<interface type='a' type='b'/>", "not well-formed"),
+        ("<network/>", "<network> is not an interface"),
+        ("<!DOCTYPE interface><interface/>", "DOCTYPE"),
+        ("<!DOCTYPE i [<!ENTITY b 'br0'>]><interface type='bridge'><source bridge='&b;'/></interface>", "DOCTYPE"),
+        ("<interface>" + " " * 70000 + "</interface>", "65536"),
+        ("<interface>\0</interface>", "not well-formed"),
+        ("\ud800<interface/>", "not well-formed"),
+        (b"\xff\xfe\x00", "not well-formed"),
+    ],
+)
+def test_documents_that_are_refused(text, message):
+    with pytest.raises(SpecError, match=message):
+        vhostnet.parse_interface(text)
+
+
+def test_neither_text_nor_bytes():
+    with pytest.raises(TypeError):
+        vhostnet.parse_interface(None)

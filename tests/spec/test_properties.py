@@ -1,0 +1,177 @@
+"""What holds for any spec and any text: arguments read back as they were meant, and no error but our own."""
+
+import re
+import xml.etree.ElementTree as ET
+from xml.sax.saxutils import escape, quoteattr
+
+import expected
+import pytest
+from conftest import SEED, TESTS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qemuopts import parse_argv
+
+import vhostnet
+from vhostnet import CcwAddress, InterfaceSpec, MmioAddress, PciAddress, SpecError
+
+pytestmark = pytest.mark.filterwarnings("ignore::vhostnet.VhostnetWarning")
+
+DIALECTS = ("classic", "keyval", "json")
+MAYBE = st.none() | st.booleans()
+RINGS = st.sampled_from([None, 256, 512, 1024])
+TEXT = st.text(st.characters(blacklist_categories=("Cc", "Cs", "Zl", "Zp")), max_size=40).filter(
+    lambda text: not re.search("[\u202a-\u202e\u2066-\u2069]", text)
+)
+MACS = st.binary(min_size=6, max_size=6).map(lambda octets: bytes([octets[0] & 0xFE | 2, *octets[1:]]).hex(":"))
+PCI = st.builds(
+    PciAddress,
+    st.integers(0, 255),
+    st.integers(0, 31),
+    st.integers(0, 7),
+    MAYBE,
+    st.sampled_from(["pci.0", "pcie.0"]),
+)
+CCW = st.builds(CcwAddress, st.integers(0, 0xFE), st.integers(0, 3), st.none() | st.integers(0, 0xFFFF))
+
+# What any NIC may have, what virtio's may have besides, and what only one on PCI may have.
+ANY = {
+    "mac": MACS,
+    "sndbuf": st.none() | st.integers(0, 2**64 - 1),
+    "mtu": st.none() | st.integers(68, 65521),
+    "alias": st.none() | st.from_regex(r"[A-Za-z][A-Za-z0-9_.-]{0,20}", fullmatch=True),
+    "boot_order": st.none() | st.integers(1, 2**31 - 1),
+}
+VIRTIO = {
+    "queues": st.integers(1, 256),
+    "rx_queue_size": RINGS,
+    "tx_queue_size": RINGS,
+    "txmode": st.sampled_from([None, "iothread", "timer"]),
+    **{name: MAYBE for name in InterfaceSpec.__dataclass_fields__ if name.startswith(("host_", "guest_"))},
+    **dict.fromkeys(
+        ("ioeventfd", "event_idx", "iommu", "ats", "packed", "page_per_vq", "rss", "rss_hash_report"), MAYBE
+    ),
+}
+ON_PCI = {"rom_bar": MAYBE, "rom_file": st.none() | TEXT, "acpi_index": st.none() | st.integers(1, 16383)}
+SPECS = st.one_of(
+    st.builds(
+        InterfaceSpec,
+        type=st.just("ethernet"),
+        model=st.sampled_from(["virtio", "virtio-transitional", "virtio-non-transitional"]),
+        address=st.none() | PCI,
+        **ANY,
+        **VIRTIO,
+        **ON_PCI,
+    ),
+    st.builds(InterfaceSpec, bridge=st.just("br0"), address=CCW | st.just(MmioAddress()), **ANY, **VIRTIO),
+    st.builds(
+        InterfaceSpec,
+        type=st.just("network"),
+        network=st.just("default"),
+        model=st.sampled_from(["e1000e", "vmxnet3", "igb", "e1000", "rtl8139"]),
+        address=st.none() | PCI,
+        **ANY,
+        **ON_PCI,
+    ),
+)
+
+
+@given(SPECS, st.booleans(), st.sampled_from(DIALECTS))
+@settings(deadline=None, max_examples=300)
+def test_the_arguments_say_what_the_spec_says(spec, vhost, dialect):
+    tap = list(range(10, 10 + spec.queues))
+    fds = {"tap_fds": tap, "vhost_fds": list(range(1000, 1000 + spec.queues)) if vhost and spec.virtio else []}
+    argv = vhostnet.qemu_argv(spec, **fds, dialect=dialect)
+    alias = spec.alias or "net0"
+    assert parse_argv(argv) == expected.both(spec, **fds, alias=alias, dialect=dialect)
+    assert vhostnet.qemu_properties(spec, **fds) == expected.both(spec, **fds, alias=alias, dialect="json")
+    assert not re.search(r"[\x00-\x1f\x7f]", "".join(argv))
+
+
+@given(st.text(max_size=300))
+@settings(deadline=None, max_examples=300)
+def test_any_text_is_a_spec_or_a_spec_error(text):
+    with pytest.raises(SpecError):
+        vhostnet.parse_interface(text)
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=500)
+def test_a_damaged_seed_is_a_spec_or_a_spec_error(data):
+    at = data.draw(st.integers(0, len(SEED)))
+    upto = data.draw(st.integers(at, min(len(SEED), at + 8)))
+    text = SEED[:at] + data.draw(st.text(max_size=8)) + SEED[upto:]
+    try:
+        spec = vhostnet.parse_interface(text)
+    except SpecError as error:
+        assert str(error)
+    else:
+        vhostnet.qemu_argv(spec, tap_fds=range(3, 3 + spec.queues))
+
+
+@given(st.sampled_from(list(InterfaceSpec.__dataclass_fields__)), st.none() | st.integers() | st.text() | st.binary())
+@settings(deadline=None, max_examples=500)
+def test_any_value_in_any_field_is_a_spec_or_a_spec_error(name, value):
+    fields = {"bridge": "br0", name: value}
+    try:
+        spec = InterfaceSpec(**fields)
+    except SpecError as error:
+        assert name in str(error) or error.attribute != name
+    else:
+        assert spec == InterfaceSpec(**{**fields, "mac": spec.mac})
+
+
+# --- the same XML, written otherwise ---------------------------------------------------------------------
+
+WHOLE = [SEED, *(path.read_text() for path in sorted((TESTS / "golden").glob("*.xml")))]
+WHOLE = [text for text in WHOLE if "<mac " in text]  # without one each reading has a MAC of its own
+SPACES = st.text("\n\t ", max_size=3)
+GAPS = SPACES | st.just("\n<!-- <mtu size='9'/> & -->") | st.just("<?xml-stylesheet href='x'?> ")
+
+
+def some_case(draw, text):
+    return "".join(draw(st.sampled_from([letter.lower(), letter.upper()])) for letter in text)
+
+
+def write_attribute(draw, name, value):
+    value = some_case(draw, value) if name == "address" and value.count(":") == 5 else value
+    quoted = quoteattr(value) if draw(st.booleans()) else "'" + escape(value, {"'": "&#x27;"}) + "'"
+    return " " + draw(SPACES) + name + draw(SPACES) + "=" + draw(SPACES) + quoted
+
+
+def write_element(draw, element):
+    """The same element: its attributes and children in any order, with whatever means nothing in between."""
+    attributes = draw(st.permutations(sorted(element.items())))
+    head = element.tag + "".join(write_attribute(draw, *attribute) for attribute in attributes) + draw(SPACES)
+    text = "" if element.tag != "sndbuf" else element.text
+    children = "".join(draw(GAPS) + write_element(draw, child) for child in draw(st.permutations(list(element))))
+    content = text or children + draw(GAPS)
+    return f"<{head}/>" if not content else f"<{head}>{content}</{element.tag}{draw(SPACES)}>"
+
+
+@st.composite
+def documents(draw):
+    """(a document, another that means the same)"""
+    whole = draw(st.sampled_from(WHOLE))
+    head, encoding = draw(
+        st.sampled_from(
+            [
+                ("", "utf-8"),
+                ("", "utf-8-sig"),
+                ("<?xml version='1.0'?>\n", "utf-8"),
+                ('<?xml version="1.0" encoding="utf-8" standalone="yes"?>', "utf-8"),
+                ("<?xml version='1.0' encoding='UTF-16'?>", "utf-16"),
+                ("", "utf-16"),
+            ]
+        )
+    )
+    return whole, (head + draw(GAPS) + write_element(draw, ET.fromstring(whole)) + draw(GAPS)).encode(encoding)
+
+
+@given(documents())
+@settings(deadline=None, max_examples=200)
+def test_how_it_is_written_changes_nothing(pair):
+    one, other = (vhostnet.parse_interface(text, strict=True) for text in pair)
+    assert one == other
+    for dialect in DIALECTS:
+        fds = {"tap_fds": range(3, 3 + one.queues), "dialect": dialect}
+        assert vhostnet.qemu_argv(one, **fds) == vhostnet.qemu_argv(other, **fds)

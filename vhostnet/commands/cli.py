@@ -1,0 +1,445 @@
+"""The command line: argparse, and each command a few lines over the library."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import vhostnet
+from vhostnet import (
+    EngineUnavailable,
+    InterfaceSpec,
+    NameBusy,
+    NotPermitted,
+    SpecError,
+    Unsupported,
+    VhostnetError,
+    VhostUnavailable,
+)
+from vhostnet.process.netns import call_inside
+from vhostnet.qemu.argv import check_qemu
+from vhostnet.qemu.command import Command, closers, read_command, settle, unplaced
+
+UDEV_TIME = 3.0  # seconds that exec waits for udev, where one listens: it takes 2 to 13 ms
+OK, REFUSED, USAGE, BAD_SPEC, NOT_PERMITTED, BUSY, CANNOT = range(7)
+
+EXIT_CODES = """exit codes: 0 done, 1 the kernel refused, 2 usage, 3 bad XML or spec, 4 not permitted, 5 name busy,
+6 this host cannot (no tun, no vhost-net)"""
+
+_NETNS = "this network namespace: a name (ip netns), or a path"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command: list[str] = []
+    if "exec" in arguments[:1] and "--" in arguments:  # what follows belongs to the command that is run
+        split = arguments.index("--")
+        arguments, command = arguments[:split], arguments[split + 1 :]
+    options = parser().parse_args(arguments)
+    options.command_line = command
+    with _warnings_shown():
+        try:
+            return int(options.run(options))
+        except (VhostnetError, UsageError) as error:
+            _show(error, options.json)
+            return exit_code(error)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read us has enough
+            return OK
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+
+
+def exit_code(error: BaseException) -> int:
+    """What the shell gets for *error*."""
+    for kind, code in (
+        (UsageError, USAGE),
+        (SpecError, BAD_SPEC),
+        (NotPermitted, NOT_PERMITTED),
+        (NameBusy, BUSY),
+        ((Unsupported, VhostUnavailable, EngineUnavailable), CANNOT),
+    ):
+        if isinstance(error, kind):
+            return code
+    return REFUSED
+
+
+class UsageError(Exception):
+    """The command line cannot be followed: a file that cannot be read, a command that cannot be run."""
+
+
+# --- the commands ----------------------------------------------------------------------------------------
+
+
+def _argv(options: argparse.Namespace) -> int:
+    specs = _specs([options.file], options)
+    if len(specs) != 1:
+        raise SpecError(f"the file has {len(specs)} interfaces", expected="one, or --nic to pick it: 'argv' is for one")
+    argv = vhostnet.qemu_argv(
+        specs[0],
+        tap_fds=options.tap_fds,
+        vhost_fds=options.vhost_fds,
+        alias=options.alias,
+        bus=options.bus,
+        addr=options.addr,
+        dialect=options.dialect,
+    )
+    print(_json(argv) if options.json else shlex.join(argv))
+    return OK
+
+
+def _plan(options: argparse.Namespace) -> int:
+    specs = vhostnet.assign_machine(_specs(options.files, options))
+    program = vhostnet.plan_nics(specs, **_opening(options))
+    cost = vhostnet.cost(program)
+    left = vhostnet.limits(program, engine=options.engine, netns=options.netns)
+    notes = vhostnet.effects(specs, program, engine=options.engine, netns=options.netns)
+    if options.json:
+        print(_json({**_program_json(program), "cost": cost._asdict(), "left": left._asdict(), "notes": notes}))
+    else:
+        print(program, _cost_line(cost, left), *(f"note: {note}" for note in notes), sep="\n")
+    return OK
+
+
+def _exec(options: argparse.Namespace) -> int:
+    if not options.command_line:
+        raise UsageError("no command to run: vhostnet exec FILE... -- COMMAND [ARGUMENT...]")
+    command = read_command(options.command_line)
+    options.no_address |= options.bus is not None
+    specs = _settled(_specs(options.files, options), command)
+    for closer in closers(command):
+        _say(f"{closer}: QEMU would not have those of its NICs; run vhostnet itself by it (sudo vhostnet exec ...)")
+    with contextlib.ExitStack() as stack:
+        nics = [stack.enter_context(nic) for nic in vhostnet.open_nics(specs, **_opening(options))]
+        words = list(options.command_line)
+        for nic in nics:
+            words += nic.qemu_argv(bus=options.bus, dialect=options.dialect)
+            for fd in nic.fds:
+                os.set_inheritable(fd, True)
+        _await_udev(nics)
+        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and exec would hand that on
+            signal.signal(ignored, signal.SIG_DFL)
+        try:
+            os.execvp(words[0], words)
+        except OSError as error:
+            raise UsageError(f"cannot run {words[0]!r}: {error.strerror}") from None
+
+
+def _await_udev(nics: Sequence[vhostnet.Nic]) -> None:
+    """Whoever looks at their MACs when udev is done is gone once this process is QEMU."""
+    until = time.monotonic() + UDEV_TIME
+    for nic in nics:
+        if not nic.settle(max(0.0, until - time.monotonic())):
+            _say(f"{nic.ifname}: udev is not done with it after {UDEV_TIME:.0f} s, and may give it another MAC yet")
+
+
+def _settled(specs: list[InterfaceSpec], command: Command) -> list[InterfaceSpec]:
+    """The NICs as they fit into the machine that *command* starts; what never fits is refused before it is made."""
+    settled = []
+    for spec in specs:
+        fit, note = settle(spec, command)
+        if note:
+            _say(f"NIC {spec.mac}: {note}")
+        check_qemu(fit)
+        settled.append(fit)
+    return vhostnet.assign_machine(settled, taken=command.aliases)
+
+
+def _doctor_there(options: argparse.Namespace) -> int:
+    return call_inside(options.netns, _doctor, options)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from vhostnet.commands import doctor
+
+    checks = []
+    for check in _examine(options, doctor):
+        checks.append(check)
+        if not options.json:
+            remedy = f"  -> {check.remedy}" if check.remedy else ""
+            print(f"{check.state:<4}  {check.name:<12}  {check.detail}{remedy}", flush=True)
+    if options.json:
+        print(_json([_check_json(check) for check in checks], default=str))
+    failed = [check for check in checks if check.state == "fail"]
+    return exit_code(failed[0].error or VhostnetError()) if failed else OK
+
+
+def _examine(options: argparse.Namespace, doctor: Any) -> Iterator[Any]:
+    yield from doctor.examine()
+    if options.files:
+        try:
+            specs = vhostnet.assign_machine(_specs(options.files, options))
+        except SpecError as error:
+            yield doctor.Check("file", "fail", str(error), "", error)
+        else:
+            yield from doctor.examine_specs(specs)
+
+
+def _list(options: argparse.Namespace) -> int:
+    found = vhostnet.list_nics(netns=options.netns)
+    if options.json:
+        print(_json([_nic_json(nic) for nic in found]))
+    else:
+        for nic in found:
+            print(_nic_line(nic))
+    return OK
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from vhostnet.commands import demo
+
+    return demo.main(nics=options.nics)
+
+
+# --- reading, showing ------------------------------------------------------------------------------------
+
+
+def _specs(files: Sequence[str], options: argparse.Namespace) -> list[InterfaceSpec]:
+    networks = dict(options.network) if options.network else None
+    if options.nic is not None and len(files) > 1:
+        raise UsageError("--nic picks from one file, and more are given")
+    found: list[InterfaceSpec] = []
+    for file in files:
+        try:
+            data = _read(file)
+        except OSError as error:
+            raise UsageError(f"{file}: {error.strerror}") from None
+        specs = vhostnet.parse_any(data, networks=networks, strict=options.strict, nic=options.nic)
+        if not specs:
+            raise SpecError(f"{file!r} has no NICs", expected="an <interface>, or a <domain> with one")
+        found += specs
+    return [unplaced(spec) for spec in found] if options.no_address else found
+
+
+def _read(file: str) -> bytes:
+    if file == "-":
+        return sys.stdin.buffer.read()
+    with open(file, "rb") as opened:
+        return opened.read()
+
+
+def _say(text: str) -> None:
+    warnings.warn(text, vhostnet.VhostnetWarning, stacklevel=2)
+
+
+def _opening(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("engine", "vhost", "netns", "qdisc")}
+
+
+def _cost_line(cost: vhostnet.Cost, left: vhostnet.Limits) -> str:
+    ports = [f"{count} of {left.ports.get(name, 0)} ports of {name}" for name, count in cost.ports.items()]
+    available = f" of {left.memory / 2**20:.0f}" if left.memory else ""
+    parts = [
+        f"{cost.fds} of {left.fds} fds",
+        f"{cost.memory / 2**20:.1f}{available} MiB of kernel memory",
+        *ports,
+        f"{cost.acts} acts",
+        f"{cost.rtnl_turns} RTNL turns",
+    ]
+    return "cost: " + ", ".join(parts)
+
+
+def _nic_line(nic: vhostnet.FoundNic) -> str:
+    detached = f" {nic.detached} detached" if nic.detached else ""
+    parts = [
+        f"{nic.ifname:<15}",
+        f"{nic.bridge or '-':<15}",
+        f"{'UP' if nic.up else 'DOWN':<4}",
+        f"queues {nic.attached}{detached}",
+        f"made by {nic.mark.pid}" + ("" if nic.mark.maker_lives else " (gone)"),
+        "held by " + (" ".join(f"{shlex.quote(holder.command)}({holder.pid})" for holder in nic.holders) or "?"),
+        *(["parked"] if nic.mark.parked else []),
+    ]
+    return "  ".join(parts)
+
+
+def _nic_json(nic: vhostnet.FoundNic) -> dict[str, Any]:
+    mark = {**nic.mark._asdict(), "maker_lives": nic.mark.maker_lives}
+    return {**nic._asdict(), "mark": mark, "holders": [holder._asdict() for holder in nic.holders]}
+
+
+def _program_json(program: vhostnet.Program) -> dict[str, Any]:
+    rows = [{**nic._asdict(), "mac": nic.mac.hex(":")} for nic in program.nics]
+    acts = [{**act._asdict(), "op": act.op.name} for act in program.acts]
+    return {"nics": rows, "acts": acts}
+
+
+def _check_json(check: Any) -> dict[str, Any]:
+    shown = {key: getattr(check, key) for key in ("name", "state", "detail", "remedy")}
+    return {**shown, "error": _error_json(check.error)} if check.error else shown
+
+
+def _json(value: Any, **how: Any) -> str:
+    import json  # takes as long as a NIC, and is for -j alone
+
+    return json.dumps(value, **how)
+
+
+def _show(error: BaseException, as_json: bool) -> None:
+    if not as_json:
+        print(f"vhostnet: {error}", file=sys.stderr)
+        return
+    print(_json(_error_json(error), default=str), file=sys.stderr)
+
+
+def _error_json(error: BaseException) -> dict[str, Any]:
+    details = {name: value for name in _DETAILS if (value := getattr(error, name, None)) not in (None, "", ())}
+    return {"error": type(error).__name__, "message": str(error), **details}
+
+
+_DETAILS = (
+    *("errno", "act", "call", "ifname", "queue", "remedy"),
+    *("needed", "allowed", "asked", "found", "holders"),
+    *("element", "attribute", "line", "value", "expected"),
+)
+
+
+@contextlib.contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Warnings go to stderr, a line each, whatever Python was told about them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", vhostnet.VhostnetWarning)
+
+        def show(message: Warning | str, *_: object, **__: object) -> None:
+            print(f"vhostnet: warning: {message}", file=sys.stderr)
+
+        warnings.showwarning = show
+        yield
+
+
+# --- the parser ------------------------------------------------------------------------------------------
+
+
+def _fd_list(text: str) -> list[int]:
+    """``80:81:82``."""
+    parts = text.split(":") if text else []
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected fd numbers with colons, such as 80:81")
+    return [int(part) for part in parts]
+
+
+def _nic(text: str) -> int | str:
+    """A number, or a MAC or alias."""
+    return int(text) if text.isascii() and text.isdigit() else text
+
+
+def _network(text: str) -> tuple[str, str]:
+    name, equals, bridge = text.partition("=")
+    if not (name and equals and bridge):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NETWORK=BRIDGE, such as default=virbr0")
+    return name, bridge
+
+
+class _Help(argparse.HelpFormatter):
+    """argparse makes one for every option; one that has to look how wide the terminal is would import shutil for it."""
+
+    def __init__(self, prog: str, **how: Any) -> None:
+        super().__init__(prog, **{"width": _WIDTH, **how})
+
+
+def _width() -> int:
+    with contextlib.suppress(OSError, ValueError):
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size().columns)
+    return 80
+
+
+_WIDTH: Final = _width() - 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**{"formatter_class": _Help, **how})
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; the man page and the shell completions are made from it."""
+    top = _Parser(
+        prog="vhostnet",
+        description="libvirt <interface> XML in; an open multi-queue NIC and QEMU's arguments for it out.",
+        epilog=EXIT_CODES,
+    )
+    top.add_argument("--version", action="version", version=f"vhostnet {vhostnet.__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    reading, opening, dialect = _reading(), _opening_options(), _dialect()
+
+    argv = commands.add_parser("argv", parents=[reading, dialect], help="print QEMU's arguments for fds you have")
+    argv.add_argument("file", metavar="FILE", help="an <interface> or a <domain>; - reads standard input")
+    argv.add_argument("--tap-fds", type=_fd_list, required=True, metavar="N:N", help="one TAP fd a queue pair")
+    argv.add_argument("--vhost-fds", type=_fd_list, default=[], metavar="N:N", help="one vhost-net fd a queue pair")
+    argv.add_argument("--alias", metavar="ID", help="the device's id (default: the XML's, or net0)")
+    argv.add_argument("--bus", help="the PCI bus, such as pci.0")
+    argv.add_argument("--addr", help="the PCI slot, such as 0x7")
+    argv.set_defaults(run=_argv)
+
+    plan = commands.add_parser(
+        "plan", parents=[reading, opening], help="print every kernel act, in order, and what it costs; touch nothing"
+    )
+    plan.add_argument("files", metavar="FILE", nargs="+", help="an <interface> or a <domain>; - reads standard input")
+    plan.set_defaults(run=_plan)
+
+    run = commands.add_parser(
+        "exec",
+        parents=[reading, opening, dialect],
+        help="open the NICs, append their arguments to a command and become it",
+        usage="vhostnet exec [options] FILE... -- COMMAND [ARGUMENT...]",
+    )
+    run.add_argument("files", metavar="FILE", nargs="+", help="an <interface> or a <domain>; - reads standard input")
+    run.add_argument("--bus", help="the PCI bus of every NIC, such as pcie.0, instead of its <address>")
+    run.set_defaults(run=_exec)
+
+    doctor = commands.add_parser(
+        "doctor", parents=[reading], help="say what this host can do, and why a file would fail"
+    )
+    doctor.add_argument("files", metavar="FILE", nargs="*", help="an <interface> or a <domain>; - reads standard input")
+    doctor.add_argument("-n", "--netns", metavar="NETNS", help=f"look at {_NETNS}")
+    doctor.set_defaults(run=_doctor_there)
+
+    listing = commands.add_parser("list", help="say which NICs here are ours, who made them and who has them open")
+    listing.add_argument("-j", "--json", action="store_true", help="JSON out, errors on stderr too")
+    listing.add_argument("-n", "--netns", metavar="NETNS", help=f"those of {_NETNS}")
+    listing.set_defaults(run=_list)
+
+    demo = commands.add_parser("demo", help="the whole job, in a network namespace of its own")
+    demo.add_argument("--nics", type=int, default=64, metavar="N", help="how many to time (default: 64)")
+    demo.set_defaults(run=_demo, json=False)
+    return top
+
+
+def _reading() -> _Parser:
+    group = _Parser(add_help=False)
+    group.add_argument("-j", "--json", action="store_true", help="JSON out, errors on stderr too")
+    group.add_argument("--strict", action="store_true", help="refuse what libvirt ignores or does not know")
+    group.add_argument(
+        "--network",
+        action="append",
+        type=_network,
+        metavar="NETWORK=BRIDGE",
+        help="the bridge a <source network=> stands for (may be repeated)",
+    )
+    group.add_argument("--nic", type=_nic, help="only this NIC of the file: its number from 0 on, its MAC or alias")
+    group.add_argument("--no-address", action="store_true", help="leave the NICs' places to QEMU, not to the XML")
+    return group
+
+
+def _opening_options() -> _Parser:
+    group = _Parser(add_help=False)
+    group.add_argument("--engine", choices=("auto", "native", "pure"), default="auto", help="default: auto")
+    group.add_argument("--vhost", choices=("auto", "require", "off"), help="instead of <driver name=>")
+    group.add_argument("-n", "--netns", metavar="NETNS", help=f"make the NICs in {_NETNS}")
+    group.add_argument("--qdisc", choices=("noqueue", "default"), default="noqueue", help="default: noqueue")
+    return group
+
+
+def _dialect() -> _Parser:
+    group = _Parser(add_help=False)
+    group.add_argument("--dialect", choices=("classic", "keyval", "json"), default="classic", help="default: classic")
+    return group

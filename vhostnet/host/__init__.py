@@ -1,0 +1,1 @@
+"""What exists on this host, and who owns it."""

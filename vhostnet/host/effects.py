@@ -1,0 +1,42 @@
+"""What opening NICs does to others, and what their guests will not know: said before it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from vhostnet import engines
+from vhostnet.host.reasons import describe
+from vhostnet.process.netns import NetNs, call_inside
+from vhostnet.program.plan import DEFAULT_MTU
+from vhostnet.program.program import Link, NicRow, Program
+from vhostnet.spec.interface import InterfaceSpec
+
+
+def effects(
+    specs: Sequence[InterfaceSpec], program: Program, *, engine: str = "auto", netns: NetNs | None = None
+) -> tuple[str, ...]:
+    """What *program* (of *specs*) would do to the bridges' MTUs, and what its guests will take theirs for."""
+    names = list(dict.fromkeys(nic.bridge for nic in program.nics if nic.bridge))
+    bridges = call_inside(netns, describe, engines.select(engine), names)
+    return (*_falling(program.nics, bridges), *_unknown(specs, program.nics, bridges))
+
+
+def _falling(rows: Sequence[NicRow], bridges: Mapping[str, Link]) -> Iterator[str]:
+    for name, bridge in bridges.items():
+        joining = [row for row in rows if row.bridge == name]
+        least = min(joining, key=lambda row: row.mtu or bridge.mtu)
+        if 0 < least.mtu < bridge.mtu:
+            yield (
+                f"{least.ifname} joins {name} with an MTU of {least.mtu}: {name}'s falls from {bridge.mtu} to "
+                f"{least.mtu}, for all its ports, unless somebody has set it (to what it is does not count: ip link "
+                f"set dev {name} mtu {bridge.mtu - 1}, then {bridge.mtu}, pins it)"
+            )
+
+
+def _unknown(specs: Sequence[InterfaceSpec], rows: Sequence[NicRow], bridges: Mapping[str, Link]) -> Iterator[str]:
+    for spec, row in zip(specs, rows, strict=True):
+        bridge = bridges.get(row.bridge)
+        if bridge is None or spec.mtu or bridge.mtu == DEFAULT_MTU:
+            continue
+        tell = f"<mtu size='{bridge.mtu}'/> tells it" if spec.virtio else "set it in the guest: this model is not told"
+        yield f"{row.ifname}: the guest will take {DEFAULT_MTU} for its MTU, and {row.bridge} has {bridge.mtu}; {tell}"

@@ -1,0 +1,323 @@
+"""Nic: the one value with a life. It owns the fds that keep a NIC there.
+
+Every fd is O_CLOEXEC and belongs to its Nic until that is closed or its fds are given away. The TAP lives as long as
+its last fd does, so closing is all there is to cleaning up.
+"""
+
+import _thread
+import contextlib
+import os
+import sys
+import time
+import warnings
+import weakref
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Final, NamedTuple, cast
+
+from vhostnet.engines import ActResult, Engine, NicResult, Result, keep_mac
+from vhostnet.errors import NicClosed, vhost_problem
+from vhostnet.host.reasons import refusal
+from vhostnet.others import udev
+from vhostnet.others.settling import watch
+from vhostnet.process.files import close_fd
+from vhostnet.process.forks import under_way
+from vhostnet.program.plan import plan_reset
+from vhostnet.program.program import Act, Fds, NicRow, Op, Program, held_row
+from vhostnet.qemu.argv import Dialect, fitted, qemu_argv
+from vhostnet.spec.interface import InterfaceSpec
+from vhostnet.spec.mac import tap_mac
+
+
+class Vhost(NamedTuple):
+    """Whether the NIC has its vhost-net fds, and why not. True where it has."""
+
+    on: bool
+    why: str = ""
+
+    def __bool__(self) -> bool:
+        return self.on
+
+
+class Timing(NamedTuple):
+    """One act of this NIC and the nanoseconds it took; netlink acts of one send share its time evenly."""
+
+    act: str
+    ns: int
+
+
+class Run(NamedTuple):
+    """What an engine made of a Program, and which row of it is the NIC."""
+
+    program: Program
+    result: Result
+    row: int
+
+
+class Nic:
+    """A NIC that exists: its TAP is up, and on its bridge, for as long as this object owns the fds.
+
+    Use it as a context manager, or call ``close()``. One that is dropped open is closed with a
+    ResourceWarning. A child made by ``os.fork()`` does not own it: there it is closed, so only this process
+    decides how long the NIC lives; subprocess children get what ``pass_fds=nic.fds`` gives them.
+    """
+
+    def __init__(self, spec: InterfaceSpec, engine: Engine, *runs: Run) -> None:
+        """*runs* is its history: the run that made it, and for one that was made ahead the run that took it."""
+        program, result, row = runs[-1]
+        made = result.nics[row]
+        assert made, "its row failed"
+        self.spec: Final = spec
+        nic = program.nics[row]
+        self.ifname: Final = _new_name(program, row) if nic.wish else nic.ifname
+        self.ifindex: Final = made.ifindex
+        self.mtu: Final = made.mtu
+        self._engine = engine
+        self._runs = runs
+        # A signal handler may close what it interrupts: hence the R. threading's is a function around this one.
+        self._lock = _thread.RLock()  # who uses the numbers of the fds, or takes them away
+        # Whoever pops the fds owns them, so two closers never close twice.
+        self._owned = [made.fds]
+        self._settling: _Settling | None = None  # where a udevd listens
+        _living[id(self)] = weakref.ref(self)
+
+    @property
+    def mac(self) -> str:
+        """The TAP's own MAC; the guest's is ``spec.mac``."""
+        return tap_mac(self.spec.mac).hex(":")
+
+    @property
+    def vhost(self) -> Vhost:
+        """Whether it has its vhost-net fds, or why not."""
+        program, result, row = self._runs[0]
+        if cast(NicResult, result.nics[row]).fds.vhost:
+            return Vhost(True)
+        for act, outcome in self._acts():
+            if act.op == Op.VHOST_OPEN:
+                return Vhost(False, vhost_problem(outcome.errno, outcome.call, program.nics[row].vhost_path))
+        return Vhost(False, "asked for without: driver name='qemu', vhost='off', or a model that is not virtio")
+
+    @property
+    def timings(self) -> tuple[Timing, ...]:
+        """How long each act of this NIC took, in order."""
+        return tuple(Timing(act.op.name, result.ns) for act, result in self._acts())
+
+    def _acts(self) -> Iterator[tuple[Act, ActResult]]:
+        """This NIC's acts, and what became of each."""
+        for program, result, row in self._runs:
+            every = zip(program.acts, result.acts, strict=True)
+            yield from ((act, outcome) for act, outcome in every if act.nic == row)
+
+    @property
+    def tap_fds(self) -> tuple[int, ...]:
+        """One fd a queue pair. Raises NicClosed."""
+        return self._fds().tap
+
+    @property
+    def vhost_fds(self) -> tuple[int, ...]:
+        """One vhost-net fd a queue pair, without an owner, or none. Raises NicClosed."""
+        return self._fds().vhost
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """All of them, for ``subprocess``'s ``pass_fds``. Raises NicClosed."""
+        fds = self._fds()
+        return fds.tap + fds.vhost
+
+    @property
+    def closed(self) -> bool:
+        """The fds were closed or given away."""
+        return not self._owned
+
+    def qemu_argv(
+        self,
+        *,
+        alias: str | None = None,
+        bus: str | None = None,
+        addr: str | None = None,
+        dialect: Dialect = "classic",
+        exact: bool = False,
+    ) -> list[str]:
+        """QEMU's arguments for this NIC, with the numbers its fds have here: such that every QEMU starts with them.
+
+        Otherwise as ``qemu.qemu_argv``. With *exact*, libvirt's to the byte, whatever QEMU says to them.
+        """
+        tap, vhost = self._fds()
+        spec = self.spec if exact else fitted(self.spec)
+        return qemu_argv(spec, tap_fds=tap, vhost_fds=vhost, alias=alias, bus=bus, addr=addr, dialect=dialect)
+
+    def reset_queues(self) -> None:
+        """Make it ready for the next QEMU: every queue attached, and every vhost-net fd fresh, all or none.
+
+        A QEMU that ends leaves queues 1..n detached, and the next one aborts on them; and it stays the owner of the
+        vhost-net fds it had for as long as a copy is open. So those are closed (20 to 30 ms) and others opened: their
+        numbers change, ask qemu_argv() and ``fds`` again. Raises HostError (act ``VHOST_OPEN`` or ``ATTACH``), and
+        then the NIC has the fds it had; NicClosed.
+        """
+        with under_way, self._lock:  # or the numbers could be somebody else's by then
+            stale = self._fds().vhost
+            program, _, row = self._runs[0]
+            program = plan_reset(self.held(), program.nics[row].vhost_path if stale else "")
+            result = self._engine.run(program)
+            if result.failures:
+                raise refusal(program, result.failures[0])
+            if stale:
+                self._owned[0] = cast(NicResult, result.nics[0]).fds
+                self._engine.close([Fds((), stale)])
+
+    def settle(self, timeout: float = 3.0) -> bool:
+        """Wait until udev is done with it and its MAC is ours for good; False after *timeout* seconds.
+
+        Where no udevd listens there is nothing to wait for, and where one does it takes 2 to 13 ms on a quiet host.
+        Whoever does not wait need not: a thread looks at the MAC when udev is done. For who ends this process or gives
+        the fds away before that.
+        """
+        until = time.monotonic() + timeout
+        while self._settling and not self._settling.look_again():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.001)
+        return True
+
+    def detach(self) -> Fds:
+        """Give the fds away: the caller closes them, and with the last TAP fd the NIC goes.
+
+        Waits until udev is done with it, as settle() does. Raises NicClosed.
+        """
+        self.settle()
+        return self._give_away()
+
+    def _give_away(self) -> Fds:
+        with self._lock:
+            fds = self._fds()
+            self._owned.clear()
+            _living.pop(id(self), None)
+            return fds
+
+    def close(self) -> None:
+        """Close every fd; the TAP goes with its last one. Idempotent, and safe from any thread.
+
+        Takes 20 to 40 ms, which the kernel waits for its grace periods: close many with close_nics().
+        """
+        with contextlib.suppress(NicClosed), under_way:
+            self._engine.close([self._give_away()])
+
+    def become(self, spec: InterfaceSpec, run: Run) -> "Nic":
+        """The same NIC after *run* made it *spec*'s; it owns the fds now, and this one is closed."""
+        with under_way:
+            self._give_away()
+            nic = Nic(spec, self._engine, *self._runs, run)
+            if self._settling:
+                settle_later([nic], self._settling.born)
+            return nic
+
+    def held(self) -> NicRow:
+        """Its row in a Program for a NIC that exists. Raises NicClosed."""
+        program, _, row = self._runs[-1]
+        return held_row(self.ifname, self.ifindex, self._fds(), program.nics[row].alias)
+
+    def surrender(self) -> tuple[Engine, NicRow] | None:
+        """Give the NIC away to whoever deletes it, with the engine to do it; None when it is closed already."""
+        try:
+            return self._engine, held_row(self.ifname, self.ifindex, self._give_away())
+        except NicClosed:
+            return None
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: its copies of the fds go. A thread that is not there may have had the lock."""
+        self._lock, self._settling = _thread.RLock(), None
+        while self._owned:
+            close_here(self._owned.pop())
+        _living.pop(id(self), None)
+
+    def _fds(self) -> Fds:
+        try:
+            return self._owned[0]
+        except IndexError:
+            raise NicClosed(f"{self.ifname} is closed") from None
+
+    def __enter__(self) -> "Nic":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_owned", None):
+            try:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            finally:  # warnings may be errors here
+                self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{self.spec.queues} queues, vhost {'on' if self.vhost else 'off'}"
+        return f"<Nic {self.ifname} ({self.ifindex}): {state}>"
+
+
+def _new_name(program: Program, row: int) -> str:
+    """What one with a wish is called now: ALTNAME leaves it its name."""
+    nic = program.nics[row]
+    return nic.wish if any(act.op == Op.RENAME and act.nic == row for act in program.acts) else nic.ifname
+
+
+class _Settling:
+    """Who looks at a NIC's MAC when udev is done with it. It shares the NIC's fds and does not keep it alive."""
+
+    def __init__(self, nic: Nic, born: float) -> None:
+        self.born: Final = born  # the time (time.time()) before the NIC was made
+        self._ifindex = nic.ifindex
+        self._mac = tap_mac(nic.spec.mac)
+        self._lock, self._owned = nic._lock, nic._owned
+        self._over = False
+
+    def look_again(self) -> bool:
+        """True once udev is done with it: then its MAC is looked at, and put right, for the last time."""
+        if self._over or not self._owned:
+            return True
+        if not udev.is_done(self._ifindex, self.born):
+            return False
+        with self._lock, contextlib.suppress(IndexError, OSError):  # closed meanwhile, or the TAP is gone
+            keep_mac(self._owned[0].tap[0], self._mac)
+        self._over = True
+        return True
+
+
+def settle_later(nics: Sequence[Nic], born: float) -> None:
+    """A udevd listens, and will look at these NICs, which were made after *born* (``time.time()``)."""
+    settling = [_Settling(nic, born) for nic in nics]
+    for nic, its_own in zip(nics, settling, strict=True):
+        nic._settling = its_own
+    watch(settling)
+
+
+def close_here(fds: Fds) -> None:
+    """Close the fds one after the other: in a forked child, where no close() is the last one."""
+    for fd in (*fds.vhost, *fds.tap):
+        close_fd(fd)
+
+
+_living: dict[int, "weakref.ref[Nic]"] = {}  # those that own fds, by id()
+
+
+def _after_fork_in_child() -> None:
+    """A child must not keep the parent's NICs alive, unless it is on its way to exec with the fds it was given."""
+    if _in_popen():
+        return
+    for living in list(_living.values()):
+        if nic := living():
+            nic.leave_to_parent()
+
+
+def _in_popen() -> bool:
+    """subprocess runs the fork handlers in the child of a Popen that has a preexec_fn."""
+    popen = sys.modules.get("subprocess")
+    code = popen.Popen._execute_child.__code__ if popen else None
+    frame = sys._getframe()
+    while frame.f_back and frame.f_code is not code:
+        frame = frame.f_back
+    return frame.f_code is code
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,334 @@
+"""Opening NICs on this host, one or a thousand: from specs to a Program, through an engine, to Nics."""
+
+import errno
+import itertools
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Final, Literal, NamedTuple, overload
+
+from vhostnet import engines
+from vhostnet.engines import Engine, Result
+from vhostnet.errors import HostError, NameBusy, SpecError, host_error
+from vhostnet.host.closing import await_names
+from vhostnet.host.marks import make_marks
+from vhostnet.host.nic import Nic, Run, settle_later
+from vhostnet.host.reasons import describe, explained, free_memory, refusals, unfit_bridge
+from vhostnet.others import udev
+from vhostnet.process.files import allowed_files, open_files
+from vhostnet.process.forks import under_way
+from vhostnet.process.netns import NetNs, call_inside
+from vhostnet.program.cost import Limits, cost
+from vhostnet.program.plan import QDISCS, Features, Qdisc, plan, resolve
+from vhostnet.program.program import MAX_PORTS, Op, Program
+from vhostnet.spec.interface import DEFAULT_TAP, VHOST_POLICIES, InterfaceSpec, VhostPolicy
+
+NAME_TRIES: Final = 16  # how often a generated name may be snatched away before we give up
+_BEGINNINGS: Final = 10**6  # of the numbers in generated names: six digits, where there is room for more
+
+
+def open_nic(
+    spec: InterfaceSpec,
+    *,
+    engine: str = "auto",
+    vhost: VhostPolicy | None = None,
+    netns: NetNs | None = None,
+    qdisc: Qdisc = "noqueue",
+    selftest: bool = False,
+) -> Nic:
+    """The NIC *spec* asks for: a TAP, up and on its bridge, and its vhost-net fds. As open_nics() for one."""
+    return open_nics([spec], engine=engine, vhost=vhost, netns=netns, qdisc=qdisc, selftest=selftest)[0]
+
+
+@overload
+def open_nics(
+    specs: Sequence[InterfaceSpec],
+    *,
+    on_error: Literal["undo"] = "undo",
+    engine: str = "auto",
+    vhost: VhostPolicy | None = None,
+    netns: NetNs | None = None,
+    qdisc: Qdisc = "noqueue",
+    selftest: bool = False,
+) -> list[Nic]: ...
+
+
+@overload
+def open_nics(
+    specs: Sequence[InterfaceSpec],
+    *,
+    on_error: Literal["keep"],
+    engine: str = "auto",
+    vhost: VhostPolicy | None = None,
+    netns: NetNs | None = None,
+    qdisc: Qdisc = "noqueue",
+    selftest: bool = False,
+) -> list[Nic | HostError]: ...
+
+
+def open_nics(
+    specs: Sequence[InterfaceSpec],
+    *,
+    on_error: Literal["undo", "keep"] = "undo",
+    engine: str = "auto",
+    vhost: VhostPolicy | None = None,
+    netns: NetNs | None = None,
+    qdisc: Qdisc = "noqueue",
+    selftest: bool = False,
+) -> list[Nic] | list[Nic | HostError]:
+    """All the NICs of *specs*, in their order, or none: one engine call for the whole batch.
+
+    *engine* is ``auto``, ``native`` or ``pure``. *vhost* overrides every spec's own policy: ``auto`` tries and
+    goes on without, ``require`` fails without, ``off`` does not try. *netns* (a name of ip-netns(8), a path
+    or an fd) is where the NICs are made. *qdisc* ``noqueue`` is put on before UP; ``default`` leaves the kernel its
+    own (slow and large on multi-queue). *selftest* proves once a process, on a private fd,
+    that vhost-net really takes a TAP.
+
+    Raises SpecError for what cannot be meant, two NICs of one name or one MAC among it; HostError for what the
+    host refuses; then nothing is left. Open files (RLIMIT_NOFILE) and the bridges' free ports are counted
+    first, before anything is made. With *on_error* ``keep`` the HostError of a NIC that was refused stands in
+    its place, and the others are there.
+    """
+    chosen = engines.select(engine)
+    _check(vhost, qdisc)
+    if on_error not in ("undo", "keep"):
+        raise SpecError("is not allowed", attribute="on_error", value=on_error, expected="undo or keep")
+    if not specs:
+        return []
+    how = How(vhost, qdisc, selftest, on_error == "keep")
+    return call_inside(netns, make_nics, chosen, specs, how)
+
+
+def plan_nics(
+    specs: Sequence[InterfaceSpec],
+    *,
+    engine: str = "auto",
+    vhost: VhostPolicy | None = None,
+    netns: NetNs | None = None,
+    qdisc: Qdisc = "noqueue",
+) -> Program:
+    """The Program open_nics() would run now. Nothing is touched, and it takes no privileges.
+
+    Raises as open_nics() does where the host already says no: a bridge that is not there, is none, or is full.
+    """
+    chosen = engines.select(engine)
+    _check(vhost, qdisc)
+    return call_inside(netns, _plan, chosen, specs, vhost, qdisc)
+
+
+def limits(program: Program, *, engine: str = "auto", netns: NetNs | None = None) -> Limits:
+    """What this host has left of what *program* takes (``cost()``)."""
+    names = list(dict.fromkeys(nic.bridge for nic in program.nics if nic.bridge))
+    links = call_inside(netns, describe, engines.select(engine), names)
+    ports = {name: MAX_PORTS - links[name].ports for name in names if name in links}
+    allowed = allowed_files()
+    return Limits(allowed - open_files(allowed), free_memory() or 0, ports)
+
+
+def _check(vhost: object, qdisc: object) -> None:
+    if vhost is not None and vhost not in VHOST_POLICIES:
+        raise SpecError("is not allowed", attribute="vhost", value=vhost, expected="auto, require, off or None")
+    if qdisc not in QDISCS:
+        raise SpecError("is not allowed", attribute="qdisc", value=qdisc, expected="noqueue or default")
+
+
+class How(NamedTuple):
+    """What holds for a whole batch, as open_nics() has it; ``park`` leaves the NICs down, for a pool."""
+
+    vhost: VhostPolicy | None
+    qdisc: Qdisc
+    selftest: bool = False
+    keep: bool = False
+    park: bool = False
+
+
+def make_nics(engine: Engine, specs: Sequence[InterfaceSpec], how: How) -> list[Nic]:
+    """One engine call; another only for generated names that turn out to be somebody's.
+
+    Where *how* says keep there is a HostError in the place of each Nic that was refused. Where a udevd listens each is
+    looked at once more when that is done with it.
+    """
+    names = _names(specs)
+    await_names(names)
+    born = time.time()
+    made = _make(engine, specs, how, names, NAME_TRIES)
+    if udev.listens():
+        settle_later([nic for nic in made if isinstance(nic, Nic)], born)
+    return made
+
+
+def _make(engine: Engine, specs: Sequence[InterfaceSpec], how: How, names: Sequence[str], tries: int) -> list[Nic]:
+    program = plan(
+        specs,
+        names,
+        _features(engine, specs[0].tap_path),
+        marks=make_marks(len(specs), parked=how.park),
+        vhost=how.vhost,
+        qdisc=how.qdisc,
+        selftest=how.selftest and not _selftested,
+        keep=how.keep,
+        park=how.park,
+    )
+    with under_way:
+        result = engine.run(program)
+        if how.selftest:
+            _note_selftest(program, result)
+        if result.failures:
+            return _go_on(engine, specs, how, program, result, tries)
+        return [Nic(spec, engine, Run(program, result, row)) for row, spec in enumerate(specs)]
+
+
+def _go_on(
+    engine: Engine, specs: Sequence[InterfaceSpec], how: How, program: Program, result: Result, tries: int
+) -> list[Nic]:
+    """After a refusal: once more where it was only for a name, and otherwise as *how* says."""
+    refused = refusals(program, result)
+    snatched = [row for row, error in refused.items() if tries > 1 and _is_snatched(error, specs[row])]
+    if not how.keep and snatched:
+        return _make(engine, specs, how, _free_names(engine, specs), tries - 1)
+    if not how.keep:
+        raise explained(engine, program, next(iter(refused.values())), _networks(specs))
+    made: list[Any] = [
+        explained(engine, program, refused[row], _networks(specs))
+        if row in refused
+        else Nic(spec, engine, Run(program, result, row))
+        for row, spec in enumerate(specs)
+        if row not in snatched
+    ]
+    if snatched:
+        again = _once_more(engine, [specs[row] for row in snatched], how, tries - 1)
+        for row, nic in zip(snatched, again, strict=True):
+            made.insert(row, nic)
+    return made
+
+
+def _once_more(engine: Engine, specs: Sequence[InterfaceSpec], how: How, tries: int) -> Sequence[Any]:
+    """For those that are to be kept, under other names; or why there is no looking for such names."""
+    try:
+        return _make(engine, specs, how, _free_names(engine, specs), tries)
+    except HostError as error:
+        return [error] * len(specs)
+
+
+_selftested = False  # vhost-net was seen to take a TAP in this process
+
+
+def _note_selftest(program: Program, result: Result) -> None:
+    global _selftested
+    _selftested |= not result.failures and any(act.op == Op.SELFTEST for act in program.acts)
+
+
+def _is_snatched(error: HostError, spec: InterfaceSpec) -> bool:
+    return isinstance(error, NameBusy) and is_template(spec.ifname)
+
+
+def _plan(engine: Engine, specs: Sequence[InterfaceSpec], vhost: VhostPolicy | None, qdisc: Qdisc) -> Program:
+    program = draft(engine, specs, vhost=vhost, qdisc=qdisc)
+    joining = cost(program).ports
+    links = describe(engine, list(joining))
+    for name, count in joining.items():
+        unfit = unfit_bridge(name, links.get(name), count, _networks(specs).get(name))
+        if unfit:
+            raise unfit
+    return resolve(program, links)
+
+
+def _networks(specs: Sequence[InterfaceSpec]) -> dict[str, str]:
+    """Bridge -> the libvirt network that it stands for."""
+    return {spec.bridge: spec.network for spec in specs if spec.bridge and spec.network}
+
+
+def draft(
+    engine: Engine, specs: Sequence[InterfaceSpec], *, vhost: VhostPolicy | None = None, qdisc: Qdisc = "noqueue"
+) -> Program:
+    """The Program with generated names that are free now; its bridges have not been looked up."""
+    features = _features(engine, specs[0].tap_path if specs else DEFAULT_TAP)
+    return plan(specs, _free_names(engine, specs), features, vhost=vhost, qdisc=qdisc)
+
+
+@lru_cache(maxsize=8)
+def _asked(engine: str, tap_path: str) -> Features:
+    # The kernel keeps this file only where it has IPv6; without IPv6 it refuses to be told about it. Not /proc/net,
+    # which systemd's ProcSubset=pid hides.
+    return Features(engines.select(engine).features(tap_path), os.path.exists("/proc/self/net/if_inet6"))
+
+
+def _features(engine: Engine, tap_path: str) -> Features:
+    """Asked once a process. Where the device does not open, all is assumed: TAP_OPEN will say what is wrong."""
+    try:
+        return _asked(engine.name, tap_path)
+    except OSError:
+        return Features(0xFFFF, True)
+
+
+# --- generated names -------------------------------------------------------------------------------------
+
+
+class _Series(NamedTuple):
+    """The names of one template: its two halves, how many different ones have room between them, and the counter."""
+
+    head: str
+    tail: str
+    room: int
+    numbers: Iterator[int]
+
+
+_TEMPLATE: Final = "vnet%d"
+_series: dict[str, _Series] = {}
+
+
+def is_template(ifname: str | None) -> bool:
+    return ifname is None or "%d" in ifname
+
+
+def _room(template: str | None) -> int:
+    return _series[template or _TEMPLATE].room
+
+
+def name_for(ifname: str | None) -> str:
+    """*ifname* itself, or the next name of a template, from a counter of this process; never the kernel's own %d.
+
+    The kernel's costs a walk over every link, and gives a name again as soon as it is free. The counter begins
+    anywhere, so that no process gives the names of the one before it, which some rule may still be about.
+    """
+    template = ifname or _TEMPLATE
+    if "%d" not in template:
+        return template
+    head, tail, room, numbers = _series.get(template) or _series.setdefault(template, _new_series(template))
+    return f"{head}{next(numbers) % room}{tail}"
+
+
+def _new_series(template: str) -> _Series:
+    head, _, tail = template.partition("%d")
+    room = 10 ** (15 - len(head) - len(tail))
+    anywhere = int.from_bytes(os.urandom(4), "big") % min(room, _BEGINNINGS)
+    return _Series(head, tail, room, itertools.count(anywhere))
+
+
+os.register_at_fork(after_in_child=_series.clear)  # or parent and child would give the same
+
+
+def _names(specs: Sequence[InterfaceSpec]) -> list[str]:
+    return [name_for(spec.ifname) for spec in specs]
+
+
+def _free_names(engine: Engine, specs: Sequence[InterfaceSpec]) -> list[str]:
+    """As _names(), but without generated ones that exist already; one that was asked for is the kernel's to judge.
+
+    Raises NameBusy for a template all of whose names are taken.
+    """
+    free = _names(specs)
+    unsure = [number for number, spec in enumerate(specs) if is_template(spec.ifname)]
+    tried: Counter[str | None] = Counter()
+    while unsure:
+        links = describe(engine, [free[number] for number in unsure])
+        unsure = [number for number in unsure if free[number] in links]
+        for number in unsure:
+            template = specs[number].ifname
+            tried[template] += 1
+            if tried[template] > _room(template):
+                raise host_error(errno.EEXIST, act=Op.TAP_OPEN.name, call=None, ifname=template, queue=None)
+            free[number] = name_for(template)
+    return free

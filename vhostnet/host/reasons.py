@@ -1,0 +1,203 @@
+"""Why the host refuses, in an exception: what is asked for beside what there is, looked up once it has gone wrong."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+
+from vhostnet.engines import Engine, Failure, Result
+from vhostnet.errors import (
+    BridgeFull,
+    FlagMismatch,
+    Holder,
+    HostError,
+    NameBusy,
+    NoSuchBridge,
+    NotABridge,
+    ResourceExhausted,
+    host_error,
+)
+from vhostnet.others.holders import find_holders
+from vhostnet.process.files import allowed_files, open_files
+from vhostnet.program.cost import cost
+from vhostnet.program.program import MAX_PORTS, Link, NicRow, Op, Program, TunFlag, fds_needed, flag_names
+
+
+def refusal(program: Program, failure: Failure) -> HostError:
+    """The exception for a refused act of a Program."""
+    act = program.acts[failure.act]
+    nic = program.nics[act.nic]
+    result = failure.result
+    subject = {Op.TAP_OPEN: nic.tap_path, Op.LINK: nic.bridge, Op.ALTNAME: nic.wish, Op.RENAME: nic.wish}.get(
+        act.op, nic.vhost_path
+    )
+    return host_error(
+        result.errno, act=act.op.name, call=result.call, ifname=nic.ifname, queue=result.queue, subject=subject
+    )
+
+
+def refusals(program: Program, result: Result) -> dict[int, HostError]:
+    """Row -> why it was refused. In a run that did not get as far as its acts, every row for the same reason."""
+    if not result.failures:
+        return {}
+    first = result.failures[0]
+    failures = dict.fromkeys((row for row, nic in enumerate(result.nics) if nic is None), first)
+    failures.update((program.acts[failure.act].nic, failure) for failure in result.failures)
+    refused = {row: refusal(program, failure) for row, failure in failures.items()}
+    if result.undo:
+        undo = result.undo
+        undoing = host_error(undo.errno, act=Op.DELETE.name, call=undo.call, ifname=None, queue=None)
+        for error in refused.values():
+            error.undoing = undoing
+    return refused
+
+
+def describe(engine: Engine, names: Sequence[str]) -> dict[str, Link]:
+    """Those of the links that exist. Raises HostError with act ``DESCRIBE``."""
+    try:
+        return engine.describe(names) if names else {}
+    except OSError as error:
+        call = str(error.filename or "")
+        raise host_error(error.errno or 0, act="DESCRIBE", call=call, ifname=None, queue=None) from None
+
+
+def explained(engine: Engine, program: Program, error: HostError, networks: Mapping[str, str]) -> HostError:
+    """The same, with what there is on this host that tells why; *networks* are those that bridges stand for."""
+    row = next(nic for nic in program.nics if nic.ifname == error.ifname)
+    try:
+        if isinstance(error, BridgeFull):
+            _count_ports(engine, program, row, error)
+        elif isinstance(error, (NoSuchBridge, NotABridge)):
+            _say_of_bridge(error, row.bridge, describe(engine, [row.bridge]).get(row.bridge), networks.get(row.bridge))
+        elif error.act == Op.TAP_OPEN.name and error.errno in (errno.EBUSY, errno.EINVAL):
+            return name_taken(engine, row, error)
+        elif isinstance(error, ResourceExhausted):
+            _count_resources(program, error)
+    except HostError:  # there is no asking: what the kernel said first has to do
+        pass
+    return error
+
+
+# --- bridges ---------------------------------------------------------------------------------------------
+
+
+def unfit_bridge(name: str, link: Link | None, joining: int, network: str | None = None) -> HostError | None:
+    """Why so many NICs could not join the bridge *name*, which is *link*; None when they could.
+
+    *network* is the libvirt network that it stands for, where there is one.
+    """
+    code = 0
+    if link is None:
+        code = errno.ENODEV
+    elif link.kind != "bridge":
+        code = errno.EOPNOTSUPP
+    elif link.ports + joining > MAX_PORTS:
+        code = errno.EXFULL
+    if not code:
+        return None
+    error = host_error(code, act=Op.LINK.name, call="RTM_GETLINK", ifname=None, queue=None, subject=name)
+    if link and code == errno.EXFULL:
+        error.strerror = _full(name, link.ports, joining)
+    else:
+        _say_of_bridge(error, name, link, network)
+    return error
+
+
+_LIBVIRTS = re.compile(r"virbr[0-9]+", re.ASCII)
+
+
+def _say_of_bridge(error: HostError, name: str, link: Link | None, network: str | None) -> None:
+    """A bridge that is libvirt's to make, or that is another system's."""
+    if link is None and network:
+        error.remedy = f"it is network {network!r}'s: virsh net-start {shlex.quote(network)}"
+    elif link is None and _LIBVIRTS.fullmatch(name):
+        error.remedy = "libvirt makes it with its network: virsh net-list --all, virsh net-start NETWORK"
+    elif link and link.kind == "openvswitch":
+        error.strerror = f"{name!r} is an Open vSwitch bridge, and not a Linux bridge"
+        error.remedy = f"use type='ethernet', and plug the TAP in: ovs-vsctl add-port {name} TAP"
+
+
+def _count_ports(engine: Engine, program: Program, row: NicRow, error: BridgeFull) -> None:
+    links = describe(engine, [row.bridge])
+    ports = links[row.bridge].ports if row.bridge in links else MAX_PORTS
+    error.strerror = _full(row.bridge, ports, cost(program).ports[row.bridge])
+
+
+def _full(name: str, ports: int, joining: int) -> str:
+    return f"bridge {name!r} has {ports} of {MAX_PORTS} ports in use, and {joining} NICs are to join it"
+
+
+# --- names -----------------------------------------------------------------------------------------------
+
+
+def name_taken(engine: Engine, row: NicRow, error: HostError) -> HostError:
+    """The same, with what it is that has the row's name, and who holds it; as it was when there is no such link."""
+    link = describe(engine, [row.ifname]).get(row.ifname)
+    if link is None:
+        return error
+    holders = find_holders([row.ifname]).get(row.ifname, ()) if link.kind == "tun" else ()
+    asked, found = flag_names(row.tun_flags), flag_names(link.tun_flags)
+    kind = FlagMismatch if link.kind == "tun" and asked != found else NameBusy
+    taken = _taken_by(link, found, holders)
+    busy = kind(error.errno or 0, taken, act=error.act, call=error.call, ifname=row.ifname, queue=error.queue)
+    busy.remedy = _OTHER_NAME
+    if link.tun_flags & TunFlag.PERSIST and not holders:
+        busy.remedy = (
+            f"nobody has it open and it is persistent: ip link del {row.ifname}, if nobody needs it; or {_OTHER_NAME}"
+        )
+    busy.holders, busy.undoing = holders, error.undoing
+    if isinstance(busy, FlagMismatch):
+        busy.asked, busy.found = asked, found
+    return busy
+
+
+_OTHER_NAME = "choose another <target dev=>, or leave it out and one is generated"
+
+
+def _taken_by(link: Link, flags: Sequence[str], holders: Sequence[Holder]) -> str:
+    kind = f"a {' '.join(flags)} device" if link.kind == "tun" else f"a link of kind {link.kind or 'hardware'!r}"
+    held = ", ".join(f"{holder.command!r} (pid {holder.pid})" for holder in holders)
+    return f"the name is that of {kind}" + (f", held by {held}" if held else "")
+
+
+# --- resources -------------------------------------------------------------------------------------------
+
+
+def _count_resources(program: Program, error: ResourceExhausted) -> None:
+    needed = fds_needed(program)
+    if error.errno == errno.EMFILE:
+        allowed = allowed_files()
+        there = open_files(allowed)
+        error.needed, error.allowed = needed, allowed - there
+        error.strerror = f"{needed} fds are needed, and {there} of the {allowed} that are allowed are open"
+        if error.call == "RLIMIT_NOFILE":
+            error.ifname = None  # it is about all of them
+    elif error.errno == errno.ENFILE:
+        error.needed, error.allowed = needed, free_files()
+    elif error.errno == errno.ENOMEM:
+        error.needed, error.allowed = cost(program).memory, free_memory()
+
+
+def free_files() -> int | None:
+    """How many more files this kernel allows all processes together (fs.file-max)."""
+    try:
+        there, free, most = map(int, _read("/proc/sys/fs/file-nr").split())
+    except (OSError, ValueError):
+        return None
+    return most - there + free
+
+
+def free_memory() -> int | None:
+    """Bytes that can be had without swapping (MemAvailable)."""
+    try:
+        found = re.search(r"^MemAvailable:\s*(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+def _read(path: str) -> str:
+    with open(path) as opened:
+        return opened.read()

@@ -1,0 +1,67 @@
+"""What there is on this host that this package made: each NIC by its mark, and who made it and has it open.
+
+By rtnetlink and /proc; nothing is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from vhostnet.errors import Holder
+from vhostnet.host.marks import Mark, read_mark
+from vhostnet.others import bridge
+from vhostnet.others.holders import find_holders
+from vhostnet.process.netns import NetNs, call_inside
+
+
+class FoundNic(NamedTuple):
+    """A NIC as it stands: ``bridge`` None when it is on none.
+
+    ``attached`` queues have an fd that takes part, ``detached`` ones an fd that does not, as a QEMU that ended leaves
+    them. The mark names who made it, ``holders`` have it open now, as far as /proc tells.
+    """
+
+    ifname: str
+    ifindex: int
+    bridge: str | None
+    up: bool
+    attached: int
+    detached: int
+    mark: Mark
+    holders: tuple[Holder, ...]
+
+
+def list_nics(*, netns: NetNs | None = None) -> tuple[FoundNic, ...]:
+    """Every NIC of this package's in the namespace, whichever process made it, by ifindex. Raises HostError."""
+    return call_inside(netns, _survey)
+
+
+def _survey() -> tuple[FoundNic, ...]:
+    links = bridge.list_links()
+    names = {link["index"]: str(link.get("ifname")) for link in links}
+    marked = [(link, mark) for link in links if (mark := read_mark(link.get("ifalias")))]
+    holders = find_holders([names[link["index"]] for link, _ in marked]) if marked else {}
+    return tuple(_found(link, mark, names, holders) for link, mark in marked)
+
+
+def _found(link: Any, mark: Mark, names: Mapping[int, str], holders: Mapping[str, tuple[Holder, ...]]) -> FoundNic:
+    info = link.get("linkinfo")
+    tun = info.get("data") if info and info.get("kind") == "tun" else None
+    name = names[link["index"]]
+    return FoundNic(
+        ifname=name,
+        ifindex=link["index"],
+        bridge=names.get(link.get("master")),
+        up=bool(link["flags"] & 1),
+        attached=_count(tun, "IFLA_TUN_NUM_QUEUES", 1),
+        detached=_count(tun, "IFLA_TUN_NUM_DISABLED_QUEUES", 0),
+        mark=mark,
+        holders=holders.get(name, ()),
+    )
+
+
+def _count(tun: Any, attribute: str, single: int) -> int:
+    """The kernel counts the queues of multi-queue devices only."""
+    found = tun.get_attr(attribute) if tun else None
+    return single if found is None else int(found)

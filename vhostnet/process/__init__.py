@@ -1,0 +1,1 @@
+"""This process: its file descriptors, its forks, the network namespace of its threads."""

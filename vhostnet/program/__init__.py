@@ -1,0 +1,1 @@
+"""What will be done: every kernel act, in order, as data."""

@@ -1,0 +1,62 @@
+"""What a Program takes of a host: fds, kernel memory, bridge ports, and turns at the kernel's one lock.
+
+Memory is estimated, from what NICs were measured to take (Linux 6.18, x86-64, slab, settled, a port of a bridge with
+them): ``make bench`` measures it again.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from vhostnet.program.program import NicRow, Op, Program
+
+_KIB: Final = 1024
+_SINGLE_QUEUE: Final = 62 * _KIB
+_MULTI_QUEUE: Final = 257 * _KIB  # IFF_MULTI_QUEUE: 256 transmit queues, however many are opened
+_EACH_QUEUE: Final = 11_700  # its ring, its socket
+_VHOST_FD: Final = 66 * _KIB
+_QDISC: Final = 10 * _KIB  # the kernel's default: three rings of 1000 slots,
+_QDISCS: Final = 6384 * _KIB  # for each of the 256
+
+# Turns at RTNL, the lock that all of the host's network configuration takes, one at a time.
+# TAP_OPEN: two MACs, the ifindex, and the look at the MAC when all is done.
+_TURNS_EACH_NIC: Final = {Op.TAP_OPEN: 4, Op.QDISC: 1, Op.LINK: 1, Op.UP: 1, Op.ALTNAME: 1, Op.RENAME: 1, Op.DELETE: 4}
+_TURNS_EACH_QUEUE: Final = 2  # to attach it, and to ask whose it is
+_TURNS_EACH_BRIDGE: Final = 2
+
+
+class Cost(NamedTuple):
+    """``fds`` opened and kept; ``memory`` in bytes, of the kernel; ``ports`` by bridge; turns at RTNL."""
+
+    fds: int
+    memory: int
+    ports: Mapping[str, int]
+    acts: int
+    rtnl_turns: int
+
+
+class Limits(NamedTuple):
+    """What the host has left: fds under RLIMIT_NOFILE, memory in bytes (MemAvailable; 0: unknown), ports by bridge."""
+
+    fds: int
+    memory: int
+    ports: Mapping[str, int]
+
+
+def cost(program: Program) -> Cost:
+    """What running *program* takes; vhost-net counts where it is tried."""
+    rows = [program.nics[act.nic] for act in program.acts if act.op == Op.TAP_OPEN]
+    vhost = sum(program.nics[act.nic].queues for act in program.acts if act.op == Op.VHOST_OPEN)
+    noqueue = {act.nic for act in program.acts if act.op == Op.QDISC}
+    memory = sum(_memory(row, number in noqueue) for number, row in enumerate(program.nics) if row.held is None)
+    ports = Counter(row.bridge for row in rows if row.bridge)
+    queues = sum(row.queues for row in rows)
+    turns = sum(_TURNS_EACH_NIC.get(act.op, 0) for act in program.acts)
+    turns += _TURNS_EACH_QUEUE * queues + _TURNS_EACH_BRIDGE * len(ports)
+    return Cost(queues + vhost, memory + vhost * _VHOST_FD, ports, len(program.acts), turns)
+
+
+def _memory(row: NicRow, noqueue: bool) -> int:
+    if row.queues == 1:
+        return _SINGLE_QUEUE + (0 if noqueue else _QDISC)
+    return _MULTI_QUEUE + _EACH_QUEUE * row.queues + (0 if noqueue else _QDISCS)

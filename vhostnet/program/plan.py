@@ -1,0 +1,229 @@
+"""What is asked + what the host said -> Program: every kernel act, in order, as data.
+
+The order of the acts and its reasons stand here and nowhere else. Before the first of them the run looks up the
+bridges that are only named: nothing is made where one is missing. Then:
+
+1. TAP_OPEN    the first queue creates the device (IFF_TUN_EXCL: a name somebody else holds is an error and
+               never shared), the others attach.
+2. VHOST_OPEN  what can fail for want of a driver fails before anything can be seen on the network.
+3. SELFTEST    where asked for: a private vhost-net fd is wired to the first TAP and thrown away.
+4. QDISC       noqueue before UP. IFF_MULTI_QUEUE gives the device 256 transmit queues, and UP would give
+               each a qdisc of its own: 1.5 ms and 6.5 MiB against 40 us and 0.3 MiB. libvirt sets noqueue too,
+               but after UP.
+5. LINK        MAC before the bridge sees the port (a bridge takes the lowest MAC of its ports); MTU before the
+               port joins (a bridge takes the lowest MTU of its ports).
+6. UP          last, and only after every answer to the acts before it was read (``barrier``): a NIC that failed
+               anywhere was never up, and never up outside its bridge.
+
+A batch runs all acts of one kind before the next kind, so netlink messages go out many to a send.
+
+A NIC that exists already (``held``) takes other acts: VHOST_OPEN and ATTACH for the next QEMU on it; ALTNAME or RENAME
+and LINK, in one send, for one that was made ahead and is taken now; DELETE, which takes link and fds away.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Final, Literal, TypeVar
+
+from vhostnet.errors import SpecError
+from vhostnet.program.program import Act, Fds, Link, NicRow, Op, Program, TunFlag
+from vhostnet.spec.interface import VNET_HDR_MODELS, InterfaceSpec, VhostPolicy
+from vhostnet.spec.mac import tap_mac
+from vhostnet.values import dataclass
+
+DEFAULT_MTU: Final = 1500  # what the kernel gives a new TAP
+
+_T = TypeVar("_T")
+Qdisc = Literal["noqueue", "default"]
+QDISCS: Final = ("noqueue", "default")
+
+
+@dataclass(frozen=True)
+class Features:
+    """What this kernel can do, asked once a process: TUNGETFEATURES' word, and whether there is IPv6."""
+
+    tun: int
+    ipv6: bool
+
+
+def vhost_policy(spec: InterfaceSpec, override: VhostPolicy | None) -> VhostPolicy:
+    """The caller's word before the XML's; only virtio models can use vhost-net. Raises SpecError."""
+    if spec.virtio:
+        return override or spec.vhost
+    if override == "require":
+        raise SpecError(
+            f"means nothing to model {spec.model}", attribute="vhost", value="require", expected="model virtio"
+        )
+    return "off"
+
+
+def tun_flags(spec: InterfaceSpec, features: Features) -> int:
+    """TUNSETIFF's flags: MULTI_QUEUE only for more than one queue (it costs 256 transmit queues)."""
+    flags = _TAP
+    if spec.model in VNET_HDR_MODELS and features.tun & _VNET_HDR:
+        flags |= _VNET_HDR
+    if spec.queues > 1:
+        flags |= _MULTI_QUEUE
+    return flags
+
+
+# Plain numbers: IntFlag's operators take a microsecond each, and this runs for every NIC.
+_TAP, _VNET_HDR, _MULTI_QUEUE = int(TunFlag.TAP | TunFlag.NO_PI), int(TunFlag.VNET_HDR), int(TunFlag.MULTI_QUEUE)
+
+
+def plan(
+    specs: Sequence[InterfaceSpec],
+    names: Sequence[str],
+    features: Features,
+    *,
+    marks: Sequence[str] = (),
+    vhost: VhostPolicy | None = None,
+    qdisc: Qdisc = "noqueue",
+    selftest: bool = False,
+    keep: bool = False,
+    park: bool = False,
+) -> Program:
+    """The Program that makes one NIC of each spec, under the name and with the mark that stand beside it.
+
+    Bridges are left to the run to look up. *vhost* overrides the specs' own policy. With *park* the NICs are
+    left down. Raises SpecError for two NICs of one name, for two of one MAC on one bridge, and for a network that
+    stands for no bridge.
+    """
+    if len(specs) > 1:
+        _check_unique("ifname", names)
+        _check_macs(specs)
+    rows, policies = [], []
+    for spec, name, mark in zip(specs, names, marks or [""] * len(names), strict=True):
+        rows.append(_row(spec, name, mark, features))
+        policies.append(vhost_policy(spec, vhost))
+    return Program(tuple(rows), _acts(tuple(policies), qdisc, selftest, park), keep)
+
+
+@lru_cache(maxsize=8)  # most batches are like the one before
+def _acts(policies: tuple[VhostPolicy, ...], qdisc: Qdisc, selftest: bool, park: bool) -> tuple[Act, ...]:
+    every = range(len(policies))
+    wanted = [nic for nic in every if policies[nic] != "off"]
+    acts = [Act(Op.TAP_OPEN, nic) for nic in every]
+    acts += [Act(Op.VHOST_OPEN, nic, optional=policies[nic] == "auto") for nic in wanted]
+    if selftest:
+        acts += [Act(Op.SELFTEST, nic) for nic in wanted[:1]]
+    if qdisc == "noqueue":
+        acts += [Act(Op.QDISC, nic) for nic in every]
+    acts += [Act(Op.LINK, nic) for nic in every]
+    if not park:
+        acts += [Act(Op.UP, nic, barrier=nic == 0) for nic in every]
+    return tuple(acts)
+
+
+def plan_take(parked: NicRow, spec: InterfaceSpec, mark: str, *, wish: str = "", rename: bool = False) -> Program:
+    """The Program that makes *spec*'s NIC of one that is parked (``held``): one send.
+
+    *wish* becomes its alternative name, or with *rename* its name. It comes up in the LINK act, without waiting:
+    nobody has the fds yet, so one that fails is thrown away before anybody could use it.
+    """
+    bridge, mtu = _bridge_and_mtu(spec)
+    row = NicRow(
+        parked.ifname,
+        parked.queues,
+        0,
+        "",
+        "",
+        bridge,
+        0,
+        mtu,
+        tap_mac(spec.mac),
+        alias=mark,
+        wish=wish,
+        ifindex=parked.ifindex,
+        held=parked.held,
+        up=True,
+    )
+    if not wish:
+        return Program((row,), _LINK)
+    return Program((row,), _RENAME if rename else _ALTNAME)
+
+
+_LINK: Final = (Act(Op.LINK, 0),)
+_ALTNAME: Final = (Act(Op.ALTNAME, 0), *_LINK)
+_RENAME: Final = (Act(Op.RENAME, 0), *_LINK)
+
+
+def plan_reset(held: NicRow, vhost_path: str) -> Program:
+    """The Program that makes a NIC ready for the next QEMU: fresh vhost-net fds, where there is a path, and every queue
+    attached.
+
+    A vhost-net fd has its first QEMU for an owner until the last copy of it is closed, ours among them.
+    """
+    if not vhost_path:
+        return Program((held,), _ATTACH)
+    row = held._replace(vhost_path=vhost_path, held=Fds(held.fds.tap, ()))
+    return Program((row,), (Act(Op.VHOST_OPEN, 0), *_ATTACH))
+
+
+_ATTACH: Final = (Act(Op.ATTACH, 0),)
+
+
+def plan_delete(held: Sequence[NicRow]) -> Program:
+    """The Program that takes these NICs away, each one for itself: what cannot be deleted is left as it is."""
+    return Program(tuple(held), tuple([Act(Op.DELETE, nic) for nic in range(len(held))]), keep=True)
+
+
+def resolve(program: Program, bridges: Mapping[str, Link]) -> Program:
+    """The same Program with what is known of its bridges put in: what a dry run shows."""
+    rows = []
+    for nic in program.nics:
+        bridge = bridges.get(nic.bridge)
+        rows.append(nic._replace(master=bridge.ifindex, mtu=nic.mtu or bridge.mtu) if bridge else nic)
+    return Program(tuple(rows), program.acts, program.keep)
+
+
+def _row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRow:
+    bridge, mtu = _bridge_and_mtu(spec)
+    return NicRow(
+        name,
+        spec.queues,
+        tun_flags(spec, features),
+        spec.tap_path,
+        spec.vhost_path,
+        bridge,
+        0,
+        mtu,
+        tap_mac(spec.mac),
+        features.ipv6 and bridge != "",  # one that is on no bridge is its guest's router, by its address
+        mark,
+    )
+
+
+def _bridge_and_mtu(spec: InterfaceSpec) -> tuple[str, int]:
+    """As NicRow has them: "" for none, and 0 for the bridge's."""
+    if spec.bridge:
+        return spec.bridge, spec.mtu or 0
+    if spec.type != "ethernet":
+        raise SpecError(
+            "stands for no bridge here",
+            attribute="network",
+            value=spec.network,
+            expected="a bridge for it: parse_interface(..., networks={NAME: BRIDGE}), --network NAME=BRIDGE",
+        )
+    return "", spec.mtu or DEFAULT_MTU
+
+
+def _check_unique(what: str, values: Sequence[str]) -> None:
+    twice = _first_twice(values)
+    if twice is not None:
+        raise SpecError("is asked for twice in one batch", attribute=what, value=twice)
+
+
+def _check_macs(specs: Sequence[InterfaceSpec]) -> None:
+    """A bridge forwards by MAC, so one MAC is one port of it. Clones of a VM on a bridge each are no harm."""
+    twice = _first_twice([(spec.bridge, spec.mac) for spec in specs if spec.bridge])
+    if twice is not None:
+        bridge, mac = twice
+        raise SpecError(f"is asked for twice on bridge {bridge!r} in one batch", attribute="mac", value=mac)
+
+
+def _first_twice(values: Sequence[_T]) -> _T | None:
+    if len(set(values)) == len(values):
+        return None
+    return next(value for value, times in Counter(values).items() if times > 1)

@@ -1,0 +1,214 @@
+"""What a Program is: one row a NIC, and the acts on them, in order, as data. What goes into one is plan.py's."""
+
+import enum
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Final, NamedTuple, cast
+
+from vhostnet.spec.interface import MAX_QUEUES
+from vhostnet.values import dataclass
+
+IFNAMSIZ: Final = 16  # bytes of an interface name, its NUL with them
+ALIASSIZ: Final = 128  # bytes of a mark, likewise; the kernel would take 256
+MAX_PORTS: Final = 1023  # of a bridge: the kernel's BR_MAX_PORTS is 1024, and port number 0 is never given
+
+
+class Op(enum.IntEnum):
+    """What an act does; the numbers are the C core's (VN_TAP_OPEN, ...)."""
+
+    TAP_OPEN = 0
+    VHOST_OPEN = 1
+    SELFTEST = 2
+    QDISC = 3
+    LINK = 4
+    UP = 5
+    ATTACH = 6
+    ALTNAME = 7
+    RENAME = 8
+    DELETE = 9
+
+
+class TunFlag(enum.IntFlag):
+    """``ifr_flags`` of TUNSETIFF (linux/if_tun.h)."""
+
+    TUN = 0x0001
+    TAP = 0x0002
+    MULTI_QUEUE = 0x0100
+    DETACH_QUEUE = 0x0400
+    PERSIST = 0x0800
+    NO_PI = 0x1000
+    VNET_HDR = 0x4000
+    EXCL = 0x8000
+
+
+@dataclass(frozen=True)
+class Link:
+    """What the kernel says of a link that exists.
+
+    ``kind`` is its rtnetlink kind ("bridge", "tun", ""), ``ports`` how many a bridge has, ``tun_flags`` those
+    of a TUN or TAP device, as TUNGETIFF has them.
+    """
+
+    name: str
+    ifindex: int
+    kind: str
+    mtu: int
+    mac: bytes
+    ports: int = 0
+    tun_flags: int = 0
+
+
+class Fds(NamedTuple):
+    """Queue pair i is ``tap[i]`` and, with vhost-net, ``vhost[i]``."""
+
+    tap: tuple[int, ...]
+    vhost: tuple[int, ...]
+
+
+class NicRow(NamedTuple):
+    """One NIC of a Program: everything an engine needs to know of it.
+
+    ``master`` 0 leaves it to the run to look ``bridge`` up, before its first act: it must be there, be a
+    bridge, and have a port left. ``mtu`` 0 is the bridge's. ``alias`` is the mark the link gets
+    (IFLA_IFALIAS); ``wish`` the name that ALTNAME or RENAME gives it. With ``held`` the NIC exists: its fds
+    and ``ifindex`` are the caller's, and no act but DELETE closes them; held without vhost-net fds it can be
+    given some. With ``up`` the LINK act brings it up, too: for one that was parked.
+    """
+
+    ifname: str
+    queues: int
+    tun_flags: int
+    tap_path: str
+    vhost_path: str
+    bridge: str = ""
+    master: int = 0
+    mtu: int = 0
+    mac: bytes = b""
+    no_ipv6: bool = False
+    alias: str = ""
+    wish: str = ""
+    ifindex: int = 0
+    held: Fds | None = None
+    up: bool = False
+
+    @property
+    def fds(self) -> Fds:
+        return self.held or Fds((), ())
+
+
+class Act(NamedTuple):
+    """One step: *op* on the NIC of row *nic*.
+
+    ``optional``: a refusal is noted and undone, and the run goes on (VHOST_OPEN alone). ``barrier``: every
+    answer to the acts before must have been read and good.
+    """
+
+    op: Op
+    nic: int
+    optional: bool = False
+    barrier: bool = False
+
+
+@dataclass(frozen=True)
+class Program:
+    """Rows and acts. ``print(program)`` shows what would run, one act a line.
+
+    One refused act undoes all that the run made; with ``keep`` only what it made of that NIC.
+
+    Raises ValueError for what no kernel could be asked: an engine never sees a malformed Program.
+    """
+
+    nics: tuple[NicRow, ...]
+    acts: tuple[Act, ...]
+    keep: bool = False
+
+    def __post_init__(self) -> None:
+        held = []
+        for nic in self.nics:
+            if not _sound(nic):
+                raise ValueError(f"a malformed row: {nic}")
+            held.append(0 if nic.held is None else 1 + bool(nic.held.vhost))
+        _check_acts(self.acts, tuple(held))
+
+    def __str__(self) -> str:
+        width = max((len(nic.ifname) for nic in self.nics), default=0)
+        digits = len(str(max(len(self.acts) - 1, 0)))
+        lines = []
+        for number, act in enumerate(self.acts):
+            nic = self.nics[act.nic]
+            line = f"{number:>{digits}}  {act.op.name:<10}  {nic.ifname:<{width}}  {_describe(act, nic)}"
+            lines.append(line.rstrip())
+        return "\n".join(lines)
+
+
+# What is not for a NIC that is new, that is held, and that is held with vhost-net fds.
+_BARRED: Final = ((Op.ATTACH, Op.DELETE), (Op.TAP_OPEN, Op.SELFTEST), (Op.TAP_OPEN, Op.SELFTEST, Op.VHOST_OPEN))
+_STATES: Final = ("new", "held", "held with its vhost-net fds")
+
+
+@lru_cache(maxsize=8)  # most batches are like the one before
+def _check_acts(acts: tuple[Act, ...], held: tuple[int, ...]) -> None:
+    """Each is for a row that is there, and is held or not as the act must have it."""
+    for op, row, _, _ in acts:
+        if not 0 <= row < len(held):
+            raise ValueError(f"no row {row} for {op.name}")
+        if op in _BARRED[held[row]]:
+            raise ValueError(f"{op.name} is not for a NIC that is {_STATES[held[row]]}, as row {row} is")
+
+
+def _sound(nic: NicRow) -> bool:
+    held, wish = nic.held, nic.wish
+    return (
+        1 <= nic.queues <= MAX_QUEUES
+        and 0 < len(nic.ifname.encode()) < IFNAMSIZ
+        and len(nic.alias) < ALIASSIZ
+        and (not wish or len(wish.encode()) < IFNAMSIZ)
+        and (held is None or (1 <= len(held.tap) <= nic.queues and len(held.vhost) <= nic.queues))
+    )
+
+
+def _describe(act: Act, nic: NicRow) -> str:
+    parts: dict[Op, tuple[str, ...]] = {
+        Op.TAP_OPEN: (_count(nic.queues), " ".join(flag_names(nic.tun_flags)), "excl"),
+        Op.VHOST_OPEN: (f"{nic.queues} x {nic.vhost_path}", "optional" if act.optional else "required"),
+        Op.SELFTEST: (f"a private {nic.vhost_path} on queue 0",),
+        Op.QDISC: ("noqueue",),
+        Op.LINK: tuple(_link_parts(nic)),
+        Op.ATTACH: (f"queues 1..{nic.queues - 1}",),
+        Op.ALTNAME: (nic.wish,),
+        Op.RENAME: (f"to {nic.wish}",),
+        Op.DELETE: (f"ifindex {nic.ifindex}",),
+    }
+    return "  ".join(parts.get(act.op, ()))
+
+
+def _count(queues: int) -> str:
+    return f"{queues} queue" + "s" * (queues != 1)
+
+
+_SHOWN: Final = (TunFlag.TUN, TunFlag.TAP, TunFlag.NO_PI, TunFlag.VNET_HDR, TunFlag.MULTI_QUEUE)
+
+
+def flag_names(flags: int) -> tuple[str, ...]:
+    """``("tap", "no_pi", "multi_queue")``: what ``ip`` calls them."""
+    return tuple(cast(str, flag.name).lower() for flag in _SHOWN if flags & flag)
+
+
+def _link_parts(nic: NicRow) -> Iterator[str]:
+    yield f"mac {nic.mac.hex(':')}"
+    yield f"mtu {nic.mtu}" if nic.mtu else "mtu of the bridge"
+    if nic.bridge:
+        yield f"master {nic.bridge}" + (f" ({nic.master})" if nic.master else "")
+    if nic.up:
+        yield "up"
+
+
+def held_row(ifname: str, ifindex: int, fds: Fds, alias: str = "") -> NicRow:
+    """The row of a NIC that exists."""
+    return NicRow(ifname, len(fds.tap), 0, "", "", alias=alias, ifindex=ifindex, held=fds)
+
+
+def fds_needed(program: Program) -> int:
+    """How many fds must be opened; vhost-net's where it is required."""
+    must = (act for act in program.acts if act.op == Op.TAP_OPEN or (act.op == Op.VHOST_OPEN and not act.optional))
+    return sum(program.nics[act.nic].queues for act in must)

@@ -1,0 +1,1 @@
+"""What QEMU is told, and what it says of itself."""

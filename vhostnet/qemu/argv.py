@@ -1,0 +1,377 @@
+"""(InterfaceSpec, fds) -> QEMU's arguments. Pure: nothing is opened, nothing is asked of the host.
+
+``qemu_argv`` writes what libvirt writes, to the byte. A QEMU that is really started gets the arguments of
+``fitted(spec)``: what no QEMU gives on a TAP is not asked of it, since some of them refuse to start then.
+
+Three dialects of the same two arguments. ``classic`` is libvirt's order and form up to its release 7,
+``keyval`` that of libvirt 9 in front of a QEMU before 6.2, ``json`` that of libvirt 9 with QEMU 7.2 and
+later. Both orders stand in the tables below, once. Values are typed until the last step, which alone
+knows how a dialect writes them: no value can become an option.
+"""
+
+import itertools
+import warnings
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple
+
+from vhostnet.errors import SpecError, VhostnetWarning
+from vhostnet.spec.interface import CcwAddress, InterfaceSpec, MmioAddress, PciAddress, is_addr, is_generated, is_id
+from vhostnet.values import replace
+
+Dialect = Literal["classic", "keyval", "json"]
+DIALECTS: Final = ("classic", "keyval", "json")
+Value = str | int | bool
+Properties = dict[str, Value]
+Version = tuple[int, int, int]
+
+MAX_TX_QUEUE_SIZE: Final = 256  # on a TAP; only vhost-user and vDPA get more
+
+
+class _Device(NamedTuple):
+    """What a row of the tables may look at."""
+
+    spec: InterfaceSpec
+    tap_fds: Sequence[int]
+    vhost_fds: Sequence[int]
+    alias: str
+    bus: str | None
+    addr: str | None
+
+    @property
+    def multiqueue(self) -> bool:
+        return len(self.tap_fds) > 1
+
+
+class _Row(NamedTuple):
+    key: str
+    classic: int  # its place in the classic order; the table itself stands in the order of keyval and json
+    value: Callable[[_Device], Value | None]
+
+
+def _field(name: str) -> Callable[[_Device], Value | None]:
+    return lambda device: getattr(device.spec, name)
+
+
+def _fds(fds: Sequence[int], plural: bool) -> Value | None:
+    """libvirt's rule: the singular key for exactly one fd, the plural for more; QEMU refuses a mix."""
+    return ":".join(map(str, fds)) if fds and (len(fds) > 1) is plural else None
+
+
+_NETDEV: Final = (
+    _Row("type", 0, lambda device: "tap"),
+    _Row("fd", 1, lambda device: _fds(device.tap_fds, False)),
+    _Row("fds", 2, lambda device: _fds(device.tap_fds, True)),
+    _Row("vhost", 4, lambda device: True if device.vhost_fds else None),
+    _Row("vhostfd", 5, lambda device: _fds(device.vhost_fds, False)),
+    _Row("vhostfds", 6, lambda device: _fds(device.vhost_fds, True)),
+    _Row("sndbuf", 7, _field("sndbuf")),
+    _Row("id", 3, lambda device: f"host{device.alias}"),
+)
+
+
+def _driver(device: _Device) -> str:
+    spec = device.spec
+    if not spec.virtio:
+        return spec.model
+    if isinstance(spec.address, CcwAddress):
+        return "virtio-net-ccw"
+    if isinstance(spec.address, MmioAddress):
+        return "virtio-net-device"
+    return "virtio-net-pci" + spec.model.removeprefix("virtio")
+
+
+def _multifunction(device: _Device) -> Value | None:
+    return device.spec.address.multifunction if isinstance(device.spec.address, PciAddress) else None
+
+
+def _devno(device: _Device) -> Value | None:
+    return device.spec.address.text if isinstance(device.spec.address, CcwAddress) else None
+
+
+def _vectors(device: _Device) -> Value | None:
+    """One a queue and direction, one for configuration, one for the control queue; on PCI only."""
+    return 2 * len(device.tap_fds) + 2 if device.multiqueue and device.spec.pci else None
+
+
+def _tx(device: _Device) -> Value | None:
+    return {None: None, "iothread": "bh", "timer": "timer"}[device.spec.txmode]
+
+
+_DEVICE: Final = (
+    _Row("driver", 0, _driver),
+    _Row("iommu_platform", 33, _field("iommu")),
+    _Row("ats", 34, _field("ats")),
+    _Row("packed", 35, _field("packed")),
+    _Row("page-per-vq", 36, _field("page_per_vq")),
+    _Row("tx", 1, _tx),
+    _Row("ioeventfd", 2, _field("ioeventfd")),
+    _Row("event_idx", 3, _field("event_idx")),
+    _Row("csum", 4, _field("host_csum")),
+    _Row("gso", 5, _field("host_gso")),
+    _Row("host_tso4", 6, _field("host_tso4")),
+    _Row("host_tso6", 7, _field("host_tso6")),
+    _Row("host_ecn", 8, _field("host_ecn")),
+    _Row("host_ufo", 9, _field("host_ufo")),
+    _Row("mrg_rxbuf", 10, _field("host_mrg_rxbuf")),
+    _Row("guest_csum", 11, _field("guest_csum")),
+    _Row("guest_tso4", 12, _field("guest_tso4")),
+    _Row("guest_tso6", 13, _field("guest_tso6")),
+    _Row("guest_ecn", 14, _field("guest_ecn")),
+    _Row("guest_ufo", 15, _field("guest_ufo")),
+    _Row("mq", 16, lambda device: True if device.multiqueue else None),
+    _Row("vectors", 17, _vectors),
+    _Row("rx_queue_size", 18, _field("rx_queue_size")),
+    _Row("tx_queue_size", 19, _field("tx_queue_size")),
+    _Row("rss", 20, _field("rss")),
+    _Row("hash", 21, _field("rss_hash_report")),
+    _Row("host_mtu", 22, lambda device: device.spec.mtu if device.spec.virtio else None),
+    _Row("netdev", 23, lambda device: f"host{device.alias}"),
+    _Row("id", 24, lambda device: device.alias),
+    _Row("mac", 25, _field("mac")),
+    _Row("bootindex", 32, _field("boot_order")),
+    _Row("bus", 26, lambda device: device.bus),
+    _Row("multifunction", 27, _multifunction),
+    _Row("addr", 28, lambda device: device.addr),
+    _Row("devno", 28, _devno),
+    _Row("acpi-index", 29, _field("acpi_index")),
+    _Row("rombar", 30, lambda device: None if device.spec.rom_bar is None else int(device.spec.rom_bar)),
+    _Row("romfile", 31, _field("rom_file")),
+)
+
+_ORDER: Final = {
+    "classic": tuple(tuple(sorted(table, key=lambda row: row.classic)) for table in (_NETDEV, _DEVICE)),
+    "keyval": (_NETDEV, _DEVICE),
+    "json": (_NETDEV, _DEVICE),
+}
+
+
+def qemu_properties(
+    spec: InterfaceSpec,
+    *,
+    tap_fds: Sequence[int],
+    vhost_fds: Sequence[int] = (),
+    alias: str | None = None,
+    bus: str | None = None,
+    addr: str | None = None,
+    dialect: Dialect = "json",
+) -> tuple[Properties, Properties]:
+    """The properties of the two halves of a NIC, netdev and device, typed and in *dialect*'s order.
+
+    In the ``json`` order they are what QMP's ``netdev_add`` and ``device_add`` take. Arguments and errors
+    are qemu_argv()'s.
+    """
+    _check_fds(spec, tap_fds, vhost_fds)
+    _check_choice("dialect", dialect, dialect in DIALECTS, "classic, keyval or json")
+    address = spec.address
+    if isinstance(address, PciAddress):
+        bus = address.bus_name if bus is None else bus
+        addr = address.addr if addr is None else addr
+    alias = (spec.alias or "net0") if alias is None else alias
+    _check_choice("alias", alias, is_id(alias), "a letter, then letters, digits and - . _")
+    _check_choice("bus", bus, bus is None or (spec.pci and is_id(bus)), "the name of a PCI bus, such as pci.0")
+    _check_choice("addr", addr, addr is None or (spec.pci and is_addr(addr)), "a PCI slot, such as 0x7 or 0x7.0x1")
+    device = _Device(spec, tap_fds, vhost_fds, alias, bus, addr)
+    netdev, frontend = (
+        {row.key: value for row in table if (value := row.value(device)) is not None} for table in _ORDER[dialect]
+    )
+    return netdev, frontend
+
+
+def qemu_argv(
+    spec: InterfaceSpec,
+    *,
+    tap_fds: Sequence[int],
+    vhost_fds: Sequence[int] = (),
+    alias: str | None = None,
+    bus: str | None = None,
+    addr: str | None = None,
+    dialect: Dialect = "classic",
+) -> list[str]:
+    """``["-netdev", ..., "-device", ...]`` for *spec* on these fds, byte for byte as libvirt writes it.
+
+    *tap_fds* has one fd a queue pair, *vhost_fds* as many or none. *alias* is the device's id (the spec's
+    own, or ``net0``); *bus* and *addr* place it on PCI where the spec does not, or otherwise than it does.
+    Raises SpecError, naming the argument. Warns (VhostnetWarning) where QEMU will not give what was asked.
+    """
+    netdev, device = qemu_properties(
+        spec, tap_fds=tap_fds, vhost_fds=vhost_fds, alias=alias, bus=bus, addr=addr, dialect=dialect
+    )
+    for caveat in caveats(spec, str(device["id"])):
+        warnings.warn(caveat, VhostnetWarning, stacklevel=2)
+    write = _json if dialect == "json" else _keyval
+    return ["-netdev", write(netdev), "-device", write(device)]
+
+
+# --- the NICs of one machine -----------------------------------------------------------------------------
+
+
+def assign_machine(specs: Sequence[InterfaceSpec], *, taken: Container[str] = ()) -> list[InterfaceSpec]:
+    """The NICs of one VM, each with an id of its own (``alias``), wherever they were read.
+
+    One that has none, or one that libvirt generated (``netN``) and another has already, gets the next ``netN`` that is
+    free, as libvirt counts. *taken* are the ids that the machine's other devices have. Raises SpecError for what only
+    one device can have, and two ask for: an alias of the user's, a boot order, an ACPI index, an address.
+    """
+    for name, remedy in _ONLY_ONE.items():
+        _check_only_one(specs, name, remedy)
+    aliases = assign_aliases(specs, taken=taken)
+    return [replace(spec, alias=alias) for spec, alias in zip(specs, aliases, strict=True)]
+
+
+def assign_aliases(specs: Sequence[InterfaceSpec], *, taken: Container[str] = ()) -> list[str]:
+    """The ids alone, as assign_machine() gives them."""
+    own: dict[str, int] = {}  # who has it
+    for number, spec in enumerate(specs):
+        if spec.alias and not (is_generated(spec.alias) and spec.alias in taken):
+            own.setdefault(spec.alias, number)
+    numbers = itertools.count()
+    free = (alias for number in numbers if (alias := f"net{number}") not in own and alias not in taken)
+    return [
+        spec.alias if spec.alias and own.get(spec.alias) == number else next(free) for number, spec in enumerate(specs)
+    ]
+
+
+_ONLY_ONE: Final = {
+    "alias": "another",
+    "boot_order": "another",
+    "acpi_index": "another",
+    "address": "another, or none (exec --no-address): QEMU finds one",
+}
+
+
+def _check_only_one(specs: Sequence[InterfaceSpec], name: str, expected: str) -> None:
+    first: dict[object, InterfaceSpec] = {}
+    for spec in specs:
+        value = _shown(getattr(spec, name))
+        if value is None or is_generated(value):
+            continue
+        if value in first:
+            problem = f"of NIC {spec.mac} is that of NIC {first[value].mac}, and a machine has it once"
+            raise SpecError(problem, attribute=name, value=value, expected=expected)
+        first[value] = spec
+
+
+def _shown(value: object) -> object:
+    """An address as a machine has it once, None where QEMU finds one; anything else as it is."""
+    if isinstance(value, PciAddress):
+        return f"{value.bus_name} {value.addr}"
+    if isinstance(value, (CcwAddress, MmioAddress)):
+        return getattr(value, "text", None)
+    return value
+
+
+# --- the QEMU that is started ----------------------------------------------------------------------------
+
+
+class _Misfit(NamedTuple):
+    """What no QEMU gives, the fact that is behind it, and the fields that ask for what it does give."""
+
+    fact: str
+    fields: dict[str, Any]
+
+
+def fitted(spec: InterfaceSpec) -> InterfaceSpec:
+    """*spec* less what no QEMU gives on a TAP, for a QEMU that is really started.
+
+    Warns (VhostnetWarning) of each thing that is not asked for. Raises SpecError for what excludes itself.
+    """
+    check_qemu(spec)
+    misfits = _misfits(spec, None)
+    for misfit in misfits:
+        warnings.warn(misfit.fact, VhostnetWarning, stacklevel=2)
+    changed = {name: value for misfit in misfits for name, value in misfit.fields.items()}
+    return replace(spec, **changed) if changed else spec
+
+
+def check_qemu(spec: InterfaceSpec) -> None:
+    """Raises SpecError for what no QEMU starts with, and nothing else can be asked for in its place."""
+    if spec.iommu and spec.pci and spec.model == "virtio-transitional":
+        raise SpecError(
+            "excludes model virtio-transitional: no QEMU starts with both",
+            attribute="iommu",
+            value=True,
+            expected="model virtio or virtio-non-transitional, or no iommu",
+        )
+
+
+def caveats(spec: InterfaceSpec, alias: str = "net0", *, qemu: Version | None = None) -> tuple[str, ...]:
+    """What QEMU will not give of what *spec* asks, each with the fact that is behind it.
+
+    With *qemu*, a version such as ``(7, 2, 22)``: what that one would do.
+    """
+    found = [misfit.fact for misfit in _misfits(spec, qemu)]
+    if qemu and spec.model == "igb" and qemu < (8, 0, 0):
+        found.append(f"model igb: QEMU {dotted(qemu)} has none (8.0 was the first); e1000e is its elder")
+    if spec.link_state == "down":
+        found.append(
+            "link state='down': QEMU has no argument for it; after the start send it "
+            f'{{"execute": "set_link", "arguments": {{"name": "{alias}", "up": false}}}}'
+        )
+    return tuple(found)
+
+
+def _misfits(spec: InterfaceSpec, qemu: Version | None) -> list[_Misfit]:
+    found = []
+    if (spec.tx_queue_size or 0) > MAX_TX_QUEUE_SIZE:
+        fact = (
+            f"tx_queue_size={spec.tx_queue_size}: QEMU gives a TAP at most 256 ({_to_long_tx_queues(qemu)}; only "
+            "vhost-user and vDPA get more), so a QEMU that is started is asked for 256; rx_queue_size is honoured"
+        )
+        found.append(_Misfit(fact, {"tx_queue_size": MAX_TX_QUEUE_SIZE}))
+    if spec.iommu and spec.pci and spec.model == "virtio":
+        fact = (
+            "iommu='on': every QEMU refuses it for a virtio device that can be legacy, as 'virtio' can on "
+            "conventional PCI and on a root bus, so a QEMU that is started is asked for virtio-non-transitional"
+        )
+        found.append(_Misfit(fact, {"model": "virtio-non-transitional"}))
+    return found
+
+
+def _to_long_tx_queues(qemu: Version | None) -> str:
+    if qemu is None:
+        return "7.2 makes it 256 in silence, 8.0.4 and those from 8.1 on refuse to start"
+    does = "refuses to start" if qemu >= (8, 0, 4) else "makes it 256 in silence"
+    return f"{dotted(qemu)} {does}"
+
+
+def dotted(version: Version) -> str:
+    """``7.2.22``."""
+    return ".".join(map(str, version))
+
+
+# --- checking, writing -----------------------------------------------------------------------------------
+
+
+def _check_fds(spec: InterfaceSpec, tap_fds: Sequence[int], vhost_fds: Sequence[int]) -> None:
+    for name, fds in (("tap_fds", tap_fds), ("vhost_fds", vhost_fds)):
+        if not all(type(fd) is int and fd >= 0 for fd in fds) or len(set(fds)) != len(fds):
+            raise SpecError("is not allowed", attribute=name, value=list(fds), expected="distinct fd numbers")
+    _check_choice("tap_fds", list(tap_fds), len(tap_fds) == spec.queues, f"{spec.queues}, one a queue pair")
+    vhost_ok = not vhost_fds or (spec.virtio and len(vhost_fds) == spec.queues)
+    wanted = f"none, or {spec.queues}: one a queue pair" if spec.virtio else f"none: model {spec.model} is not virtio"
+    _check_choice("vhost_fds", list(vhost_fds), vhost_ok, wanted)
+    shared = set(tap_fds) & set(vhost_fds)
+    _check_choice("vhost_fds", list(vhost_fds), not shared, "other fds than tap_fds has")
+
+
+def _check_choice(name: str, value: object, allowed: bool, expected: str) -> None:
+    if not allowed:
+        raise SpecError("is not allowed", attribute=name, value=value, expected=expected)
+
+
+def _json(properties: Mapping[str, Value]) -> str:
+    import json  # three milliseconds that only this dialect needs
+
+    return json.dumps(properties, separators=(",", ":"), ensure_ascii=False)
+
+
+def _keyval(properties: Mapping[str, Value]) -> str:
+    """``tap,fds=3:4,...``: the first value stands alone; a comma inside a value is doubled."""
+    (_, head), *rest = properties.items()
+    return ",".join([_plain(head), *(f"{key}={_plain(value)}" for key, value in rest)])
+
+
+def _plain(value: Value) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value).replace(",", ",,")

@@ -1,0 +1,1 @@
+"""What is asked for: XML in, an InterfaceSpec out."""

@@ -1,0 +1,256 @@
+"""The map of libvirt's <interface>: which attribute of which element fills which field, and how its text is read.
+
+What is here under LATER is known to libvirt and not done yet, and each says what to do instead; what is IGNORED
+libvirt knows too, and does nothing with for a NIC of ours; what is nowhere here libvirt does not know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from vhostnet.spec.interface import MODELS, CcwAddress, MmioAddress, PciAddress
+
+Reader = Callable[[str], Any]  # None for a text that asks for nothing; raises ValueError with what would be right
+
+
+class Ignored(ValueError):
+    """libvirt takes the text, and does nothing with it; why."""
+
+
+# --- reading one value -----------------------------------------------------------------------------------
+
+_DIGITS = r"[0-9]{1,20}"
+_NUMBER = r"0[xX][0-9A-Fa-f]{1,8}|0|[1-9][0-9]{0,9}"
+
+
+def _str(text: str) -> str:
+    return text
+
+
+def whole(text: str) -> int:
+    if not re.fullmatch(_DIGITS, text):  # int() would take other scripts' digits, "1_000", " 4 " and "+4" as well
+        raise ValueError("a whole number in decimal digits")
+    return int(text)
+
+
+def _unless_empty(reader: Reader) -> Reader:
+    """libvirt reads some attributes such that an empty one is none."""
+    return lambda text: reader(text) if text else None
+
+
+def _mtu(text: str) -> int | None:
+    return whole(text) or None if text else None  # 0 is libvirt's word for none
+
+
+def _device(text: str) -> str:
+    """A path that means the same node whoever opens it: in /proc it would be one of our own fds, or another's file."""
+    parts = [part for part in text.split("/") if part]
+    if not {".", ".."}.isdisjoint(parts) or parts[:1] == ["proc"] or parts[:2] == ["dev", "fd"]:
+        raise ValueError("the path of a device node: without . and .., and not in /proc or /dev/fd")
+    return text
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch(_NUMBER, text):
+        raise ValueError("a whole number, decimal or 0x and hexadecimal")
+    return int(text, 0)
+
+
+def _word(**words: Any) -> Reader:
+    def read(text: str) -> Any:
+        if text not in words:
+            raise ValueError(" or ".join(words))
+        return words[text]
+
+    return read
+
+
+_onoff = _word(on=True, off=False)
+_yesno = _word(yes=True, no=False)
+_PREFIXES = ("vnet", "macvtap", "macvlan")
+_GENERATED = r"(vnet|macvtap|macvlan)[0-9]+"
+_ALIAS = r"(ua-[A-Za-z0-9_-]*|net[0-9]+)"
+
+
+def _ifname(text: str) -> str | None:
+    """libvirt's own prefixes mark a generated name: it is generated anew."""
+    if not text.startswith(_PREFIXES):
+        return text or None
+    if not re.fullmatch(_GENERATED, text) and text != "vnet%d":
+        raise Ignored("begins as the names that libvirt generates: it is ignored, and another name generated")
+    return None
+
+
+def _alias(text: str) -> str | None:
+    """A user's alias (``ua-``), or the one a running libvirt domain shows (``net0``)."""
+    if text and not re.fullmatch(_ALIAS, text):
+        raise Ignored("has no effect: libvirt ignores an alias other than ua- and letters, digits, - or _")
+    return text or None
+
+
+def _model(text: str) -> str | None:
+    """libvirt knows its models in any case of letters."""
+    return text.lower() if text.lower() in MODELS else text or None
+
+
+# --- the map ---------------------------------------------------------------------------------------------
+
+# element -> attribute -> (field, reader). Names that start with "_" are not fields: _finish() uses them.
+KNOWN: Final[dict[str, dict[str, tuple[str, Reader]]]] = {
+    "interface": {"type": ("type", _str)},
+    "mac": {"address": ("mac", _str)},
+    "model": {"type": ("model", _model)},
+    "source": {"bridge": ("bridge", _str), "network": ("network", _str)},
+    "target": {"dev": ("ifname", _ifname)},
+    "driver": {
+        "name": ("vhost", _word(vhost="require", qemu="off")),
+        "queues": ("queues", whole),
+        "rx_queue_size": ("rx_queue_size", whole),
+        "tx_queue_size": ("tx_queue_size", whole),
+        "txmode": ("txmode", _word(iothread="iothread", timer="timer")),
+        "ioeventfd": ("ioeventfd", _onoff),
+        "event_idx": ("event_idx", _onoff),
+        "iommu": ("iommu", _onoff),
+        "ats": ("ats", _onoff),
+        "packed": ("packed", _onoff),
+        "page_per_vq": ("page_per_vq", _onoff),
+        "rss": ("rss", _onoff),
+        "rss_hash_report": ("rss_hash_report", _onoff),
+    },
+    "driver/host": {
+        name: (f"host_{name}", _onoff) for name in ("csum", "gso", "tso4", "tso6", "ecn", "ufo", "mrg_rxbuf")
+    },
+    "driver/guest": {name: (f"guest_{name}", _onoff) for name in ("csum", "tso4", "tso6", "ecn", "ufo")},
+    "backend": {"tap": ("tap_path", _device), "vhost": ("vhost_path", _device)},
+    "tune": {},
+    "tune/sndbuf": {},
+    "mtu": {"size": ("mtu", _mtu)},
+    "link": {"state": ("link_state", _unless_empty(_word(up="up", down="down")))},
+    "alias": {"name": ("alias", _alias)},
+    "boot": {"order": ("boot_order", whole)},
+    "rom": {"enabled": ("_rom_enabled", _yesno), "bar": ("rom_bar", _onoff), "file": ("rom_file", _str)},
+    "acpi": {"index": ("acpi_index", whole)},
+}
+read_sndbuf: Final = _unless_empty(whole)  # its value is text, not an attribute
+
+# Elements that are nothing without this attribute.
+NEEDED: Final = {"boot": "order"}
+ADDRESSES: Final[dict[str, tuple[type[Any], dict[str, Reader]]]] = {
+    "pci": (
+        PciAddress,
+        {"domain": _number, "bus": _number, "slot": _number, "function": _number, "multifunction": _onoff},
+    ),
+    "ccw": (CcwAddress, {"cssid": _number, "ssid": _number, "devno": _number}),
+    "virtio-mmio": (MmioAddress, {}),
+}
+
+# --- what asks for nothing -------------------------------------------------------------------------------
+
+# The values of an attribute that ask for nothing; an element of LATER_ELEMENTS that has no others, and whose
+# children have none, asks for nothing either.
+NEUTRAL: Final[dict[tuple[str, str], tuple[str, ...]]] = {
+    ("interface", "trustGuestRxFilters"): ("no",),
+    ("target", "managed"): ("yes",),
+    ("source", "macTableManager"): ("kernel",),
+    ("source", "portgroup"): ("",),
+    ("backend", "type"): ("default",),
+    ("port", "isolated"): ("no",),
+    ("script", "path"): ("",),
+    ("downscript", "path"): ("",),
+    ("coalesce/rx/frames", "max"): ("", "0"),  # 0 is what a TAP has
+    ("bandwidth/inbound", "average"): ("0",),
+    ("bandwidth/inbound", "floor"): ("0",),
+}
+NEVER_EMPTY: Final = ("ip", "portForward", "route", "source/ip", "source/route")  # libvirt refuses empty ones
+# Of no effect in libvirt's QEMU driver (with the words it takes), or written by it about a running domain.
+WITHOUT_EFFECT: Final[dict[tuple[str, str], tuple[str, ...]]] = {
+    ("mac", "type"): ("generated", "static"),
+    ("mac", "check"): ("yes", "no"),
+    ("mac", "currentAddress"): (),
+    ("source", "portid"): (),
+}
+
+# --- what libvirt knows, and ignores ---------------------------------------------------------------------
+
+IGNORED_ELEMENTS: Final = {
+    "actual": "libvirt reads it in its own files about running domains only",
+    "backenddomain": "it is for Xen",
+    "guest": "it is for containers",
+    "source/address": "it is for type hostdev",
+    "source/local": "it is for type udp",
+    "source/reconnect": "it is for type vhostuser",
+    "source/slirp": "it is for type user",
+}
+IGNORED_ATTRIBUTES: Final = {
+    ("interface", "trustGuestRxFilters"): "libvirt heeds it for type direct",
+    ("backend", "fqdn"): "it is for type user",
+    ("backend", "hostname"): "it is for type user",
+    ("backend", "logFile"): "it is for type user",
+    ("source", "path"): "it is for type vhostuser",
+    ("source", "type"): "it is for type vhostuser",
+}
+# The attributes of <source> that libvirt reads; a running network's may have those of what it stands for.
+SOURCES: Final = {
+    "bridge": ("bridge", "macTableManager"),
+    "ethernet": (),
+    "network": ("network", "portgroup", "portid", "bridge", "macTableManager", "dev", "mode"),
+}
+
+# --- what is not done yet, and what to do instead --------------------------------------------------------
+
+_BRIDGED = "or give it a NIC of type bridge"
+LATER_TYPES: Final = {
+    "user": f"leave it to QEMU (-nic user,model=virtio-net-pci), {_BRIDGED}",
+    "vhostuser": f"leave it to QEMU (-chardev socket,... -netdev vhost-user,...), {_BRIDGED}",
+    "server": f"leave it to QEMU (-netdev socket,listen=...), {_BRIDGED}",
+    "client": f"leave it to QEMU (-netdev socket,connect=...), {_BRIDGED}",
+    "mcast": f"leave it to QEMU (-netdev socket,mcast=...), {_BRIDGED}",
+    "udp": f"leave it to QEMU (-netdev socket,udp=...,localaddr=...), {_BRIDGED}",
+    "internal": f"leave it to QEMU (-nic user), {_BRIDGED}",
+    "direct": "make the link a port of a bridge (ip link set dev LINK master BRIDGE), and the NIC of type bridge",
+    "hostdev": f"leave it to QEMU (-device vfio-pci,host=...), {_BRIDGED}",
+    "vdpa": f"leave it to QEMU (-netdev vhost-vdpa,vhostdev=...), {_BRIDGED}",
+    "null": "leave it out: no QEMU has such a NIC",
+    "vds": "leave it out: no QEMU has such a NIC",
+}
+_WHEN_OPEN = "leave it out, and when the NIC is there"
+LATER_ELEMENTS: Final = {
+    "bandwidth": f"{_WHEN_OPEN} shape its TAP (tc qdisc replace dev TAP root tbf ...)",
+    "coalesce": f"{_WHEN_OPEN} set it on the TAP (ethtool -C TAP rx-frames N)",
+    "downscript": "leave it out, and run it when the NIC is gone",
+    "filterref": f"{_WHEN_OPEN} filter on its TAP (nft add table bridge ...)",
+    "ip": "leave it out, and configure the guest: for a TAP libvirt refuses it, too",
+    "port": f"{_WHEN_OPEN} isolate its port (bridge link set dev TAP isolated on)",
+    "portForward": "leave it out: it is for type user, and libvirt refuses it here, too",
+    "route": "leave it out, and configure the guest: for a TAP libvirt refuses it, too",
+    "script": "leave it out, and run it on the TAP's name (nic.ifname) when the NIC is there",
+    "source/ip": f"{_WHEN_OPEN} give its TAP the address (ip addr add ADDRESS dev TAP)",
+    "source/route": f"{_WHEN_OPEN} add the route (ip route add ... dev TAP)",
+    "teaming": "leave it out, and team the two NICs in the guest (bond, active-backup)",
+    "virtualport": "use a Linux bridge; for Open vSwitch a NIC of type ethernet, and then ovs-vsctl add-port",
+    "vlan": f"{_WHEN_OPEN} set it on its port (bridge vlan add dev TAP vid N pvid untagged)",
+    "address/zpci": "leave it out: QEMU assigns uid and fid",
+}
+LATER_ATTRIBUTES: Final = {
+    ("acpi", "nodeset"): "leave it out, and give QEMU an -object acpi-generic-initiator",
+    ("backend", "type"): "leave it out: it is for type user",
+    ("boot", "loadparm"): "leave it out, and give QEMU -machine loadparm=...",
+    ("source", "dev"): "this network is not a bridge here: map it to one (--network NAME=BRIDGE), and leave dev= out",
+    ("source", "mode"): "this network is not a bridge here: map it to one (--network NAME=BRIDGE), and leave mode= out",
+    ("source", "macTableManager"): "leave it out: the bridge learns the guest's MAC by itself",
+    ("source", "portgroup"): "leave it out, and map the network to the bridge that has the group's settings",
+    ("target", "managed"): "leave it out and the TAP is made; for one of your own: vhostnet argv --tap-fds",
+}
+LATER_ADDRESSES: Final = (
+    "ccid",
+    "dimm",
+    "drive",
+    "isa",
+    "spapr-vio",
+    "unassigned",
+    "usb",
+    "virtio-s390",
+    "virtio-serial",
+)

@@ -1,0 +1,481 @@
+"""Text -> InterfaceSpec.
+
+``elements.py`` has the map. What libvirt knows and we do not do yet is refused by name, with what to do instead; what
+libvirt ignores or does not know is refused (``strict``) or warned about; nothing is dropped in silence but what asks
+for nothing. Values are validated by ``interface.py``; here they are only read, and an error gets its place.
+"""
+
+import codecs
+import re
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from vhostnet.errors import SpecError, VhostnetWarning
+from vhostnet.spec.elements import (
+    ADDRESSES,
+    IGNORED_ATTRIBUTES,
+    IGNORED_ELEMENTS,
+    KNOWN,
+    LATER_ADDRESSES,
+    LATER_ATTRIBUTES,
+    LATER_ELEMENTS,
+    LATER_TYPES,
+    NEEDED,
+    NEUTRAL,
+    NEVER_EMPTY,
+    SOURCES,
+    WITHOUT_EFFECT,
+    Ignored,
+    Reader,
+    read_sndbuf,
+)
+from vhostnet.spec.interface import (
+    MODELS,
+    VIRTIO_MODELS,
+    VIRTIO_ONLY,
+    CcwAddress,
+    InterfaceSpec,
+    MmioAddress,
+    PciAddress,
+    is_generated,
+)
+from vhostnet.spec.mac import normalize
+from vhostnet.spec.machines import Machine, find_machine
+from vhostnet.values import replace
+
+if TYPE_CHECKING:
+    from vhostnet.spec.document import Element as _Element
+else:
+    _Element = Any
+
+MAX_INTERFACE: Final = 64 * 1024
+MAX_DOMAIN: Final = 4 * 1024 * 1024
+MAX_NODES: Final = 64 * 1024  # tags and attributes; each takes 200 bytes, and as few as four in the text
+
+Networks = Mapping[str, str]
+
+
+# --- one <interface> -------------------------------------------------------------------------------------
+
+
+class _Place(NamedTuple):
+    """Where a value stood, and its text there."""
+
+    element: str
+    attribute: str | None
+    line: int
+    text: str | None
+
+    def error(self, problem: str, expected: str = "") -> SpecError:
+        return SpecError(
+            problem,
+            element=self.element,
+            attribute=self.attribute,
+            line=self.line,
+            value=self.text,
+            expected=expected,
+        )
+
+
+def _at(element: _Element, attribute: str | None = None, text: str | None = None) -> _Place:
+    if attribute and text is None:
+        text = element.get(attribute)
+    return _Place(str(element.tag), attribute, getattr(element, "sourceline", 0), text)
+
+
+class _Domain(NamedTuple):
+    """What a domain decides for its NICs. The defaults are of a document that says nothing of it."""
+
+    type: str = "kvm"
+    machine: Machine = Machine()
+
+
+class _Reading:
+    """What has been read of one <interface>, and where each value stood."""
+
+    def __init__(self, strict: bool) -> None:
+        self.strict = strict
+        self.values: dict[str, Any] = {}
+        self.places: dict[str, _Place] = {}
+
+    def put(self, name: str, value: Any, place: _Place) -> None:
+        """None asks for nothing."""
+        if value is not None:
+            self.values[name] = value
+            self.places[name] = place
+
+    def drop(self, name: str, why: str) -> None:
+        """libvirt reads it, and does nothing with it here."""
+        if name in self.values:
+            self.unknown(f"has no effect {why}", self.places[name])
+            del self.values[name]
+
+    def unknown(self, problem: str, place: _Place) -> None:
+        error = place.error(problem)
+        if self.strict:
+            raise error
+        _warn(error)
+
+
+def _walk(element: _Element, path: str, reading: _Reading) -> None:
+    """Take every attribute and child of *element*, whose place in the map is *path*."""
+    for name, text in element.attrib.items():
+        _take(path, _at(element, str(name), str(text)), reading)
+    needed = NEEDED.get(path)
+    if needed and needed not in element.attrib:
+        raise _at(element, needed).error("is missing", f"<{element.tag} {needed}=...>")
+    text = (element.text or "").strip()
+    if path == "tune/sndbuf":
+        place = _at(element, None, element.text)
+        reading.put("sndbuf", _read(place, read_sndbuf, reading), place)
+    elif text:
+        reading.unknown("holds text that libvirt does not know", _at(element, None, text))
+    seen: set[str] = set()
+    for child in element:
+        tag = str(child.tag)
+        if child.tail and child.tail.strip():
+            reading.unknown("holds text that libvirt does not know", _at(element, None, child.tail.strip()))
+        if tag in seen:
+            raise _at(child).error("is given twice")
+        seen.add(tag)
+        _child(child, tag if path == "interface" else f"{path}/{tag}", reading)
+
+
+def _child(element: _Element, path: str, reading: _Reading) -> None:
+    if path == "address":
+        reading.put("address", _address(element, reading), _at(element))
+        reading.places["address"] = _at(element)  # there is one, even where it leaves the place open
+    elif path in KNOWN:
+        _walk(element, path, reading)
+    elif path in IGNORED_ELEMENTS:
+        reading.unknown(f"has no effect: {IGNORED_ELEMENTS[path]}", _at(element))
+    elif path not in LATER_ELEMENTS:
+        reading.unknown("is no element that libvirt knows here", _at(element))
+    elif path in NEVER_EMPTY or not _asks_for_nothing(element, path):
+        raise _at(element).error(f"is not supported yet: {LATER_ELEMENTS[path]}")
+    elif path == "vlan":
+        reading.unknown("has no effect: it has no <tag>, and libvirt would refuse it", _at(element))
+
+
+def _asks_for_nothing(element: _Element, path: str) -> bool:
+    """Neither it nor what is in it says anything but what is libvirt's default."""
+    return (
+        all(text in NEUTRAL.get((path, str(name)), ()) for name, text in element.attrib.items())
+        and not (element.text or "").strip()
+        and all(_asks_for_nothing(child, f"{path}/{child.tag}") for child in element)
+    )
+
+
+def _take(path: str, place: _Place, reading: _Reading) -> None:
+    name, text = str(place.attribute), place.text
+    if text in NEUTRAL.get((path, name), ()):
+        return
+    ignored = IGNORED_ATTRIBUTES.get((path, name)) or (path == "source" and _other_source(name, reading))
+    if ignored:
+        reading.unknown(f"has no effect: {ignored}", place)
+    elif known := KNOWN[path].get(name):
+        field_name, reader = known
+        reading.put(field_name, _read(place, reader, reading), place)
+    elif (path, name) in WITHOUT_EFFECT:
+        words = WITHOUT_EFFECT[path, name]
+        if words and text not in words:
+            raise place.error("is not allowed", " or ".join(words))
+    elif (path, name) in LATER_ATTRIBUTES:
+        raise place.error(f"is not supported yet: {LATER_ATTRIBUTES[path, name]}")
+    else:
+        reading.unknown("is no attribute that libvirt knows here", place)
+
+
+def _other_source(name: str, reading: _Reading) -> str:
+    """Why an attribute of <source> means nothing to this type; "" if it does, or to none."""
+    kind = reading.values.get("type")
+    if kind not in SOURCES or name in SOURCES[kind] or not any(name in names for names in SOURCES.values()):
+        return ""
+    return f"libvirt does not read it for type {kind}"
+
+
+def _read(place: _Place, reader: Reader, reading: _Reading) -> Any:
+    try:
+        return reader(place.text or "")
+    except Ignored as why:
+        return reading.unknown(str(why), place)
+    except ValueError as error:
+        raise place.error("is not readable", str(error)) from None
+
+
+def _address(element: _Element, reading: _Reading) -> PciAddress | CcwAddress | MmioAddress | None:
+    kind = element.get("type", "")
+    if kind not in ADDRESSES:
+        later = "is not supported yet: leave the address out"
+        problem = later if kind in LATER_ADDRESSES else "is no address type"
+        raise _at(element, "type").error(problem, "pci, ccw or virtio-mmio")
+    make, readers = ADDRESSES[kind]
+    parts: dict[str, Any] = {}
+    for name, text in element.attrib.items():
+        place = _at(element, str(name), str(text))
+        if name in readers:
+            parts[str(name)] = _read(place, readers[str(name)], reading)
+        elif name != "type":
+            reading.unknown("is no attribute that libvirt knows here", place)
+    for child in element:
+        _child(child, f"address/{child.tag}", reading)
+    if parts.pop("domain", 0):
+        raise _at(element, "domain").error("is no PCI domain of QEMU's", "0")
+    if make is PciAddress and not (parts.get("bus") or parts.get("slot")):
+        return None  # as libvirt: bus 0, slot 0 is still to be assigned, whatever else stands there
+    if make is CcwAddress and parts and len(parts) < len(readers):
+        raise _at(element).error("is a partial address", "cssid, ssid and devno, or none of them")
+    try:
+        address: PciAddress | CcwAddress | MmioAddress = make(**parts)
+    except SpecError as error:
+        raise _at(element, error.attribute).error(error.problem, error.expected) from None
+    return address
+
+
+def _finish(element: _Element, reading: _Reading, networks: Networks | None, domain: _Domain) -> InterfaceSpec:
+    """Apply what depends on more than one value, then let the spec validate them all."""
+    values = reading.values
+    _resolve(reading, networks)
+    _drop_driver(reading)
+    _drop_vhost(reading, domain)
+    if values.pop("_rom_enabled", True) is False:
+        if "rom_bar" in values or "rom_file" in values:
+            raise reading.places["_rom_enabled"].error("leaves no ROM that bar= or file= could mean")
+        values["rom_file"] = ""
+    if isinstance(values.get("address"), PciAddress):
+        values["address"] = replace(values["address"], root=domain.machine.root)
+    elif "address" not in reading.places and values.get("model", "virtio") == "virtio":
+        values["address"] = domain.machine.virtio
+    try:
+        return InterfaceSpec(**values)
+    except SpecError as error:
+        name = error.attribute or ""
+        missing = _Place("source", name, _at(element).line, None)  # the one thing a default cannot give
+        raise reading.places.get(name, missing).error(error.problem, error.expected) from None
+
+
+def _resolve(reading: _Reading, networks: Networks | None) -> None:
+    """type='network': the caller's mapping says the bridge; so does the XML of a running domain."""
+    values = reading.values
+    name = values.get("network")
+    if values.get("type") != "network" or networks is None or name is None:
+        return
+    if name in networks:
+        values["bridge"] = networks[name]
+    elif "bridge" not in values:
+        known = ", ".join(sorted(networks)) or "none"
+        raise reading.places["network"].error(
+            "stands for no bridge that is known", f"one of those given (networks=, --network NAME=BRIDGE): {known}"
+        )
+
+
+_REFUSED_OFF_VIRTIO: Final = ("iommu", "ats", "packed", "page_per_vq")  # libvirt drops the others
+
+
+def _drop_driver(reading: _Reading) -> None:
+    """libvirt's parser drops the driver's options for a model that is none of virtio's; we say so."""
+    model = reading.values.get("model", "virtio")
+    if model in VIRTIO_MODELS or model not in MODELS:  # one that is none is refused for itself
+        return
+    for name in (*VIRTIO_ONLY, "queues", "vhost", "vhost_path"):
+        if name in _REFUSED_OFF_VIRTIO and name in reading.values:
+            raise reading.places[name].error(f"is only for virtio models, and this is {model}")
+        reading.drop(name, f"on model {model}")
+
+
+def _drop_vhost(reading: _Reading, domain: _Domain) -> None:
+    """libvirt opens vhost-net for domains of type kvm alone."""
+    if domain.type == "kvm":
+        return
+    if reading.values.get("vhost") == "require":
+        reading.drop("vhost", f"in a domain of type {domain.type}: libvirt uses vhost-net for type kvm alone")
+    if reading.values.get("model", "virtio") in VIRTIO_MODELS:
+        reading.values["vhost"] = "off"
+
+
+def _interface(element: _Element, networks: Networks | None, strict: bool, domain: _Domain) -> InterfaceSpec:
+    kind = _type(element)
+    if kind in LATER_TYPES:
+        place = _Place("interface", "type", _at(element).line, kind)
+        raise place.error(f"is not supported yet: {LATER_TYPES[kind]}", "bridge, ethernet or network")
+    reading = _Reading(strict)
+    _walk(element, "interface", reading)
+    if "model" not in reading.values and not domain.machine.takes_virtio:
+        problem = "is missing: virtio is taken, where libvirt on x86 would take rtl8139"
+        _warn(_Place("model", "type", _at(element).line, None).error(problem))
+    return _finish(element, reading, networks, domain)
+
+
+def _type(element: _Element) -> str:
+    return element.get("type", "user")  # libvirt's default
+
+
+def _warn(error: SpecError) -> None:
+    warnings.warn(str(error), VhostnetWarning, stacklevel=3)
+
+
+# --- documents -------------------------------------------------------------------------------------------
+
+
+# What a document's bytes are, by their byte order mark, and what it may call that.
+_UTF_8: Final = ("utf-8", ("utf-8",))
+_UTF_16: Final = {
+    codecs.BOM_UTF16_LE: ("utf-16-le", ("utf-16", "utf-16le")),
+    codecs.BOM_UTF16_BE: ("utf-16-be", ("utf-16", "utf-16be")),
+}
+_DECLARED = r"""\ufeff?<\?xml[^>]*?\sencoding\s*=\s*["']([^"']*)"""
+
+
+def _decode(raw: bytes) -> str:
+    """UTF-8, as libvirt writes it, or UTF-16: in others (UTF-7, ...) tags hide from whoever looks at the bytes."""
+    encoding, names = _UTF_16.get(raw[:2], _UTF_8)
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise SpecError(f"not well-formed XML: no {encoding} at byte {error.start}") from None
+    declared = re.match(_DECLARED, text)
+    allowed = (*names, "us-ascii", "ascii") if text.isascii() else names
+    if declared and declared[1].lower() not in allowed:
+        raise SpecError("is not this document's", attribute="encoding", value=declared[1], expected=" or ".join(names))
+    return text
+
+
+def _root(text: str | bytes, limit: int) -> _Element:
+    from vhostnet.spec.document import read_document  # a parser takes its time, and who has specs needs none
+
+    if not isinstance(text, (str, bytes)):
+        raise TypeError(f"XML is str or bytes, not {type(text).__name__}")
+    raw = (text if isinstance(text, str) else _decode(text)).encode("utf-8", "surrogatepass")
+    nodes = raw.count(b"<") + raw.count(b"=")
+    for count, most, what in ((len(raw), limit, "bytes"), (nodes, MAX_NODES, "tags and attributes")):
+        if count > most:
+            raise SpecError(f"the document has {count} {what}", expected=f"at most {most}")
+    return read_document(raw)
+
+
+def parse_interface(xml: str | bytes, *, networks: Networks | None = None, strict: bool = False) -> InterfaceSpec:
+    """One libvirt ``<interface>`` (at most 64 KiB) as an InterfaceSpec.
+
+    *networks* maps the names of ``type='network'`` to bridges; without it such a NIC parses but cannot be
+    opened. What libvirt knows and this package does not do yet raises SpecError; what libvirt ignores or does
+    not know is a VhostnetWarning, or with *strict* a SpecError. Errors name element, attribute, line and value.
+    """
+    root = _root(xml, MAX_INTERFACE)
+    if root.tag != "interface":
+        raise _at(root).error("is not an interface", "<interface>")
+    return _interface(root, networks, strict, _Domain())
+
+
+def parse_domain(
+    xml: str | bytes, *, networks: Networks | None = None, strict: bool = False, nic: int | str | None = None
+) -> tuple[InterfaceSpec, ...]:
+    """Every ``<interface>`` of a ``<domain>`` or ``<devices>`` document (at most 4 MiB), in its order.
+
+    Of the rest of the domain is read what bears on the NICs: its type (only kvm has vhost-net), architecture and
+    machine (they say where a NIC goes and what PCI bus 0 is called), and ``<os><boot dev='network'/>`` (it gives the
+    first NIC its boot order). NICs of types that are not supported are left out with a VhostnetWarning, as long as
+    there are others. *nic* picks one, by its number from 0 on, its MAC or its alias, and the others are not read.
+    Errors as for parse_interface.
+    """
+    return _all_of(_root(xml, MAX_DOMAIN), networks, strict, nic)
+
+
+def parse_any(
+    xml: str | bytes, *, networks: Networks | None = None, strict: bool = False, nic: int | str | None = None
+) -> tuple[InterfaceSpec, ...]:
+    """Whichever of the two the document is: its root element says."""
+    root = _root(xml, MAX_DOMAIN)
+    if root.tag != "interface":
+        return _all_of(root, networks, strict, nic)
+    if nic is not None:
+        _pick([root], nic)
+    return (parse_interface(xml, networks=networks, strict=strict),)
+
+
+def _all_of(
+    root: _Element, networks: Networks | None, strict: bool, nic: int | str | None
+) -> tuple[InterfaceSpec, ...]:
+    if root.tag not in ("domain", "devices"):
+        raise _at(root).error("is not a domain", "<domain> or <devices>")
+    devices = root if root.tag == "devices" else root.find("devices")
+    every = [] if devices is None else devices.findall("interface")
+    elements = _ours(every) if nic is None else [_pick(every, nic)]
+    domain = _read_domain(root, devices)
+    specs = [_interface(element, networks, strict, domain) for element in elements]
+    _check_unique(elements, specs)
+    boot = root.findall("os/boot")
+    if boot and any(spec.boot_order for spec in specs):
+        raise _at(boot[0], "dev").error("excludes <boot order=> of a NIC, and one has it", "one of the two ways")
+    order = [device.get("dev") for device in boot]
+    if specs and elements[0] is every[0] and "network" in order:
+        specs[0] = replace(specs[0], boot_order=order.index("network") + 1)
+    return tuple(specs)
+
+
+# --- which of a domain's NICs, and what the domain decides for them --------------------------------------
+
+
+def _ours(elements: list[_Element]) -> list[_Element]:
+    """Those whose type is supported; what is left out is said."""
+    others = [element for element in elements if _type(element) in LATER_TYPES]
+    ours = [element for element in elements if _type(element) not in LATER_TYPES]
+    for element in others if ours else []:
+        kind = _type(element)
+        problem = f"is left out: this type is not supported yet: {LATER_TYPES[kind]}"
+        _warn(_Place("interface", "type", _at(element).line, kind).error(problem))
+    return ours or others  # where there is no other, it is an error
+
+
+def _pick(elements: list[_Element], nic: int | str) -> _Element:
+    """The one that is meant: by its number, its MAC or its alias."""
+    if isinstance(nic, int):
+        found = [element for number, element in enumerate(elements) if number == nic]
+    elif mac := normalize(nic):
+        found = [element for element in elements if _mac(element) == mac]
+    else:
+        found = [element for element in elements if _alias(element) == nic]
+    if len(found) != 1:
+        there = ", ".join(f"{number} ({_mac(element)})" for number, element in enumerate(elements))
+        problem = "is more than one of the document's NICs" if found else "is none of the document's NICs"
+        expected = f"a number, MAC or alias of one: {there}" if there else "a document with NICs"
+        raise SpecError(problem, attribute="nic", value=nic, expected=expected)
+    return found[0]
+
+
+def _mac(element: _Element) -> str | None:
+    return normalize(_attribute(element, "mac", "address"))
+
+
+def _alias(element: _Element) -> str:
+    return _attribute(element, "alias", "name")
+
+
+def _attribute(element: _Element, path: str, name: str) -> str:
+    found = element.find(path)
+    return "" if found is None else found.get(name, "")
+
+
+def _read_domain(root: _Element, devices: _Element | None) -> _Domain:
+    name = _attribute(root, "os/type", "machine")
+    machine = find_machine(_attribute(root, "os/type", "arch"), name)
+    if devices is not None:
+        first = devices.find("controller[@type='pci'][@index='0']")
+        model = "" if first is None else first.get("model", "")
+        machine = machine._replace(root={"pcie-root": "pcie.0", "pci-root": "pci.0"}.get(model, machine.root))
+        if name.startswith("virt") and devices.find("*/address[@type='virtio-mmio']") is not None:
+            machine = machine._replace(virtio=MmioAddress())  # as libvirt: where one device has it, all have
+    return _Domain(root.get("type", "kvm"), machine)
+
+
+def _check_unique(elements: list[_Element], specs: list[InterfaceSpec]) -> None:
+    """What only one device of a domain can have: QEMU would refuse the second."""
+    for name, tag in (("alias", "alias"), ("boot_order", "boot"), ("acpi_index", "acpi"), ("address", "address")):
+        seen: set[object] = set()
+        for element, spec in zip(elements, specs, strict=True):
+            value = getattr(spec, name)
+            if value in seen and not (value in (MmioAddress(), CcwAddress()) or is_generated(value)):
+                found = element.find(tag)
+                raise _at(element if found is None else found).error("is another NIC's already")
+            if value is not None:
+                seen.add(value)

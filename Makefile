@@ -1,6 +1,7 @@
 # make help says what there is. Everything sets up what it needs: Debian's packages (as root), a .venv, the kernels
 # of the guests.
 
+CORE := $(wildcard src/*.[ch])
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -17,7 +18,7 @@ help:  ## this list
 .PHONY: setup
 setup: $(VENV)/made  ## Debian's packages, the .venv, the C core
 
-$(VENV)/made: tools/setup pyproject.toml setup.py src/_vhostnet.c src/_vhostnet.h src/build_core.py
+$(VENV)/made: tools/setup pyproject.toml setup.py $(CORE) src/build_core.py
 	tools/setup $(VENV)
 	@touch $@
 
@@ -86,7 +87,7 @@ coverage: setup kernels  ## which lines the tests run, of the library and of the
 pythons: setup  ## one wheel under every Python this machine has, and the tests there
 	tools/pythons
 
-C := src/_vhostnet.c bench/floor.c tests/faults/shim.c tools/defects.h tests/fuzz/fuzz_answers.c tests/fuzz/fuzz_run.c
+C := $(filter-out src/_vhostnet.h,$(CORE)) bench/floor.c tests/faults/shim.c tools/defects.h $(wildcard tests/fuzz/*.[ch])
 STRICT := $(CC) -std=gnu11 -O2 -Wall -Wextra -Wconversion -Werror
 .PHONY: lint
 lint: setup  ## ruff, mypy --strict, clang-format, and C with every warning an error
@@ -94,7 +95,7 @@ lint: setup  ## ruff, mypy --strict, clang-format, and C with every warning an e
 	ruff format --check .
 	mypy
 	clang-format --dry-run --Werror $(C)
-	$(STRICT) -fanalyzer -c -o /dev/null -include stdint.h src/_vhostnet.c
+	for room in $(filter %.c,$(CORE)); do $(STRICT) -fanalyzer -c -o /dev/null $$room || exit; done
 	$(STRICT) -fsyntax-only bench/floor.c
 	$(STRICT) -fsyntax-only tests/faults/shim.c
 

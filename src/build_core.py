@@ -11,6 +11,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
+ROOMS = ("_vhostnet", "acts", "calls", "links", "netlink", "removal")
 
 KERNEL_NUMBERS = (
     *("TUNSETIFF", "TUNGETIFF", "TUNGETFEATURES", "TUNSETQUEUE", "SIOCGIFINDEX", "SIOCGIFMTU"),
@@ -75,9 +76,9 @@ ffibuilder.cdef("".join(f"struct {name} {{ ...; }};\n" for name in KERNEL_STRUCT
 ffibuilder.set_source(
     "vhostnet._vhostnet",
     PRELUDE,
-    sources=["src/_vhostnet.c"],
+    sources=[f"src/{room}.c" for room in ROOMS],
     include_dirs=["src"],
-    depends=["src/_vhostnet.h"],
+    depends=["src/core.h", *(f"src/{room}.h" for room in ROOMS)],
     extra_compile_args=[
         *("-std=gnu11", "-O2", "-fvisibility=hidden", "-pthread"),
         *(HARDENED + BRANCHES.get(sysconfig.get_platform(), ())),

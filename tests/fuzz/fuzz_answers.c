@@ -3,7 +3,7 @@
  * answer functions. The first bytes choose which, how many messages were asked, and whether the answers are mended so
  * that they are to what was asked; otherwise nearly all would be passed over as somebody else's.
  */
-#include "_vhostnet.c"
+#include "whole.h"
 
 #define REQUIRE(fact) ((fact) ? (void)0 : abort())
 

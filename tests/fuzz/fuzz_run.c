@@ -538,7 +538,7 @@ static int fake_pthread_join(pthread_t thread)
 #define pthread_join(thread, result) fake_pthread_join(thread)
 #define put_link core_put_link
 
-#include "_vhostnet.c"
+#include "whole.h"
 
 /* ---- a Program ------------------------------------------------------------------------------------------- */
 

@@ -27,6 +27,7 @@ FLOORS = (
 )
 FLOOR = {wing: number for number, wings in enumerate(FLOORS) for wing in wings}
 OUTSIDE = {"vhostnet": "the public names", "vhostnet._vhostnet": "engines"}  # of the wings; the C core is compiled
+ROOMS = sorted((ROOT / "src").glob("*.c"))  # of the C core
 MODULES = {
     ".".join(("vhostnet", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
@@ -110,7 +111,7 @@ def test_functions_fit_on_a_screen():
 
 def test_c_functions_are_small():
     """Median of ten lines, sixty at the most: between a brace in the first column and the next one that closes."""
-    lines = (PACKAGE.parent / "src" / "_vhostnet.c").read_text().splitlines()
+    lines = [line for path in ROOMS for line in path.read_text().splitlines()]
     sizes, start = [], None
     for number, line in enumerate(lines):
         if line == "{":

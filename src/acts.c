@@ -1,0 +1,423 @@
+/* One function an act. Those on rtnetlink only write their message; the loop sends. */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+
+#include <linux/if.h>
+#include <linux/if_ether.h>
+#include <linux/if_link.h>
+#include <linux/if_tun.h>
+#include <linux/netlink.h>
+#include <linux/pkt_sched.h>
+#include <linux/rtnetlink.h>
+#include <linux/vhost.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_net.h>
+
+#include "acts.h"
+#include "calls.h"
+#include "links.h"
+#include "removal.h"
+
+enum {
+	IDENTIFY_TRIES = 3,
+	IPV6_MIN_MTU = 1280,
+	RING_ENTRIES = 256,
+	RING_BYTES = 16384, /* descriptors 4096, available 518, used 2054 */
+};
+
+#define VHOST_NEEDED ((1ULL << VIRTIO_NET_F_MRG_RXBUF) | (1ULL << VIRTIO_F_VERSION_1))
+
+/* ---- TAP_OPEN -------------------------------------------------------------------------------------- */
+
+static void name_request(struct ifreq *request, const struct vn_nic *nic)
+{
+	memset(request, 0, sizeof(*request));
+	memcpy(request->ifr_name, nic->name, VN_IFNAMSIZ);
+}
+
+/*
+ * A MAC that no other link has, by which this device can be told from all of them. It is set at once, before udev looks
+ * whether the MAC is still the kernel's own random one and gives it another.
+ */
+static int set_unique_mac(int tap, struct vn_act *act)
+{
+	uint8_t mac[ETH_ALEN];
+	int rc;
+
+	if (getrandom(mac, sizeof(mac), 0) != sizeof(mac))
+		return refused(act, VN_CALL_GETRANDOM);
+	mac[0] = 0xfe;
+	rc = set_mac(tap, mac);
+	act->call = VN_CALL_SIOCSIFHWADDR;
+	return rc;
+}
+
+/* One queue; the first creates the device and must be alone in that. */
+static int open_queue(struct vn_nic *nic, struct vn_act *act)
+{
+	struct ifreq request;
+	int fd = open_retry(nic->tap_path, O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		return refused(act, VN_CALL_OPEN);
+	nic->tap_fds[nic->n_tap++] = fd;
+	name_request(&request, nic);
+	request.ifr_flags = (short)(nic->tun_flags | (nic->n_tap == 1 ? IFF_TUN_EXCL : 0));
+	if (ioctl_retry(fd, TUNSETIFF, &request) < 0)
+		return refused(act, VN_CALL_TUNSETIFF);
+	return nic->n_tap == 1 && nic->set_mac ? set_unique_mac(fd, act) : 0;
+}
+
+/* The MAC of the device that every queue is one of. ESTALE where there are two: a name was changed in between. */
+static int common_mac(const struct vn_nic *nic, uint8_t *mac)
+{
+	uint8_t other[ETH_ALEN];
+	int rc = get_mac(nic->tap_fds[0], mac);
+
+	for (uint32_t queue = 1; queue < nic->n_tap && rc == 0; queue++) {
+		rc = get_mac(nic->tap_fds[queue], other);
+		if (rc == 0 && memcmp(mac, other, ETH_ALEN) != 0)
+			rc = -ESTALE;
+	}
+	return rc;
+}
+
+static int identify_once(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	struct vn_link link = { 0 };
+	uint8_t mac[ETH_ALEN];
+	int rc = common_mac(nic, mac);
+
+	act->call = VN_CALL_SIOCGIFHWADDR;
+	if (rc < 0)
+		return rc;
+	memcpy(link.name, nic->name, VN_IFNAMSIZ);
+	put_lookup(&run->nl, &link, 0);
+	rc = nl_exchange(&run->nl, take_link, &link, &act->call);
+	if (rc < 0)
+		return rc;
+	act->call = VN_CALL_RTM_GETLINK;
+	if (link.mac_len != ETH_ALEN || memcmp(link.mac, mac, ETH_ALEN) != 0)
+		return -ESTALE;
+	nic->ifindex = link.ifindex;
+	return 0;
+}
+
+/*
+ * The ifindex, and proof that it is our device's, and that every queue is. Names can be changed by others between any
+ * two calls; what no rename changes is the MAC, and no other link has this one. A fd tells that of its device, and one
+ * answer of rtnetlink has ifindex and MAC together. udev may set another in between, once.
+ */
+static int identify(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	int rc, tries = IDENTIFY_TRIES;
+
+	do
+		rc = identify_once(run, nic, act);
+	while (rc == -ESTALE && --tries > 0);
+	return rc;
+}
+
+static int tap_open(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	int rc;
+
+	for (uint32_t queue = 0; queue < nic->queues; queue++) {
+		rc = open_queue(nic, act);
+		if (rc < 0) {
+			act->queue = (int32_t)queue;
+			return rc;
+		}
+	}
+	rc = identify(run, nic, act);
+	if (rc < 0 || !nic->set_mac)
+		return rc;
+	act->call = VN_CALL_SIOCSIFHWADDR;
+	return set_mac(nic->tap_fds[0], nic->mac); /* the one it is to have: soon, since udev's rules may look at it */
+}
+
+/* ---- VHOST_OPEN ------------------------------------------------------------------------------------ */
+
+static void close_vhost(struct vn_nic *nic)
+{
+	while (nic->n_vhost > 0)
+		close(nic->vhost_fds[--nic->n_vhost]);
+}
+
+/* O_NONBLOCK | O_NOCTTY: the path is the user's and may be a tty or a FIFO; QEMU sets O_NONBLOCK anyway. */
+static int open_vhost(const char *path, struct vn_act *act)
+{
+	int fd = open_retry(path, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	return fd < 0 ? refused(act, VN_CALL_OPEN) : fd;
+}
+
+/* Proof that it is vhost-net, without ever owning it: a second VHOST_SET_OWNER, QEMU's, would be EBUSY. */
+static int prove_vhost(int fd, struct vn_act *act)
+{
+	uint64_t features = 0;
+	struct stat status;
+
+	if (fstat_retry(fd, &status) < 0)
+		return refused(act, VN_CALL_FSTAT);
+	errno = ENOTTY;
+	if (!S_ISCHR(status.st_mode) || ioctl_retry(fd, VHOST_GET_FEATURES, &features) < 0)
+		return refused(act, VN_CALL_VHOST_GET_FEATURES);
+	errno = EPROTONOSUPPORT;
+	if ((features & VHOST_NEEDED) != VHOST_NEEDED)
+		return refused(act, VN_CALL_VHOST_GET_FEATURES);
+	return 0;
+}
+
+static int vhost_open(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	int rc = 0;
+
+	(void)run;
+	for (uint32_t queue = 0; queue < nic->queues && rc >= 0; queue++) {
+		act->queue = (int32_t)queue;
+		rc = open_vhost(nic->vhost_path, act);
+		if (rc < 0)
+			break;
+		nic->vhost_fds[nic->n_vhost++] = rc;
+		rc = prove_vhost(rc, act);
+	}
+	if (rc < 0) {
+		close_vhost(nic); /* all or none: QEMU refuses fewer vhost fds than TAP fds */
+		return rc;
+	}
+	act->queue = -1;
+	return 0;
+}
+
+/* ---- SELFTEST -------------------------------------------------------------------------------------- */
+
+static int vhost_call(int fd, unsigned long request, void *argument, struct vn_act *act, uint32_t call)
+{
+	return ioctl_retry(fd, request, argument) < 0 ? refused(act, call) : 0;
+}
+
+static int set_memory(int fd, uint64_t base, struct vn_act *act)
+{
+	union {
+		struct vhost_memory table;
+		char space[sizeof(struct vhost_memory) + sizeof(struct vhost_memory_region)];
+	} memory = { .table = { .nregions = 1 } };
+
+	memory.table.regions[0].memory_size = 2 * RING_BYTES;
+	memory.table.regions[0].userspace_addr = base;
+	return vhost_call(fd, VHOST_SET_MEM_TABLE, &memory, act, VN_CALL_VHOST_SET_MEM_TABLE);
+}
+
+static int set_ring(int fd, unsigned int index, uint64_t base, struct vn_act *act)
+{
+	struct vhost_vring_state size = { .index = index, .num = RING_ENTRIES };
+	struct vhost_vring_state start = { .index = index };
+	struct vhost_vring_addr address = {
+		.index = index,
+		.desc_user_addr = base,
+		.avail_user_addr = base + 4096,
+		.used_user_addr = base + 8192,
+	};
+	int rc = vhost_call(fd, VHOST_SET_VRING_NUM, &size, act, VN_CALL_VHOST_SET_VRING);
+
+	if (rc == 0)
+		rc = vhost_call(fd, VHOST_SET_VRING_BASE, &start, act, VN_CALL_VHOST_SET_VRING);
+	if (rc == 0)
+		rc = vhost_call(fd, VHOST_SET_VRING_ADDR, &address, act, VN_CALL_VHOST_SET_VRING);
+	return rc;
+}
+
+/* Bind the TAP to a ring and let it go again. A TAP answers 0, anything else ENOTSOCK. */
+static int bind_backend(int fd, unsigned int index, int tap, struct vn_act *act)
+{
+	struct vhost_vring_file backend = { .index = index, .fd = tap };
+	int rc = vhost_call(fd, VHOST_NET_SET_BACKEND, &backend, act, VN_CALL_VHOST_NET_SET_BACKEND);
+
+	backend.fd = -1;
+	if (rc == 0)
+		rc = vhost_call(fd, VHOST_NET_SET_BACKEND, &backend, act, VN_CALL_VHOST_NET_SET_BACKEND);
+	return rc;
+}
+
+static int wire_up(int fd, char *memory, int tap, struct vn_act *act)
+{
+	uint64_t features = VHOST_NEEDED, base = (uint64_t)(uintptr_t)memory;
+	int rc = vhost_call(fd, VHOST_SET_OWNER, NULL, act, VN_CALL_VHOST_SET_OWNER);
+
+	if (rc == 0)
+		rc = vhost_call(fd, VHOST_SET_FEATURES, &features, act, VN_CALL_VHOST_SET_FEATURES);
+	if (rc == 0)
+		rc = set_memory(fd, base, act);
+	for (unsigned int index = 0; index < 2 && rc == 0; index++)
+		rc = set_ring(fd, index, base + index * RING_BYTES, act);
+	for (unsigned int index = 0; index < 2 && rc == 0; index++)
+		rc = bind_backend(fd, index, tap, act);
+	return rc;
+}
+
+static int selftest(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	int rc, fd = open_vhost(nic->vhost_path, act);
+	char *memory = MAP_FAILED;
+
+	(void)run;
+	if (fd < 0)
+		return fd;
+	rc = prove_vhost(fd, act);
+	if (rc == 0)
+		memory = mmap(NULL, 2 * RING_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (rc == 0)
+		rc = memory == MAP_FAILED ? refused(act, VN_CALL_MMAP) : wire_up(fd, memory, nic->tap_fds[0], act);
+	close(fd); /* before its memory goes */
+	if (memory != MAP_FAILED)
+		munmap(memory, 2 * RING_BYTES);
+	return rc;
+}
+
+/* ---- ATTACH ---------------------------------------------------------------------------------------- */
+
+/* Queue 0 is attached always; QEMU leaves the others detached when it ends. */
+static int attach(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	(void)run;
+	for (uint32_t queue = 1; queue < nic->n_tap; queue++) {
+		struct ifreq request = { 0 };
+
+		act->queue = (int32_t)queue;
+		if (ioctl_retry(nic->tap_fds[queue], TUNGETIFF, &request) < 0)
+			return refused(act, VN_CALL_TUNGETIFF);
+		if (!(request.ifr_flags & IFF_DETACH_QUEUE))
+			continue;
+		memset(&request, 0, sizeof(request));
+		request.ifr_flags = IFF_ATTACH_QUEUE;
+		if (ioctl_retry(nic->tap_fds[queue], TUNSETQUEUE, &request) < 0)
+			return refused(act, VN_CALL_TUNSETQUEUE);
+	}
+	act->queue = -1;
+	return 0;
+}
+
+/* ---- on rtnetlink ---------------------------------------------------------------------------------- */
+
+static uint32_t number(const struct run *run, const struct vn_act *act)
+{
+	return (uint32_t)(act - run->acts);
+}
+
+static struct nlmsghdr *begin_link(struct run *run, const struct vn_nic *nic, const struct vn_act *act)
+{
+	struct ifinfomsg body = { .ifi_family = AF_UNSPEC, .ifi_index = nic->ifindex };
+
+	return nl_begin(&run->nl, RTM_NEWLINK, NLM_F_ACK, number(run, act), &body, sizeof(body));
+}
+
+static int put_qdisc(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	struct tcmsg body = { .tcm_family = AF_UNSPEC, .tcm_ifindex = nic->ifindex, .tcm_parent = TC_H_ROOT };
+	struct nlmsghdr *message = nl_begin(&run->nl, RTM_NEWQDISC, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE,
+					    number(run, act), &body, sizeof(body));
+
+	act->call = VN_CALL_RTM_NEWQDISC;
+	nl_attr(message, TCA_KIND, "noqueue", sizeof("noqueue"));
+	nl_end(&run->nl, message);
+	return 0;
+}
+
+static void put_no_ipv6(struct nlmsghdr *message)
+{
+	uint8_t mode = IN6_ADDR_GEN_MODE_NONE;
+	struct rtattr *families = nl_attr(message, IFLA_AF_SPEC, NULL, 0);
+	struct rtattr *inet6 = nl_attr(message, AF_INET6, NULL, 0);
+
+	nl_attr(message, IFLA_INET6_ADDR_GEN_MODE, &mode, sizeof(mode));
+	message->nlmsg_len = NLMSG_ALIGN(message->nlmsg_len);
+	nl_end_nest(message, inet6);
+	nl_end_nest(message, families);
+}
+
+static void put_flag_up(struct nlmsghdr *message)
+{
+	struct ifinfomsg *body = NLMSG_DATA(message);
+
+	body->ifi_flags = body->ifi_change = IFF_UP;
+}
+
+static int put_link(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	struct nlmsghdr *message = begin_link(run, nic, act);
+
+	act->call = VN_CALL_RTM_NEWLINK;
+	if (nic->up)
+		put_flag_up(message);
+	if (nic->set_mac)
+		nl_attr(message, IFLA_ADDRESS, nic->mac, sizeof(nic->mac));
+	if (nic->mtu)
+		nl_attr(message, IFLA_MTU, &nic->mtu, sizeof(nic->mtu));
+	if (nic->alias[0])
+		nl_attr(message, IFLA_IFALIAS, nic->alias, strlen(nic->alias));
+	if (nic->bridge >= 0)
+		nl_attr(message, IFLA_MASTER, &run->bridges[nic->bridge].ifindex, sizeof(uint32_t));
+	if (nic->no_ipv6 && nic->mtu >= IPV6_MIN_MTU) /* below it there is no IPv6 to set anything in */
+		put_no_ipv6(message);
+	nl_end(&run->nl, message);
+	return 0;
+}
+
+static int put_up(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	struct nlmsghdr *message = begin_link(run, nic, act);
+
+	act->call = VN_CALL_RTM_NEWLINK;
+	put_flag_up(message);
+	nl_end(&run->nl, message);
+	return 0;
+}
+
+static int put_rename(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	struct nlmsghdr *message = begin_link(run, nic, act);
+
+	act->call = VN_CALL_RTM_NEWLINK;
+	nl_attr(message, IFLA_IFNAME, nic->wish, strlen(nic->wish) + 1);
+	nl_end(&run->nl, message);
+	return 0;
+}
+
+static int put_altname(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	struct nlmsghdr *message = begin_link(run, nic, act);
+	struct rtattr *names;
+
+	act->call = VN_CALL_RTM_NEWLINKPROP;
+	message->nlmsg_type = RTM_NEWLINKPROP;
+	message->nlmsg_flags |= NLM_F_CREATE | NLM_F_EXCL | NLM_F_APPEND;
+	names = nl_attr(message, NLA_F_NESTED | IFLA_PROP_LIST, NULL, 0);
+	nl_attr(message, IFLA_ALT_IFNAME, nic->wish, strlen(nic->wish) + 1);
+	nl_end_nest(message, names);
+	nl_end(&run->nl, message);
+	return 0;
+}
+
+/* ---- all of them ----------------------------------------------------------------------------------- */
+
+const struct act_kind ACTS[VN_ACTS] = {
+	[VN_TAP_OPEN] = { tap_open, 0, 0, THERE, THERE },
+	[VN_VHOST_OPEN] = { vhost_open, 0, 0, VHOST | GONE, VHOST },
+	[VN_SELFTEST] = { selftest, 0, THERE, HELD, 0 },
+	[VN_QDISC] = { put_qdisc, NL_BATCH, THERE, GONE, 0 },
+	[VN_LINK] = { put_link, NL_BATCH, THERE, GONE, 0 },
+	[VN_UP] = { put_up, NL_BATCH, THERE, GONE, 0 },
+	[VN_ATTACH] = { attach, 0, HELD, GONE, 0 },
+	[VN_ALTNAME] = { put_altname, NL_BATCH, THERE, GONE, 0 },
+	[VN_RENAME] = { put_rename, NL_BATCH, THERE, GONE, 0 },
+	[VN_DELETE] = { NULL, DELETE_BATCH, HELD, GONE, GONE },
+};

@@ -1,0 +1,179 @@
+/* rtnetlink: messages that go out many to a send, and their answers. */
+
+#include <errno.h>
+#include <stdbool.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <sys/socket.h>
+
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+
+#include "calls.h"
+#include "netlink.h"
+
+enum { NL_ANSWER = 32768 }; /* what the kernel puts into one datagram of a listing, at the most */
+
+int nl_open(struct netlink *nl)
+{
+	struct sockaddr_nl address = { .nl_family = AF_NETLINK };
+	socklen_t size = sizeof(address);
+
+	nl->first = nl->queued = nl->pending = 0;
+	nl->length = 0;
+	nl->fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+	if (nl->fd < 0)
+		return -errno;
+	if (bind(nl->fd, (struct sockaddr *)&address, size) < 0 ||
+	    getsockname(nl->fd, (struct sockaddr *)&address, &size) < 0) {
+		int rc = -errno;
+
+		close(nl->fd);
+		nl->fd = -1;
+		return rc;
+	}
+	nl->port = address.nl_pid;
+	return 0;
+}
+
+struct nlmsghdr *nl_begin(struct netlink *nl, uint16_t type, uint16_t flags, uint32_t tag, const void *body,
+			  size_t size)
+{
+	struct nlmsghdr *message = (struct nlmsghdr *)(nl->out + nl->length);
+
+	memset(message, 0, NL_MESSAGE);
+	message->nlmsg_len = (uint32_t)NLMSG_LENGTH(size);
+	message->nlmsg_type = type;
+	message->nlmsg_flags = (uint16_t)(NLM_F_REQUEST | flags);
+	message->nlmsg_seq = nl->first + nl->queued;
+	nl->tags[nl->queued] = tag;
+	memcpy(NLMSG_DATA(message), body, size);
+	return message;
+}
+
+struct rtattr *nl_attr(struct nlmsghdr *message, uint16_t type, const void *value, size_t size)
+{
+	struct rtattr *attribute = (struct rtattr *)((char *)message + NLMSG_ALIGN(message->nlmsg_len));
+
+	attribute->rta_type = type;
+	attribute->rta_len = (uint16_t)RTA_LENGTH(size);
+	if (size > 0)
+		memcpy(RTA_DATA(attribute), value, size);
+	message->nlmsg_len = (uint32_t)(NLMSG_ALIGN(message->nlmsg_len) + RTA_LENGTH(size));
+	return attribute;
+}
+
+void nl_end_nest(struct nlmsghdr *message, struct rtattr *nest)
+{
+	nest->rta_len = (uint16_t)((char *)message + message->nlmsg_len - (char *)nest);
+}
+
+void nl_end(struct netlink *nl, const struct nlmsghdr *message)
+{
+	nl->length += NLMSG_ALIGN(message->nlmsg_len);
+	nl->queued++;
+}
+
+/* Go through one datagram; answers to somebody else and stray messages are passed over. */
+static int nl_parse(struct netlink *nl, const char *data, size_t length, answer_fn *answer, void *context)
+{
+	while (length >= sizeof(struct nlmsghdr)) {
+		const struct nlmsghdr *message = (const struct nlmsghdr *)data;
+		size_t size = NLMSG_ALIGN((size_t)message->nlmsg_len);
+		uint32_t number = message->nlmsg_seq - nl->first;
+		int rc = 0;
+
+		if (message->nlmsg_len < sizeof(*message) || message->nlmsg_len > length)
+			return -EBADMSG;
+		if (message->nlmsg_pid == nl->port && number < nl->queued)
+			rc = answer(context, nl->tags[number], message);
+		if (rc < 0)
+			return rc;
+		nl->pending -= (uint32_t)rc;
+		if (size >= length)
+			return 0;
+		data += size;
+		length -= size;
+	}
+	return length ? -EBADMSG : 0;
+}
+
+static int nl_receive(struct netlink *nl, answer_fn *answer, void *context)
+{
+	_Alignas(struct nlmsghdr) char data[NL_ANSWER];
+	struct sockaddr_nl from = { 0 };
+	struct iovec iov = { .iov_base = data, .iov_len = sizeof(data) };
+	struct msghdr header = { .msg_name = &from, .msg_namelen = sizeof(from), .msg_iov = &iov, .msg_iovlen = 1 };
+	int tries = EINTR_TRIES;
+	ssize_t length;
+
+	/* rtnetlink answers inside send(): an answer that is not there now will never come. */
+	do
+		length = recvmsg(nl->fd, &header, MSG_DONTWAIT);
+	while (length < 0 && errno == EINTR && tries-- > 0);
+	if (length < 0)
+		return -errno;
+	if (header.msg_flags & MSG_TRUNC)
+		return -EMSGSIZE;
+	if (from.nl_pid != 0)
+		return 0; /* not from the kernel */
+	return nl_parse(nl, data, (size_t)length, answer, context);
+}
+
+int nl_exchange(struct netlink *nl, answer_fn *answer, void *context, uint32_t *call)
+{
+	struct sockaddr_nl kernel = { .nl_family = AF_NETLINK };
+	size_t length = nl->length;
+	int tries = EINTR_TRIES, rc = 0;
+	ssize_t sent;
+
+	*call = VN_CALL_SEND;
+	if (nl->queued == 0)
+		return 0; /* every NIC of these acts has failed; the kernel warns of empty messages */
+	do
+		sent = sendto(nl->fd, nl->out, length, 0, (struct sockaddr *)&kernel, sizeof(kernel));
+	while (sent < 0 && errno == EINTR && tries-- > 0);
+	if (sent != (ssize_t)length)
+		rc = sent < 0 ? -errno : -EMSGSIZE;
+	else
+		*call = VN_CALL_RECV;
+	for (nl->pending = nl->queued; rc == 0 && nl->pending > 0;)
+		rc = nl_receive(nl, answer, context);
+	nl->first += nl->queued; /* so that a late answer to these is nobody's */
+	nl->queued = 0;
+	nl->length = 0;
+	return rc;
+}
+
+int nl_error(const struct nlmsghdr *message, int *error)
+{
+	const struct nlmsgerr *answer = NLMSG_DATA(message);
+
+	if (message->nlmsg_len < NLMSG_LENGTH(sizeof(*answer)) || answer->error > 0)
+		return -EBADMSG;
+	*error = answer->error;
+	return 1;
+}
+
+const struct rtattr *next_attr(const char **data, size_t *left)
+{
+	const struct rtattr *attribute = (const struct rtattr *)*data;
+	size_t size;
+
+	if (*left < sizeof(*attribute) || attribute->rta_len < sizeof(*attribute) || attribute->rta_len > *left)
+		return NULL;
+	size = RTA_ALIGN((size_t)attribute->rta_len);
+	size = size < *left ? size : *left;
+	*data += size;
+	*left -= size;
+	return attribute;
+}
+
+const char *link_attrs(const struct nlmsghdr *message, size_t *left)
+{
+	if (message->nlmsg_len < NLMSG_SPACE(sizeof(struct ifinfomsg)))
+		return NULL;
+	*left = message->nlmsg_len - NLMSG_SPACE(sizeof(struct ifinfomsg));
+	return (const char *)message + NLMSG_SPACE(sizeof(struct ifinfomsg));
+}

@@ -24,6 +24,7 @@
 
 #include <linux/if.h>
 #include <linux/if_tun.h>
+#include <linux/rtnetlink.h>
 #include <linux/sockios.h>
 
 #include "acts.h"
@@ -33,7 +34,11 @@
 #include "netlink.h"
 #include "removal.h"
 
-enum { NL_LOOKUPS = 16 }; /* each answer to RTM_GETLINK takes kilobytes of the receive buffer */
+enum {
+	NL_LOOKUPS = 16, /* each answer to RTM_GETLINK takes kilobytes of the receive buffer */
+	MAX_VID = 4094,
+	UNASKED = 4096, /* in the place of a VLAN */
+};
 
 static uint64_t now(void)
 {
@@ -125,12 +130,21 @@ static int flush(struct run *run)
 	return rc;
 }
 
+/* The most that its message takes. */
+static size_t room(const struct run *run, const struct vn_act *act)
+{
+	uint32_t n = act->op == VN_VLAN_ADD ? run->nics[act->nic].n_vlans : 0;
+	size_t list = NLMSG_SPACE(sizeof(struct ifinfomsg)) + RTA_LENGTH(0) + n * RTA_SPACE(sizeof(struct vn_vlan));
+
+	return list > NL_MESSAGE ? list : NL_MESSAGE;
+}
+
 static bool goes_with(const struct run *run, const struct vn_act *act)
 {
 	uint32_t batch = ACTS[act->op].batch;
 
 	return batch > 0 && !(act->flags & VN_BARRIER) && ACTS[run->acts[run->first].op].batch == batch &&
-	       run->next - run->first < batch;
+	       run->next - run->first < batch && run->nl.length + room(run, act) <= sizeof(run->nl.out);
 }
 
 static int step(struct run *run, uint32_t index)
@@ -174,6 +188,16 @@ static bool sound_nic(const struct vn_nic *nic, uint32_t n_bridges)
 	       nic->vhost_path && nic->bridge >= -1 && nic->bridge < (int64_t)n_bridges;
 }
 
+static bool sound_vlans(const struct vn_nic *nic)
+{
+	if (nic->n_vlans > VN_MAX_VLANS || (nic->n_vlans > 0 && !nic->vlans))
+		return false;
+	for (uint32_t i = 0; i < nic->n_vlans; i++)
+		if (nic->vlans[i].vid < 1 || nic->vlans[i].vid > MAX_VID)
+			return false;
+	return true;
+}
+
 static bool sound_held(const struct vn_nic *nic)
 {
 	return nic->n_tap >= 1 && nic->n_tap <= nic->queues && nic->n_vhost <= nic->queues && nic->ifindex >= 0;
@@ -185,6 +209,25 @@ static bool sound_flags(uint32_t flags)
 	return flags <= UINT16_MAX && (flags & IFF_TAP) && !(flags & IFF_TUN_EXCL);
 }
 
+/* The row has what the act is about. */
+static bool sound_for(uint32_t op, const struct vn_nic *nic)
+{
+	switch (op) {
+	case VN_TAP_OPEN:
+		return sound_flags(nic->tun_flags);
+	case VN_VLAN_ADD:
+	case VN_VLAN_DEL:
+		return nic->bridge >= 0 && nic->n_vlans > 0;
+	case VN_FDB:
+		return nic->bridge >= 0 && nic->set_fdb;
+	case VN_ALTNAME:
+	case VN_RENAME:
+		return nic->wish[0] != 0;
+	default:
+		return true;
+	}
+}
+
 /* One act after those before it. */
 static bool sound_act(const struct vn_act *act, const struct vn_program *program)
 {
@@ -194,9 +237,7 @@ static bool sound_act(const struct vn_act *act, const struct vn_program *program
 		return false;
 	nic = &program->nics[act->nic];
 	if ((nic->failed & ACTS[act->op].needs) != ACTS[act->op].needs || nic->failed & ACTS[act->op].bars ||
-	    (act->op != VN_VHOST_OPEN && act->flags & VN_OPTIONAL) ||
-	    ((act->op == VN_ALTNAME || act->op == VN_RENAME) && !nic->wish[0]) ||
-	    (act->op == VN_TAP_OPEN && !sound_flags(nic->tun_flags)))
+	    (act->op != VN_VHOST_OPEN && act->flags & VN_OPTIONAL) || !sound_for(act->op, nic))
 		return false;
 	nic->failed |= ACTS[act->op].makes;
 	return true;
@@ -220,7 +261,7 @@ static int check(const struct vn_program *program)
 	for (uint32_t i = 0; i < program->n_nics; i++) {
 		struct vn_nic *nic = &program->nics[i];
 
-		if (!sound_nic(nic, program->n_bridges) || (nic->held && !sound_held(nic)))
+		if (!sound_nic(nic, program->n_bridges) || !sound_vlans(nic) || (nic->held && !sound_held(nic)))
 			return -EINVAL;
 		nic->failed = nic->held ? HELD | THERE | (nic->n_vhost > 0 ? VHOST : 0) : 0;
 	}
@@ -253,13 +294,13 @@ static void clear_results(struct vn_program *program)
 	}
 }
 
-/* A bridge that will not do is the LINK act's to report. */
-static int blame(struct run *run, const struct vn_program *program, uint32_t nic, int error, uint32_t call)
+/* A bridge that will not do is the LINK act's to report, or VLAN_ADD's. */
+static int blame(struct run *run, const struct vn_program *program, uint32_t nic, uint32_t op, int error, uint32_t call)
 {
 	struct vn_act *act = &run->acts[0];
 
 	for (uint32_t i = 0; i < program->n_acts; i++) {
-		if (run->acts[i].op == VN_LINK && run->acts[i].nic == nic) {
+		if (run->acts[i].op == op && run->acts[i].nic == nic) {
 			act = &run->acts[i];
 			break;
 		}
@@ -292,9 +333,32 @@ static int find_bridges(struct run *run, const struct vn_program *program)
 		if (nic->mtu == 0)
 			nic->mtu = bridge->mtu;
 		if (bridge->error < 0)
-			rc = blame(run, program, i, bridge->error, VN_CALL_SIOCGIFINDEX);
+			rc = blame(run, program, i, VN_LINK, bridge->error, VN_CALL_SIOCGIFINDEX);
 		else if (!nic->held && ++bridge->ports > VN_MAX_PORTS)
-			rc = blame(run, program, i, -EXFULL, VN_CALL_BRCTL_GET_PORT_LIST);
+			rc = blame(run, program, i, VN_LINK, -EXFULL, VN_CALL_BRCTL_GET_PORT_LIST);
+	}
+	return rc;
+}
+
+/* That the bridges of NICs that are to be in VLANs heed them: where one does not, a port has all frames of all VLANs.
+ */
+static int find_vlans(struct run *run, const struct vn_program *program)
+{
+	int rc = 0;
+
+	for (uint32_t i = 0; i < program->n_bridges; i++)
+		run->bridges[i].default_vid = UNASKED;
+	for (uint32_t i = 0; i < program->n_nics && rc == 0; i++) {
+		struct vn_nic *nic = &run->nics[i];
+		struct vn_bridge *bridge = nic->bridge < 0 ? NULL : &run->bridges[nic->bridge];
+		uint32_t call = VN_CALL_IFLA_BR_VLAN_FILTERING;
+
+		if (!bridge || nic->n_vlans == 0 || nic->failed)
+			continue;
+		if (bridge->default_vid == UNASKED)
+			bridge->error = ask_vlans(&run->nl, bridge, &call);
+		if (bridge->error < 0)
+			rc = blame(run, program, i, VN_VLAN_ADD, bridge->error, call);
 	}
 	return rc;
 }
@@ -440,6 +504,8 @@ static int run_acts(struct run *run, struct vn_program *program)
 
 	if (rc == 0)
 		rc = find_bridges(run, program);
+	if (rc == 0)
+		rc = find_vlans(run, program);
 	if (rc == 0)
 		rc = claim_held(run, program);
 	for (uint32_t i = 0; i < program->n_acts && rc == 0; i++)

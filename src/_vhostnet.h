@@ -9,6 +9,7 @@
 #define VN_ALIASSIZ 128
 #define VN_MAX_QUEUES 256
 #define VN_MAX_PORTS 1023
+#define VN_MAX_VLANS 1024
 
 /* Acts, in the order of a NIC's life. */
 #define VN_TAP_OPEN 0
@@ -16,12 +17,16 @@
 #define VN_SELFTEST 2
 #define VN_QDISC 3
 #define VN_LINK 4
-#define VN_UP 5
-#define VN_ATTACH 6
-#define VN_ALTNAME 7
-#define VN_RENAME 8
-#define VN_DELETE 9
-#define VN_ACTS 10
+#define VN_VLAN_ADD 5
+#define VN_VLAN_DEL 6
+#define VN_FDB 7
+#define VN_COALESCE 8
+#define VN_UP 9
+#define VN_ATTACH 10
+#define VN_ALTNAME 11
+#define VN_RENAME 12
+#define VN_DELETE 13
+#define VN_ACTS 14
 
 /* vn_act.flags */
 #define VN_OPTIONAL 1
@@ -57,6 +62,16 @@
 #define VN_CALL_SIOCGIFHWADDR 26
 #define VN_CALL_SIOCSIFHWADDR 27
 #define VN_CALL_GETRANDOM 28
+#define VN_CALL_IFLA_BR_VLAN_FILTERING 29
+#define VN_CALL_RTM_SETLINK 30
+#define VN_CALL_RTM_NEWNEIGH 31
+#define VN_CALL_ETHTOOL_SCOALESCE 32
+
+/* One VLAN of a port, or an end of a range of them: struct bridge_vlan_info. */
+struct vn_vlan {
+	uint16_t flags;
+	uint16_t vid; /* 1..4094 */
+};
 
 /*
  * One NIC. The caller owns the memory, and the fds of rows that did not fail. What a run opened for a row that failed
@@ -83,6 +98,13 @@ struct vn_nic {
 	uint32_t n_tap;     /* how many of them are open */
 	uint32_t n_vhost;
 	int32_t ifindex;
+	/* in: what it is on its bridge; UP sets what is not an act of its own */
+	const struct vn_vlan *vlans; /* [n_vlans]; for VLAN_ADD and VLAN_DEL */
+	uint32_t n_vlans;	     /* 0..VN_MAX_VLANS */
+	uint32_t frames;	     /* rx-frames, for COALESCE */
+	uint8_t isolated;
+	uint8_t set_fdb;    /* the bridge neither learns from it nor floods to it: its forwarding table has guest_mac, by FDB */
+	uint8_t guest_mac[6];
 	/* out */
 	uint32_t failed; /* an act of it was refused, and the later ones were left out */
 };
@@ -94,6 +116,7 @@ struct vn_bridge {
 	/* out, where it was looked up */
 	uint32_t mtu;
 	uint32_t ports; /* in use, those that this run is to add among them; not counted where it adds none */
+	uint32_t default_vid; /* the VLAN that a new port is in, 0 for none; asked only where a NIC is to be in VLANs */
 	int32_t error;  /* 0, or -errno when it was not found or is no bridge */
 };
 

@@ -10,13 +10,17 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 
+#include <linux/ethtool.h>
 #include <linux/if.h>
+#include <linux/if_bridge.h>
 #include <linux/if_ether.h>
 #include <linux/if_link.h>
 #include <linux/if_tun.h>
+#include <linux/neighbour.h>
 #include <linux/netlink.h>
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
+#include <linux/sockios.h>
 #include <linux/vhost.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_net.h>
@@ -344,6 +348,25 @@ static void put_no_ipv6(struct nlmsghdr *message)
 	nl_end_nest(message, families);
 }
 
+/* As a port of its bridge: in a message of its own link, and not in the one that makes it a port. */
+static void put_port(struct nlmsghdr *message, const struct vn_nic *nic)
+{
+	struct rtattr *info = nl_attr(message, IFLA_LINKINFO, NULL, 0), *data;
+	uint8_t on = 1, off = 0;
+
+	nl_attr(message, IFLA_INFO_SLAVE_KIND, "bridge", sizeof("bridge"));
+	data = nl_attr(message, IFLA_INFO_SLAVE_DATA, NULL, 0);
+	if (nic->isolated)
+		nl_attr(message, IFLA_BRPORT_ISOLATED, &on, sizeof(on));
+	if (nic->set_fdb) {
+		nl_attr(message, IFLA_BRPORT_LEARNING, &off, sizeof(off));
+		nl_attr(message, IFLA_BRPORT_UNICAST_FLOOD, &off, sizeof(off));
+	}
+	message->nlmsg_len = NLMSG_ALIGN(message->nlmsg_len);
+	nl_end_nest(message, data);
+	nl_end_nest(message, info);
+}
+
 static void put_flag_up(struct nlmsghdr *message)
 {
 	struct ifinfomsg *body = NLMSG_DATA(message);
@@ -378,8 +401,100 @@ static int put_up(struct run *run, struct vn_nic *nic, struct vn_act *act)
 
 	act->call = VN_CALL_RTM_NEWLINK;
 	put_flag_up(message);
+	if (nic->isolated || nic->set_fdb)
+		put_port(message, nic);
 	nl_end(&run->nl, message);
 	return 0;
+}
+
+/* A message to the bridge about the VLANs of one port, as many as there is room for (room()). */
+static void put_vlans(struct run *run, const struct vn_nic *nic, const struct vn_act *act, uint16_t type,
+		      const struct vn_vlan *vlans, uint32_t n)
+{
+	struct ifinfomsg body = { .ifi_family = AF_BRIDGE, .ifi_index = nic->ifindex };
+	struct nlmsghdr *message = nl_begin(&run->nl, type, NLM_F_ACK, number(run, act), &body, sizeof(body));
+	struct rtattr *list = nl_attr(message, IFLA_AF_SPEC, NULL, 0);
+
+	for (uint32_t i = 0; i < n; i++)
+		nl_attr(message, IFLA_BRIDGE_VLAN_INFO, &vlans[i], sizeof(vlans[i]));
+	nl_end_nest(message, list);
+	nl_end(&run->nl, message);
+}
+
+static int put_vlan_add(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	act->call = VN_CALL_RTM_SETLINK;
+	put_vlans(run, nic, act, RTM_SETLINK, nic->vlans, nic->n_vlans);
+	return 0;
+}
+
+static bool wants(const struct vn_nic *nic, uint32_t vid)
+{
+	for (uint32_t i = 0; i < nic->n_vlans; i++) {
+		uint32_t first = nic->vlans[i].vid;
+
+		if (nic->vlans[i].flags & BRIDGE_VLAN_INFO_RANGE_BEGIN && i + 1 < nic->n_vlans)
+			i++;
+		if (first <= vid && vid <= nic->vlans[i].vid)
+			return true;
+	}
+	return false;
+}
+
+/* The VLAN that every new port of its bridge is in, where the NIC is not to be. */
+static int put_vlan_del(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	uint32_t vid = nic->bridge < 0 ? 0 : run->bridges[nic->bridge].default_vid;
+	struct vn_vlan vlan = { .vid = (uint16_t)vid };
+
+	act->call = VN_CALL_RTM_DELLINK;
+	if (vid > 0 && !wants(nic, vid))
+		put_vlans(run, nic, act, RTM_DELLINK, &vlan, 1);
+	return 0;
+}
+
+/* Static (NUD_NOARP): any other entry is refused on a port that is down. Without a VLAN it is in all of the port's. */
+static int put_fdb(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	struct ndmsg body = {
+		.ndm_family = AF_BRIDGE, .ndm_ifindex = nic->ifindex, .ndm_state = NUD_NOARP, .ndm_flags = NTF_MASTER
+	};
+	struct nlmsghdr *message = nl_begin(&run->nl, RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE,
+					    number(run, act), &body, sizeof(body));
+
+	act->call = VN_CALL_RTM_NEWNEIGH;
+	nl_attr(message, NDA_LLADDR, nic->guest_mac, sizeof(nic->guest_mac));
+	nl_end(&run->nl, message);
+	return 0;
+}
+
+/* ethtool's ioctl takes a name, and a name can be changed: the TAP's fd has it, before and after. */
+static int coalesce_once(struct run *run, const struct vn_nic *nic, struct vn_act *act)
+{
+	struct ethtool_coalesce asked = { .cmd = ETHTOOL_SCOALESCE, .rx_max_coalesced_frames = nic->frames };
+	struct ifreq before = { 0 }, after = { 0 }, request;
+	int tap = nic->tap_fds[0];
+
+	if (ioctl_retry(tap, TUNGETIFF, &before) < 0)
+		return refused(act, VN_CALL_TUNGETIFF);
+	request = before;
+	request.ifr_data = (void *)&asked;
+	if (ioctl_retry(run->nl.fd, SIOCETHTOOL, &request) < 0)
+		return refused(act, VN_CALL_ETHTOOL_SCOALESCE);
+	if (ioctl_retry(tap, TUNGETIFF, &after) < 0)
+		return refused(act, VN_CALL_TUNGETIFF);
+	act->call = VN_CALL_ETHTOOL_SCOALESCE;
+	return memcmp(before.ifr_name, after.ifr_name, VN_IFNAMSIZ) == 0 ? 0 : -ESTALE;
+}
+
+static int coalesce(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	int rc, tries = IDENTIFY_TRIES;
+
+	do
+		rc = coalesce_once(run, nic, act);
+	while (rc == -ESTALE && --tries > 0);
+	return rc;
 }
 
 static int put_rename(struct run *run, struct vn_nic *nic, struct vn_act *act)
@@ -415,6 +530,10 @@ const struct act_kind ACTS[VN_ACTS] = {
 	[VN_SELFTEST] = { selftest, 0, THERE, HELD, 0 },
 	[VN_QDISC] = { put_qdisc, NL_BATCH, THERE, GONE, 0 },
 	[VN_LINK] = { put_link, NL_BATCH, THERE, GONE, 0 },
+	[VN_VLAN_ADD] = { put_vlan_add, NL_BATCH, THERE, GONE, 0 },
+	[VN_VLAN_DEL] = { put_vlan_del, NL_BATCH, THERE, GONE, 0 },
+	[VN_FDB] = { put_fdb, NL_BATCH, THERE, GONE, 0 },
+	[VN_COALESCE] = { coalesce, 0, THERE, GONE, 0 },
 	[VN_UP] = { put_up, NL_BATCH, THERE, GONE, 0 },
 	[VN_ATTACH] = { attach, 0, HELD, GONE, 0 },
 	[VN_ALTNAME] = { put_altname, NL_BATCH, THERE, GONE, 0 },

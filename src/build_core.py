@@ -24,6 +24,9 @@ KERNEL_NUMBERS = (
     *("VIRTIO_NET_F_MRG_RXBUF", "VIRTIO_F_VERSION_1"),
     *("NETLINK_ROUTE", "NLM_F_REQUEST", "NLM_F_ACK", "NLM_F_CREATE", "NLM_F_REPLACE"),
     *("NLM_F_EXCL", "NLM_F_APPEND", "NLM_F_DUMP", "NLM_F_DUMP_INTR", "NLMSG_ERROR", "NLMSG_DONE", "NLA_F_NESTED"),
+    *("RTM_SETLINK", "RTM_NEWNEIGH", "NDA_LLADDR", "NUD_NOARP", "NTF_MASTER", "ETHTOOL_SCOALESCE"),
+    *("IFLA_INFO_SLAVE_KIND", "IFLA_INFO_SLAVE_DATA", "IFLA_BR_VLAN_FILTERING", "IFLA_BR_VLAN_DEFAULT_PVID"),
+    *("IFLA_BRPORT_LEARNING", "IFLA_BRPORT_UNICAST_FLOOD", "IFLA_BRPORT_ISOLATED", "IFLA_BRIDGE_VLAN_INFO"),
     *("RTM_NEWLINK", "RTM_DELLINK", "RTM_GETLINK", "RTM_NEWLINKPROP", "RTM_NEWQDISC", "TC_H_ROOT", "TCA_KIND"),
     *("IFLA_ADDRESS", "IFLA_IFNAME", "IFLA_MTU", "IFLA_MASTER", "IFLA_LINKINFO", "IFLA_INFO_KIND"),
     *("IFLA_AF_SPEC", "IFLA_EXT_MASK", "IFLA_INET6_ADDR_GEN_MODE", "IN6_ADDR_GEN_MODE_NONE"),
@@ -37,7 +40,10 @@ KERNEL_NUMBERS = (
         "IFLA_TUN_MULTI_QUEUE",
     ),
 )
-KERNEL_STRUCTS = ("ifreq", "ethtool_drvinfo", "nlmsghdr", "ifinfomsg", "tcmsg", "vhost_vring_state", "vhost_vring_addr")
+KERNEL_STRUCTS = (
+    *("ifreq", "ethtool_drvinfo", "ethtool_coalesce", "nlmsghdr", "ifinfomsg", "tcmsg", "ndmsg", "bridge_vlan_info"),
+    *("vhost_vring_state", "vhost_vring_addr"),
+)
 
 PRELUDE = """
 #include <stdint.h>
@@ -49,6 +55,7 @@ PRELUDE = """
 #include <linux/if_bridge.h>
 #include <linux/if_link.h>
 #include <linux/if_tun.h>
+#include <linux/neighbour.h>
 #include <linux/netlink.h>
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>

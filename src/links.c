@@ -158,3 +158,73 @@ int look_up(int fd, struct vn_bridge *bridge, bool joins)
 		bridge->ports = count_ports(fd, bridge->name);
 	return rc;
 }
+
+/* A kernel without VLAN filtering has neither attribute. */
+static void read_vlans(struct vn_bridge *bridge, bool *filters, const struct rtattr *info)
+{
+	const char *data = RTA_DATA(info);
+	size_t left = RTA_PAYLOAD(info);
+	const struct rtattr *a;
+
+	while ((a = next_attr(&data, &left))) {
+		if (a->rta_type == IFLA_BR_VLAN_FILTERING && RTA_PAYLOAD(a) == 1)
+			*filters = *(const uint8_t *)RTA_DATA(a) != 0;
+		if (a->rta_type == IFLA_BR_VLAN_DEFAULT_PVID && RTA_PAYLOAD(a) == sizeof(uint16_t)) {
+			uint16_t vid;
+
+			memcpy(&vid, RTA_DATA(a), sizeof(vid));
+			bridge->default_vid = vid;
+		}
+	}
+}
+
+struct asked {
+	struct vn_bridge *bridge;
+	bool filters;
+	int error;
+};
+
+static int take_vlans(void *context, uint32_t tag, const struct nlmsghdr *message)
+{
+	struct asked *asked = context;
+	const struct rtattr *a, *b;
+	const char *data, *info;
+	size_t left, rest;
+
+	(void)tag;
+	if (message->nlmsg_type == NLMSG_ERROR)
+		return nl_error(message, &asked->error);
+	if (message->nlmsg_type != RTM_NEWLINK)
+		return 0;
+	data = link_attrs(message, &left);
+	if (!data)
+		return -EBADMSG;
+	while ((a = next_attr(&data, &left))) {
+		info = RTA_DATA(a);
+		rest = RTA_PAYLOAD(a);
+		while (a->rta_type == IFLA_LINKINFO && (b = next_attr(&info, &rest)))
+			if (b->rta_type == IFLA_INFO_DATA)
+				read_vlans(asked->bridge, &asked->filters, b);
+	}
+	return 1;
+}
+
+int ask_vlans(struct netlink *nl, struct vn_bridge *bridge, uint32_t *call)
+{
+	struct ifinfomsg body = { .ifi_family = AF_UNSPEC, .ifi_index = (int)bridge->ifindex };
+	struct nlmsghdr *message = nl_begin(nl, RTM_GETLINK, 0, 0, &body, sizeof(body));
+	struct asked asked = { .bridge = bridge };
+	uint32_t mask = RTEXT_FILTER_SKIP_STATS;
+	int rc;
+
+	bridge->default_vid = 0;
+	nl_attr(message, IFLA_EXT_MASK, &mask, sizeof(mask));
+	nl_end(nl, message);
+	rc = nl_exchange(nl, take_vlans, &asked, call);
+	if (rc < 0)
+		return rc;
+	*call = asked.error ? VN_CALL_RTM_GETLINK : VN_CALL_IFLA_BR_VLAN_FILTERING;
+	if (asked.error)
+		return asked.error;
+	return asked.filters ? 0 : -EOPNOTSUPP;
+}

@@ -24,4 +24,7 @@ uint32_t count_ports(int fd, const char *name);
  */
 int look_up(int fd, struct vn_bridge *bridge, bool joins);
 
+/* The VLAN that a new port of it is in. EOPNOTSUPP where it does not heed VLANs; *call says what refused. */
+int ask_vlans(struct netlink *nl, struct vn_bridge *bridge, uint32_t *call);
+
 #endif

@@ -77,6 +77,12 @@ def _lacks_vhost() -> str | None:
     return None
 
 
+def _lacks_vlan() -> str | None:
+    """A bridge that can heed VLANs, tried where nobody is in the way."""
+    done = run("unshare", "--net", "ip", "link", "add", "br0", "type", "bridge", "vlan_filtering", "1")
+    return f"bridges do not filter by VLAN: {done.stderr.strip()}" if done.returncode else _lacks_tap()
+
+
 def _lacks_e2e() -> str | None:
     return _lacks_qemu() or (None if shutil.which("busybox") else "no busybox in PATH")
 
@@ -114,6 +120,7 @@ _PROBES = {
     "udev": _lacks_udev,
     "qemu": _lacks_qemu,
     "vhost": _lacks_vhost,
+    "vlan": _lacks_vlan,
     "e2e": _lacks_e2e,
     "strace": _lacks_strace,
     "setpriv": _lacks_setpriv,
@@ -137,7 +144,7 @@ def pytest_sessionstart() -> None:
 
 @pytest.fixture(autouse=True)
 def _needs(request: pytest.FixtureRequest) -> None:
-    for marker in ("tap", "udev", "qemu", "vhost", "e2e"):
+    for marker in ("tap", "udev", "qemu", "vhost", "vlan", "e2e"):
         if request.node.get_closest_marker(marker):
             need(marker)
 

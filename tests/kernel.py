@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from typing import Any
 
@@ -28,6 +29,13 @@ def link(name: str) -> dict[str, Any]:
 def ip(command: str) -> str:
     """The output of an ``ip`` command; it must succeed."""
     return subprocess.run(["ip", *command.split()], capture_output=True, text=True, check=True).stdout
+
+
+def run_json(command: str) -> Any:
+    """What a command of iproute2 says, as data."""
+    program, *words = command.split()
+    found = subprocess.run([program, "-j", *words], capture_output=True, text=True, check=True).stdout
+    return json.loads(found or "[]")
 
 
 def addrgenmode(name: str) -> str:

@@ -39,7 +39,7 @@ from vhostnet.host.opening import limits, open_nic, open_nics, plan_nics
 from vhostnet.program.cost import Cost, Limits, cost
 from vhostnet.program.program import Act, Fds, NicRow, Op, Program
 from vhostnet.qemu.argv import assign_aliases, assign_machine, caveats, fitted, qemu_argv, qemu_properties
-from vhostnet.spec.interface import CcwAddress, InterfaceSpec, MmioAddress, PciAddress
+from vhostnet.spec.interface import CcwAddress, InterfaceSpec, MmioAddress, PciAddress, Vlan
 from vhostnet.spec.parse import parse_any, parse_domain, parse_interface
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ __all__ = [
     "VhostUnavailable",
     "VhostnetError",
     "VhostnetWarning",
+    "Vlan",
     "assign_aliases",
     "assign_machine",
     "caveats",

@@ -234,6 +234,8 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
     ("LINK", _errno.ENODEV): (NoSuchBridge, "make it: ip link add {subject} up type bridge"),
     ("LINK", _errno.EINVAL): (NoSuchBridge, "the bridge went away between the look-up and the join: make it again"),
     ("LINK", _errno.EADDRNOTAVAIL): (HostError, "the kernel refuses this MAC as a TAP's address"),
+    ("VLAN_ADD", _errno.EOPNOTSUPP): (Unsupported, "turn it on: ip link set {subject} type bridge vlan_filtering 1"),
+    ("COALESCE", _errno.EOPNOTSUPP): (Unsupported, "leave <coalesce> out: a TAP of this kernel cannot be told"),
     ("ALTNAME", _errno.EEXIST): (NameBusy, "the name is in use: choose another <target dev=>, or leave it out"),
     ("RENAME", _errno.EEXIST): (NameBusy, "the name is in use: choose another <target dev=>, or leave it out"),
     ("ATTACH", _errno.EINVAL): (DeviceGone, "these fds are not the queues of one multi-queue TAP any more"),
@@ -264,6 +266,8 @@ def host_error(
         problem = f"no link {subject!r} here"
     elif kind is NotABridge:
         problem = f"{subject!r} is not a Linux bridge"
+    elif call == "IFLA_BR_VLAN_FILTERING":
+        problem = f"bridge {subject!r} does not heed VLANs, and every port would be in all of them"
     elif call == "open":
         problem = f"{subject}: {problem}"
     remedy = remedy.format(subject=subject)

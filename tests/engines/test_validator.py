@@ -71,7 +71,8 @@ FIELDS = [
     *[("held", "ifindex", value) for value in (-1, -(2**31))],
     ("new", "held", 1),  # the acts are for a new one, which has no fds
     ("held", "held", 0),
-    *[(act, "op", value) for act in ("first", "last") for value in (10, BIG)],
+    *[(row, "n_vlans", value) for row in ("new", "held") for value in (1, 1025, BIG)],  # and there are none
+    *[(act, "op", value) for act in ("first", "last") for value in (len(Op), BIG)],
     *[(act, "nic", value) for act in ("first", "last") for value in (2, BIG)],
     *[(act, "flags", value) for act in ("first", "last") for value in (OPTIONAL, NO_FLAG, 2**31)],
 ]
@@ -80,7 +81,8 @@ FIELDS = [
 ORDERS = [
     *[[(op, 1)] for op in (Op.TAP_OPEN, Op.VHOST_OPEN, Op.SELFTEST)],
     *[[(Op.TAP_OPEN, 0), (op, 0)] for op in (Op.ATTACH, Op.DELETE, Op.TAP_OPEN)],
-    *[[(op, 0)] for op in (Op.SELFTEST, Op.QDISC, Op.LINK, Op.UP, Op.ALTNAME, Op.RENAME, Op.ATTACH, Op.DELETE)],
+    *[[(op, 0)] for op in Op if op not in (Op.TAP_OPEN, Op.VHOST_OPEN)],
+    *[[(Op.TAP_OPEN, 0), (op, 0)] for op in (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB)],  # it has nothing of that
     [(Op.VHOST_OPEN, 0), (Op.TAP_OPEN, 0), (Op.VHOST_OPEN, 0)],
     *[[(Op.DELETE, 1), (op, 1)] for op in (Op.DELETE, Op.ATTACH, Op.QDISC, Op.LINK, Op.UP, Op.ALTNAME, Op.RENAME)],
 ]
@@ -108,6 +110,22 @@ def without(what, acts):
     return made
 
 
+def in_vlans(*vids):
+    """The new NIC, and its first VLAN is the defect."""
+    made = sound()
+    made.vlans = made.ffi.new("struct vn_vlan[]", [(0, vid) for vid in vids])
+    made.new.vlans, made.new.n_vlans = made.vlans, len(vids)
+    return made
+
+
+def with_a_port(op):
+    """Of no bridge."""
+    made = in_vlans(1)
+    made.new.set_fdb, made.new.bridge = 1, -1
+    ordered(made, [(Op.TAP_OPEN, 0), (op, 0)])
+    return made
+
+
 def without_a_program():
     made = sound()
     made.program = made.ffi.NULL
@@ -123,6 +141,8 @@ MALFORMED = {
     "ALTNAME to nothing": lambda: without("wish", [(Op.ALTNAME, 1)]),
     "RENAME to nothing": lambda: without("wish", [(Op.RENAME, 1)]),
     "a bridge of no name": lambda: without("bridge", [(Op.TAP_OPEN, 0)]),
+    **{f"VLANs {vids}": lambda v=vids: in_vlans(*v) for vids in ((0,), (4095,), (1, 65535))},
+    **{f"{op.name} without a bridge": lambda o=op: with_a_port(o) for op in (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB)},
 }
 
 
@@ -133,7 +153,7 @@ def refusal(made):
 
 
 def test_there_are_many_and_each_is_another():
-    assert len(MALFORMED) == len(FIELDS) + len(ORDERS) + 4 >= 80
+    assert len(MALFORMED) == len(FIELDS) + len(ORDERS) + 10 >= 100
 
 
 @pytest.mark.parametrize("defect", MALFORMED)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import subprocess
 import threading
 import time
 import warnings
@@ -298,9 +299,21 @@ def _wish(**fields: Any) -> InterfaceSpec:
     return InterfaceSpec(**{"bridge": BRIDGES[0], "queues": 2, "vhost": "off", **fields})
 
 
+def _set_up(vlan: vhostnet.Vlan | None = None) -> list[InterfaceSpec]:
+    """Two ports with all settings that a port can have; VLANs take a bridge that heeds them."""
+    settings = {"isolated": True, "mac_table_manager": "libvirt", "rx_frames": 7, "vlan": vlan}
+    return [_wish(bridge=name, **settings) for name in BRIDGES]
+
+
+def _take_set_up(pool: vhostnet.NicPool) -> Nic:
+    return pool.take(_set_up()[0])
+
+
 def deeds() -> list[Deed]:
     """All of them."""
     return [
+        Deed("port settings", lambda engine: engine, lambda engine: vhostnet.open_nics(_set_up(), engine=engine)),
+        Deed("take with port settings", _pool, _take_set_up),
         Deed("plan", lambda engine: engine, lambda engine: vhostnet.plan_nics(nics(1, 2), engine=engine)),
         Deed(
             "keep",
@@ -402,8 +415,22 @@ def vhost(errnos: Sequence[int], tally: Tally) -> None:
     sweep_undoing(Batch("2q vhost", nics(2, vhost="require")), tally)
 
 
-PARTS: Final = {part.__name__: part for part in (opening, undoing, answers, life, crashes, vhost)}
-HERE: Final = tuple(name for name in PARTS if name != "vhost")
+def vlan(errnos: Sequence[int], tally: Tally) -> None:
+    """What only a kernel can do whose bridges filter by VLAN."""
+    for name in BRIDGES:
+        subprocess.run(["ip", "link", "set", name, "type", "bridge", "vlan_filtering", "1"], check=True)
+    tagged = vhostnet.Vlan((10, 11, 20), trunk=True, native=20)
+    for count in (1, 2):
+        deed = Deed(
+            f"{count} in VLANs",
+            lambda engine: engine,
+            lambda engine, count=count: vhostnet.open_nics(_set_up(tagged)[:count], engine=engine),
+        )
+        sweep_deed(deed, errnos, tally)
+
+
+PARTS: Final = {part.__name__: part for part in (opening, undoing, answers, life, crashes, vhost, vlan)}
+HERE: Final = tuple(name for name in PARTS if name not in ("vhost", "vlan"))
 
 
 def sweep(parts: Sequence[str], errnos: Sequence[int]) -> Tally:

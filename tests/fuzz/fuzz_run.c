@@ -34,6 +34,7 @@
 #include <linux/if_bridge.h>
 #include <linux/if_link.h>
 #include <linux/if_tun.h>
+#include <linux/neighbour.h>
 #include <linux/netlink.h>
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
@@ -206,6 +207,8 @@ static int ethtool(struct ifreq *request)
 {
 	struct ethtool_drvinfo *info = (void *)request->ifr_data;
 
+	if (info->cmd == ETHTOOL_SCOALESCE)
+		return 0;
 	REQUIRE(info->cmd == ETHTOOL_GDRVINFO);
 	memcpy(info->driver, "bridge", sizeof("bridge"));
 	if (byte() >= 240)
@@ -290,17 +293,30 @@ static void take_group(const struct nlmsghdr *message, uint32_t group)
 		deleted[i] |= groups[i] == group;
 }
 
+static size_t head_of(const struct nlmsghdr *message)
+{
+	switch (message->nlmsg_type) {
+	case RTM_NEWQDISC:
+		return sizeof(struct tcmsg);
+	case RTM_NEWNEIGH:
+		return sizeof(struct ndmsg);
+	default:
+		return sizeof(struct ifinfomsg);
+	}
+}
+
 /* A message: its attributes fill it to the last byte. */
 static void take_message(const struct nlmsghdr *message)
 {
-	size_t head = message->nlmsg_type == RTM_NEWQDISC ? sizeof(struct tcmsg) : sizeof(struct ifinfomsg);
+	size_t head = head_of(message);
+	bool bridges = ((const struct ifinfomsg *)NLMSG_DATA(message))->ifi_family == AF_BRIDGE;
 	const struct rtattr *a = (const struct rtattr *)((const char *)NLMSG_DATA(message) + NLMSG_ALIGN(head));
 	int rest = (int)message->nlmsg_len - (int)NLMSG_LENGTH(head);
 	uint32_t named = 0;
 
 	REQUIRE(rest >= 0 && message->nlmsg_flags & NLM_F_REQUEST);
 	for (; RTA_OK(a, rest); a = RTA_NEXT(a, rest))
-		if (a->rta_type == IFLA_GROUP && message->nlmsg_type != RTM_NEWQDISC)
+		if (a->rta_type == IFLA_GROUP && message->nlmsg_type != RTM_NEWQDISC && !bridges)
 			take_group(message, *(const uint32_t *)RTA_DATA(a));
 		else if (a->rta_type == IFLA_IFNAME && message->nlmsg_type == RTM_GETLINK)
 			named = (uint32_t)ifindex_of(RTA_DATA(a));
@@ -354,14 +370,23 @@ static size_t put_link(char *to, const struct nlmsghdr *to_what, int ifindex, ui
 		uint32_t value;
 		struct rtattr info, kind;
 		char name[8];
+		struct rtattr data, filtering;
+		uint8_t on[4];
+		struct rtattr pvid;
+		uint16_t vid[2];
 	} body = {
 		.head = { .ifi_index = ifindex },
 		.address = { sizeof(struct rtattr) + 6, IFLA_ADDRESS },
 		.group = { sizeof(struct rtattr) + 4, IFLA_GROUP },
 		.value = group,
-		.info = { 2 * sizeof(struct rtattr) + 8, IFLA_LINKINFO },
+		.info = { 5 * sizeof(struct rtattr) + 16, IFLA_LINKINFO },
 		.kind = { sizeof(struct rtattr) + 7, IFLA_INFO_KIND },
 		.name = "bridge",
+		.data = { 3 * sizeof(struct rtattr) + 8, IFLA_INFO_DATA },
+		.filtering = { sizeof(struct rtattr) + 1, IFLA_BR_VLAN_FILTERING },
+		.on = { byte() < 224 },
+		.pvid = { sizeof(struct rtattr) + 2, IFLA_BR_VLAN_DEFAULT_PVID },
+		.vid = { byte() },
 	};
 
 	memcpy(body.mac, macs[ifindex % LINKS], 6);
@@ -577,6 +602,26 @@ static void make_held(struct vn_nic *nic, uint32_t room)
 		nic->vhost_fds[nic->n_vhost] = new_fd();
 }
 
+/* What it is as a port; at most 8 VLANs, or far too many. */
+static void make_port(struct vn_nic *nic)
+{
+	static struct vn_vlan vlans[VN_MAX_VLANS];
+	uint8_t choice = byte();
+
+	nic->isolated = choice & 1;
+	nic->set_fdb = choice >> 1 & 1;
+	nic->frames = choice;
+	if (choice < 128)
+		return;
+	nic->n_vlans = choice >= 252 ? (uint32_t[]){ VN_MAX_VLANS, VN_MAX_VLANS + 1, UINT32_MAX, 1 }[choice - 252]
+				     : choice % 8;
+	nic->vlans = choice == 255 ? NULL : vlans;
+	for (uint32_t i = 0; i < VN_MAX_VLANS; i++)
+		vlans[i] = (struct vn_vlan){ .flags = (uint16_t)(i % 32), .vid = (uint16_t)(1 + i) };
+	vlans[0] =
+		(struct vn_vlan){ .flags = byte(), .vid = choice >= 250 ? (uint16_t)word() : (uint16_t)(1 + byte()) };
+}
+
 static void make_nic(struct vn_nic *nic, int32_t *fds, uint32_t n_bridges)
 {
 	uint32_t room;
@@ -596,6 +641,7 @@ static void make_nic(struct vn_nic *nic, int32_t *fds, uint32_t n_bridges)
 	nic->tap_fds = fds;
 	nic->vhost_fds = fds + VN_MAX_QUEUES;
 	room = nic->queues < VN_MAX_QUEUES ? nic->queues : VN_MAX_QUEUES;
+	make_port(nic);
 	if (byte() & 1)
 		make_held(nic, room);
 	if (nic->held && byte() >= 252)
@@ -629,6 +675,8 @@ static bool nic_is_sound(const struct vn_nic *nic, uint32_t n_bridges)
 		return false;
 	if (nic->bridge < -1 || (nic->bridge >= 0 && (uint32_t)nic->bridge >= n_bridges))
 		return false;
+	if (nic->n_vlans > VN_MAX_VLANS || (nic->n_vlans > 0 && !nic->vlans))
+		return false;
 	return !nic->held || (nic->n_tap > 0 && nic->n_tap <= nic->queues && nic->n_vhost <= nic->queues);
 }
 
@@ -640,6 +688,8 @@ static bool act_is_sound(const struct vn_act *act, const struct vn_program *prog
 		return !program->nics[act->nic].held || program->nics[act->nic].n_vhost == 0;
 	if (act->op == VN_TAP_OPEN || act->op == VN_SELFTEST)
 		return !program->nics[act->nic].held;
+	if (act->op == VN_VLAN_ADD || act->op == VN_VLAN_DEL)
+		return program->nics[act->nic].bridge >= 0 && program->nics[act->nic].n_vlans > 0;
 	return (act->op != VN_ATTACH && act->op != VN_DELETE) || program->nics[act->nic].held;
 }
 

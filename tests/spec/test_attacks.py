@@ -50,6 +50,7 @@ PLACES = {
     "strict": "that libvirt (does not know|knows)|has no effect",
     "twice": "is given twice",
     "type": "<interface type=",
+    "vlan": "<(vlan|tag)[ >]",
     "word": "<(driver|host|link) ",
 }
 

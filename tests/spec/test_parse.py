@@ -6,7 +6,7 @@ import pytest
 from conftest import SEED
 
 import vhostnet
-from vhostnet import CcwAddress, InterfaceSpec, MmioAddress, PciAddress, SpecError, VhostnetWarning
+from vhostnet import CcwAddress, InterfaceSpec, MmioAddress, PciAddress, SpecError, VhostnetWarning, Vlan
 from vhostnet.commands.demo import SEED as DEMO_SEED
 from vhostnet.spec import elements
 from vhostnet.spec.elements import LATER_TYPES
@@ -83,6 +83,20 @@ TAKEN = [
     ("<rom enabled='no'/>", {"rom_file": ""}),
     ("<rom enabled='yes'/>", {}),
     ("<acpi index='1729'/>", {"acpi_index": 1729}),
+    ("<port isolated='yes'/>", {"isolated": True}),
+    ("<coalesce><rx><frames max='4294967295'/></rx></coalesce>", {"rx_frames": 4294967295}),
+    ("<vlan><tag id='1'/></vlan>", {"vlan": Vlan((1,))}),
+    ("<vlan trunk='no'><tag id='4094'/></vlan>", {"vlan": Vlan((4094,))}),
+    ("<vlan trunk='yes'><tag id='42'/></vlan>", {"vlan": Vlan((42,), trunk=True)}),
+    ("<vlan><tag id='42'/><tag id='47'/></vlan>", {"vlan": Vlan((42, 47), trunk=True)}),
+    (
+        "<vlan trunk='yes'><tag id='42'/><tag id='47' nativeMode='untagged'/></vlan>",
+        {"vlan": Vlan((42, 47), trunk=True, native=47)},
+    ),
+    (
+        "<vlan><tag id='42' nativeMode='tagged'/></vlan>",
+        {"vlan": Vlan((42,), trunk=True, native=42, native_mode="tagged")},
+    ),
     ("<!-- a comment --><?pi x?>", {}),
 ]
 
@@ -141,7 +155,6 @@ IGNORED = [
     "<actual type='direct'/>",
     "<backend logFile='/x'/>",
     "<backend hostname='x' fqdn='x.y'/>",
-    "<vlan/>",
 ]
 IGNORED_SOURCES = [
     "network='x'",
@@ -259,6 +272,21 @@ REFUSED = [
     ("<boot order='0'/>", "boot", "order", "0"),
     ("<rom enabled='no' bar='on'/>", "rom", "enabled", "no"),
     ("<acpi index='0'/>", "acpi", "index", "0"),
+    ("<port isolated='true'/>", "port", "isolated", "true"),
+    ("<coalesce><rx><frames max='4294967296'/></rx></coalesce>", "frames", "max", "4294967296"),
+    ("<coalesce><rx><frames max='-1'/></rx></coalesce>", "frames", "max", "-1"),
+    ("<vlan/>", "vlan", None, None),
+    ("<vlan trunk='yes'/>", "vlan", None, None),
+    ("<vlan><tag/></vlan>", "tag", "id", None),
+    ("<vlan><tag id='0'/></vlan>", "tag", "id", "0"),
+    ("<vlan><tag id='4095'/></vlan>", "tag", "id", "4095"),
+    ("<vlan><tag id='4096'/></vlan>", "tag", "id", "4096"),
+    ("<vlan><tag id='x'/></vlan>", "tag", "id", "x"),
+    ("<vlan><tag id='7'/><tag id='7'/></vlan>", "tag", "id", "7"),
+    ("<vlan trunk='1'><tag id='7'/></vlan>", "vlan", "trunk", "1"),
+    ("<vlan trunk='no'><tag id='7'/><tag id='8'/></vlan>", "vlan", "trunk", "no"),
+    ("<vlan trunk='no'><tag id='7' nativeMode='tagged'/></vlan>", "vlan", "trunk", "no"),
+    ("<vlan><tag id='7' nativeMode='dot1q-tunnel'/></vlan>", "tag", "nativeMode", "dot1q-tunnel"),
     ("<mac address='52:54:00:00:00:02'/>", "mac", None, None),
     ("<driver queues='2'/><driver queues='2'/>", "driver", None, None),
 ]
@@ -275,13 +303,10 @@ def test_refused_with_element_attribute_line_and_value(inside, element, attribut
 
 
 LATER = [
-    "<vlan><tag id='42'/></vlan>",
     "<bandwidth><inbound average='1000' peak='5000'/></bandwidth>",
     "<bandwidth><outbound average='0'/></bandwidth>",
     "<filterref filter='clean-traffic'/>",
     "<virtualport type='openvswitch'/>",
-    "<coalesce><rx><frames max='7'/></rx></coalesce>",
-    "<port isolated='yes'/>",
     "<ip address='10.0.0.1'/>",
     "<route/>",
     "<script path='/x'/>",
@@ -297,6 +322,28 @@ def test_what_libvirt_knows_and_we_do_not_yet_is_refused_by_name(inside, strict)
     name = inside[1:].split(" ")[0].rstrip("/>").split(">")[0]
     with pytest.raises(SpecError, match=f"<{name}> is not supported yet"):
         vhostnet.parse_interface(interface(inside), strict=strict)
+
+
+def test_two_native_vlans():
+    tags = "<vlan><tag id='7' nativeMode='tagged'/><tag id='8' nativeMode='untagged'/></vlan>"
+    with pytest.raises(SpecError, match="<tag nativeMode='untagged'> is given for a second VLAN"):
+        vhostnet.parse_interface(interface(tags))
+
+
+@pytest.mark.parametrize("manager", ["kernel", "libvirt"])
+def test_who_keeps_the_forwarding_table(manager):
+    source = f"<source bridge='br0' macTableManager='{manager}'/><model type='virtio'/>"
+    text = f"<interface type='bridge'>{source}</interface>"
+    assert vhostnet.parse_interface(text, strict=True).mac_table_manager == manager
+
+
+@pytest.mark.parametrize(
+    "inside",
+    ["<port isolated='yes'/>", "<vlan><tag id='7'/></vlan>", "<coalesce><rx><frames max='7'/></rx></coalesce>"],
+)
+def test_the_settings_of_a_port_are_for_ports(inside):
+    with pytest.raises(SpecError, match="ethernet"):
+        vhostnet.parse_interface(f"<interface type='ethernet'><model type='virtio'/>{inside}</interface>")
 
 
 def test_whatever_is_not_done_yet_has_a_way_out():

@@ -9,16 +9,16 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from vhostnet.engines import _uapi as uapi
-from vhostnet.engines._calls import get_mac, ifreq, ioctl, kernel_call, open_device, refusal, set_mac
-from vhostnet.engines._links import describe
+from vhostnet.engines._calls import get_mac, ifreq, ioctl, kernel_call, name_of, open_device, refusal, set_mac
+from vhostnet.engines._links import describe, ifreq_data
 from vhostnet.engines._removal import DELETE_BATCH, Doomed
 from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute
 from vhostnet.process.files import close_fd
-from vhostnet.program.program import Act, Fds, NicRow, Op, TunFlag
+from vhostnet.program.program import Act, Fds, NicRow, Op, Port, TunFlag, VlanEntry, VlanFlag
 
 _VHOST_NEEDED: Final = 1 << uapi.VIRTIO_NET_F_MRG_RXBUF | 1 << uapi.VIRTIO_F_VERSION_1
 _IDENTIFY_TRIES: Final = 3
@@ -36,6 +36,7 @@ class Nic:
         self.ifindex = row.ifindex
         self.master = row.master
         self.mtu = row.mtu
+        self.default_vid = 0  # the VLAN that a new port of its bridge is in
         self.tap_fds = list(held.tap)
         self.vhost_fds = list(held.vhost)
         self.failed = False  # an act of it was refused, and the later ones are left out
@@ -215,7 +216,69 @@ def _put_link(netlink: Netlink, nic: Nic, running: Running) -> None:
 
 def _put_up(netlink: Netlink, nic: Nic, running: Running) -> None:
     body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, uapi.IFF_UP, uapi.IFF_UP)
+    port = nic.row.port
+    if port.isolated or port.guest_mac:
+        body += _port(port)
     _put(netlink, running, uapi.RTM_NEWLINK, 0, body, "RTM_NEWLINK")
+
+
+def _port(port: Port) -> bytes:
+    """As a port of its bridge: in a message of its own link, and not in the one that makes it a port."""
+    data = b""
+    if port.isolated:
+        data += attribute(uapi.IFLA_BRPORT_ISOLATED, b"\1")
+    if port.guest_mac:
+        data += attribute(uapi.IFLA_BRPORT_LEARNING, b"\0") + attribute(uapi.IFLA_BRPORT_UNICAST_FLOOD, b"\0")
+    kind = attribute(uapi.IFLA_INFO_SLAVE_KIND, b"bridge\0")
+    return attribute(uapi.IFLA_LINKINFO, kind + attribute(uapi.IFLA_INFO_SLAVE_DATA, data))
+
+
+def _put_vlans(netlink: Netlink, nic: Nic, running: Running, kind: int, vlans: Sequence[VlanEntry], call: str) -> None:
+    listed = b"".join(attribute(uapi.IFLA_BRIDGE_VLAN_INFO, uapi.VLAN_INFO.pack(*vlan)) for vlan in vlans)
+    body = uapi.IFINFOMSG.pack(socket.AF_BRIDGE, 0, nic.ifindex, 0, 0) + attribute(uapi.IFLA_AF_SPEC, listed)
+    _put(netlink, running, kind, 0, body, call)
+
+
+def _put_vlan_add(netlink: Netlink, nic: Nic, running: Running) -> None:
+    _put_vlans(netlink, nic, running, uapi.RTM_SETLINK, nic.row.port.vlans, "RTM_SETLINK")
+
+
+def _put_vlan_del(netlink: Netlink, nic: Nic, running: Running) -> None:
+    """The VLAN that every new port of its bridge is in, where the NIC is not to be."""
+    running.call = "RTM_DELLINK"
+    if nic.default_vid and not any(vid == nic.default_vid for vid in _vids(nic.row.port.vlans)):
+        _put_vlans(netlink, nic, running, uapi.RTM_DELLINK, [VlanEntry(0, nic.default_vid)], "RTM_DELLINK")
+
+
+def _vids(vlans: Sequence[VlanEntry]) -> Iterator[int]:
+    first = 0
+    for flags, vid in vlans:
+        if flags & VlanFlag.RANGE_BEGIN:
+            first = vid
+            continue
+        yield from range(first or vid, vid + 1)
+        first = 0
+
+
+def _put_fdb(netlink: Netlink, nic: Nic, running: Running) -> None:
+    """Static (NUD_NOARP): any other entry is refused on a port that is down. Without a VLAN it is in all of its."""
+    body = uapi.NDMSG.pack(socket.AF_BRIDGE, nic.ifindex, uapi.NUD_NOARP, uapi.NTF_MASTER)
+    body += attribute(uapi.NDA_LLADDR, nic.row.port.guest_mac)
+    _put(netlink, running, uapi.RTM_NEWNEIGH, uapi.NLM_F_CREATE | uapi.NLM_F_REPLACE, body, "RTM_NEWNEIGH")
+
+
+def _coalesce(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: ARG001
+    """ethtool's ioctl takes a name, and a name can be changed: the TAP's fd has it, before and after."""
+    for _ in range(_IDENTIFY_TRIES):
+        before, after = ifreq("", 0), ifreq("", 0)
+        ioctl(nic.tap_fds[0], uapi.TUNGETIFF, before, "TUNGETIFF")
+        asked = bytearray(uapi.COALESCE.pack(uapi.ETHTOOL_SCOALESCE, nic.row.frames))
+        request = ifreq_data(name_of(before), asked)
+        ioctl(netlink.fileno(), uapi.SIOCETHTOOL, request, "ETHTOOL_SCOALESCE")
+        ioctl(nic.tap_fds[0], uapi.TUNGETIFF, after, "TUNGETIFF")
+        if name_of(before) == name_of(after):
+            return
+    raise refusal(errno.ESTALE, "ETHTOOL_SCOALESCE")
 
 
 def _put_rename(netlink: Netlink, nic: Nic, running: Running) -> None:
@@ -243,6 +306,10 @@ ACTS: Final[dict[Op, tuple[Callable[[Netlink, Nic, Running], None], int]]] = {
     Op.SELFTEST: (_selftest, 0),
     Op.QDISC: (_put_qdisc, NL_BATCH),
     Op.LINK: (_put_link, NL_BATCH),
+    Op.VLAN_ADD: (_put_vlan_add, NL_BATCH),
+    Op.VLAN_DEL: (_put_vlan_del, NL_BATCH),
+    Op.FDB: (_put_fdb, NL_BATCH),
+    Op.COALESCE: (_coalesce, 0),
     Op.UP: (_put_up, NL_BATCH),
     Op.ATTACH: (_attach, 0),
     Op.ALTNAME: (_put_altname, NL_BATCH),

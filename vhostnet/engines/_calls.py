@@ -86,6 +86,11 @@ def keep_mac(fd: int, mac: bytes) -> None:
         set_mac(fd, mac)
 
 
+def name_of(request: bytes | bytearray) -> str:
+    """The name in a struct ifreq."""
+    return os.fsdecode(bytes(request[:16]).partition(b"\0")[0])
+
+
 def ifreq(name: str, flags: int = 0) -> bytearray:
     """A struct ifreq of the link *name*."""
     return bytearray(uapi.IFREQ_FLAGS.pack(os.fsencode(name), flags & 0xFFFF))

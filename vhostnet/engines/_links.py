@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -43,12 +44,41 @@ class Bridge:
 
     def _check(self) -> None:
         info = bytearray(uapi.DRVINFO.pack(uapi.ETHTOOL_GDRVINFO, b""))
-        ioctl(self._fd, uapi.SIOCETHTOOL, _ifreq_data(self._name, info), "SIOCGIFINDEX")
+        ioctl(self._fd, uapi.SIOCETHTOOL, ifreq_data(self._name, info), "SIOCGIFINDEX")
         if uapi.DRVINFO.unpack(info)[1].rstrip(b"\0") != b"bridge":
             raise refusal(errno.EOPNOTSUPP, "SIOCGIFINDEX")
 
 
-def _ifreq_data(name: str, data: bytearray | array.array[int]) -> bytearray:
+def ask_vlans(netlink: Netlink, ifindex: int) -> int:
+    """The VLAN that a new port of a bridge is in, 0 for none. Raises OSError: EOPNOTSUPP where it heeds none."""
+    found: dict[int, bytes] = {}
+    errors: list[int] = []
+    body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, ifindex, 0, 0)
+    body += attribute(uapi.IFLA_EXT_MASK, struct.pack("=I", uapi.RTEXT_FILTER_SKIP_STATS))
+    netlink.put(0, uapi.RTM_GETLINK, 0, body)
+    netlink.exchange(partial(_take_vlans, found, errors))
+    if errors:
+        raise refusal(errors[0], "RTM_GETLINK")
+    # A kernel without VLAN filtering has neither attribute.
+    if not any(found.get(uapi.IFLA_BR_VLAN_FILTERING, b"")):
+        raise refusal(errno.EOPNOTSUPP, "IFLA_BR_VLAN_FILTERING")
+    return int.from_bytes(found.get(uapi.IFLA_BR_VLAN_DEFAULT_PVID, b""), sys.byteorder)
+
+
+def _take_vlans(found: dict[int, bytes], errors: list[int], tag: int, kind: int, body: bytes) -> int:  # noqa: ARG001
+    if kind == uapi.NLMSG_ERROR:
+        errors.append(error_of(body))
+        return 1
+    if kind != uapi.RTM_NEWLINK:
+        return 0
+    if len(body) < uapi.IFINFOMSG.size:
+        raise malformed()
+    info = dict(attributes(dict(attributes(body[uapi.IFINFOMSG.size :])).get(uapi.IFLA_LINKINFO, b"")))
+    found.update(attributes(info.get(uapi.IFLA_INFO_DATA, b"")))
+    return 1
+
+
+def ifreq_data(name: str, data: bytearray | array.array[int]) -> bytearray:
     """A request that points to *data*, which must outlive it."""
     address = ctypes.addressof(ctypes.c_char.from_buffer(data))
     return bytearray(uapi.IFREQ_DATA.pack(os.fsencode(name), address))
@@ -62,7 +92,7 @@ def count_ports(fd: int, name: str) -> int:
     ports = array.array("i", bytes(4 * (MAX_PORTS + 1)))
     arguments = array.array("L", [uapi.BRCTL_GET_PORT_LIST, ports.buffer_info()[0], len(ports), 0])
     try:
-        ioctl(fd, uapi.SIOCDEVPRIVATE, _ifreq_data(name, arguments), "BRCTL_GET_PORT_LIST")
+        ioctl(fd, uapi.SIOCDEVPRIVATE, ifreq_data(name, arguments), "BRCTL_GET_PORT_LIST")
     except OSError:
         return 0
     return sum(map(bool, ports))

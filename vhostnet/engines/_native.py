@@ -10,7 +10,7 @@ from typing import Any
 from vhostnet._vhostnet import ffi, lib
 from vhostnet.engines._protocol import CALLS, ActResult, NicResult, Result, failures_of
 from vhostnet.process.files import close_fd
-from vhostnet.program.program import Act, Fds, Link, NicRow, Program
+from vhostnet.program.program import PORT, Act, Fds, Link, NicRow, Port, Program
 
 
 class NativeEngine:
@@ -61,7 +61,11 @@ _NO_MAC = bytes(6)
 _FLAGS = {(False, False): 0, (True, False): lib.VN_OPTIONAL, (False, True): lib.VN_BARRIER}
 # Types and not their names, which cffi would look up each time.
 _FDS, _NICS, _ACTS = ffi.typeof("int32_t[]"), ffi.typeof("struct vn_nic[]"), ffi.typeof("struct vn_act[]")
-_BRIDGES, _PROGRAM = ffi.typeof("struct vn_bridge[]"), ffi.typeof("struct vn_program *")
+_VLANS, _BRIDGES, _PROGRAM = (
+    ffi.typeof("struct vn_vlan[]"),
+    ffi.typeof("struct vn_bridge[]"),
+    ffi.typeof("struct vn_program *"),
+)
 
 
 class _Table:
@@ -69,16 +73,19 @@ class _Table:
 
     def __init__(self, program: Program) -> None:
         bridges: dict[tuple[bytes, int], int] = {}
-        rows, fds = _rows(program.nics, bridges)
+        vlans: list[Any] = []
+        rows, fds = _rows(program.nics, bridges, vlans)
         self.nics = ffi.new(_NICS, rows)
         self.acts = ffi.from_buffer(_ACTS, bytearray(_packed(program.acts)))
         named = ffi.new(_BRIDGES, list(bridges))
         tables = self.nics, self.acts, named, len(rows), len(self.acts), len(bridges)
         self.program = ffi.new(_PROGRAM, (*tables, program.keep))
-        self._kept = rows, fds, named
+        self._kept = rows, fds, named, vlans
 
 
-def _rows(nics: Sequence[NicRow], bridges: dict[tuple[bytes, int], int]) -> tuple[list[tuple[Any, ...]], Any]:
+def _rows(
+    nics: Sequence[NicRow], bridges: dict[tuple[bytes, int], int], vlans: list[Any]
+) -> tuple[list[tuple[Any, ...]], Any]:
     """Each in the order of the struct's members, and the fds they point to; *bridges* are numbered as they come."""
     queues = 0
     for row in nics:
@@ -87,7 +94,7 @@ def _rows(nics: Sequence[NicRow], bridges: dict[tuple[bytes, int], int]) -> tupl
     rows = []
     for row in nics:
         name, queues, flags, tap_path, vhost_path, bridge, master, mtu, mac, no_ipv6, alias, wish = row[:12]
-        ifindex, held, up = row[12:]
+        ifindex, held, up, port, frames = row[12:]
         vhosts = taps + queues
         joined = bridges.setdefault((bridge.encode(), master), len(bridges)) if bridge else -1
         fds: tuple[Any, ...] = 0, taps, vhosts
@@ -95,10 +102,22 @@ def _rows(nics: Sequence[NicRow], bridges: dict[tuple[bytes, int], int]) -> tupl
             fds = 1, taps, vhosts, len(held.tap), len(held.vhost), ifindex
             taps[0 : len(held.tap)] = held.tap
             vhosts[0 : len(held.vhost)] = held.vhost
+        if port is not PORT or frames:
+            fds = _with_port(fds, port, frames, vlans)
         what = name.encode(), _string(tap_path), _string(vhost_path), queues, flags, joined, mtu
         rows.append((*what, mac or _NO_MAC, bool(mac), no_ipv6, up, wish.encode(), alias.encode(), *fds))
         taps = vhosts + queues
     return rows, every
+
+
+def _with_port(fds: tuple[Any, ...], port: Port, frames: int, vlans: list[Any]) -> tuple[Any, ...]:
+    """The rest of the struct's members; *vlans* keeps what they point to."""
+    listed = ffi.NULL
+    if port.vlans:
+        listed = ffi.new(_VLANS, port.vlans)
+        vlans.append(listed)
+    rest = listed, len(port.vlans), frames, port.isolated, bool(port.guest_mac), port.guest_mac or _NO_MAC
+    return (*fds, *(0, 0, 0)[len(fds) - 3 :], *rest)
 
 
 @lru_cache(maxsize=8)  # most Programs have the acts of the one before

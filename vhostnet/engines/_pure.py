@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._acts import ACTS, Nic, Running
 from vhostnet.engines._calls import ioctl, keep_mac, open_device, refusal
-from vhostnet.engines._links import Bridge, describe
+from vhostnet.engines._links import Bridge, ask_vlans, describe
 from vhostnet.engines._protocol import ActResult, NicResult, Result, failures_of
 from vhostnet.engines._removal import DELETE_BATCH, Doomed, claim, close_fds, delete_links, netns_of
-from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, error_of
+from vhostnet.engines._rtnetlink import NL_BATCH, NL_MESSAGE, NL_SEND, Netlink, error_of
 from vhostnet.process.files import close_fd, fits
 from vhostnet.program.program import Fds, Link, Op, Program, fds_needed
 
@@ -43,7 +43,7 @@ class _Run:
                 nic.failed = True
             return
         try:
-            ready = self._check_files() and self._find_bridges() and self._claim_held()
+            ready = self._check_files() and self._find_bridges() and self._find_vlans() and self._claim_held()
             done = ready and all(map(self._step, self.acts)) and self._flush() and self._keep_macs()
             self._unmake(every=not done)
         except BaseException:
@@ -89,10 +89,32 @@ class _Run:
                 if not nic.row.held:
                     found[name].add_port()
             except OSError as error:
-                blamed = (a for a in self.acts if (a.act.op, a.act.nic) == (Op.LINK, number))
-                if not self._refuse(next(blamed, self.acts[0]), error):
+                if not self._blame(Op.LINK, number, error):
                     return False
         return True
+
+    def _find_vlans(self) -> bool:
+        """That the bridges of NICs that are to be in VLANs heed them: else a port has all frames of all VLANs."""
+        found: dict[int, int | OSError] = {}
+        for number, nic in enumerate(self.nics):
+            if not nic.row.port.vlans or not nic.row.bridge or nic.failed:
+                continue
+            try:
+                if nic.master not in found:
+                    found[nic.master] = ask_vlans(self.netlink, nic.master)
+            except OSError as error:
+                found[nic.master] = error
+            asked = found[nic.master]
+            if isinstance(asked, int):
+                nic.default_vid = asked
+            elif not self._blame(Op.VLAN_ADD, number, asked):
+                return False
+        return True
+
+    def _blame(self, op: Op, nic: int, error: OSError) -> bool:
+        """A bridge that will not do is one act's to report."""
+        blamed = (running for running in self.acts if (running.act.op, running.act.nic) == (op, nic))
+        return self._refuse(next(blamed, self.acts[0]), error)
 
     def _claim_held(self) -> bool:
         """Every held NIC that is to be changed by its ifindex, before that is done: that it is ours, here.
@@ -134,6 +156,7 @@ class _Run:
     def _step(self, running: Running) -> bool:
         function, batch = ACTS[running.act.op]
         full = batch != self.batch or running.act.barrier or len(self.queued) == batch
+        full = full or self.netlink.size + self._room(running) > NL_SEND
         if full and not self._flush():
             return False
         nic = self.nics[running.act.nic]
@@ -153,6 +176,11 @@ class _Run:
             self.queued.append(running)
             self.batch = batch
         return True
+
+    def _room(self, running: Running) -> int:
+        """The most that its message takes."""
+        vlans = self.nics[running.act.nic].row.port.vlans if running.act.op == Op.VLAN_ADD else ()
+        return max(NL_MESSAGE, uapi.NLMSGHDR.size + uapi.IFINFOMSG.size + uapi.RTATTR.size * (1 + 2 * len(vlans)))
 
     def _flush(self) -> bool:
         """Do what was put together since the last flush; each act has its share of the time."""

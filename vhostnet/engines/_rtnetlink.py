@@ -17,6 +17,8 @@ from vhostnet.engines._uapi import NETLINK_ROUTE, NLM_F_DUMP_INTR, NLM_F_REQUEST
 from vhostnet.process.files import close_fd
 
 NL_BATCH: Final = 64  # messages of one send: what it holds RTNL for stays short
+NL_MESSAGE: Final = 256  # bytes, more than any message there is but a list of VLANs
+NL_SEND: Final = NL_BATCH * NL_MESSAGE
 ANSWER_BYTES: Final = 32768  # what the kernel puts into one datagram of a listing, at the most
 
 
@@ -54,6 +56,7 @@ class Netlink:
         self._first = 1  # sequence number of the first message of the next send
         self._out: list[bytes] = []
         self._tags: list[int] = []
+        self.size = 0  # bytes that are queued
         self.torn = False  # links came or went during the last exchange's listing
 
     def close(self) -> None:
@@ -67,6 +70,7 @@ class Netlink:
         seq = self._first + len(self._out)
         self._out.append(NLMSGHDR.pack(NLMSGHDR.size + len(body), kind, NLM_F_REQUEST | flags, seq, 0) + body)
         self._tags.append(tag)
+        self.size += len(self._out[-1])
 
     @property
     def queued(self) -> int:
@@ -74,6 +78,8 @@ class Netlink:
 
     def exchange(self, answer: Answer) -> None:
         """Send what is queued and read every answer."""
+        if not self._out:
+            return  # the kernel warns of empty messages
         data = b"".join(self._out)
         self.torn = False
         call = "send"
@@ -88,7 +94,7 @@ class Netlink:
             raise OSError(error.errno, error.strerror, call) from None
         finally:  # a late answer to these is nobody's
             self._first += len(self._out)
-            self._out, self._tags = [], []
+            self._out, self._tags, self.size = [], [], 0
 
     def _receive(self, answer: Answer) -> int:
         # rtnetlink answers inside send(): an answer that is not there now will never come.

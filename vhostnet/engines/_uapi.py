@@ -28,6 +28,7 @@ SIOCETHTOOL: Final = 0x8946
 SIOCGSKNS: Final = 0x894C
 SIOCDEVPRIVATE: Final = 0x89F0
 ETHTOOL_GDRVINFO: Final = 3
+ETHTOOL_SCOALESCE: Final = 15
 BRCTL_GET_PORT_LIST: Final = 7
 VHOST_GET_FEATURES: Final = _ioc(_READ, "\xaf", 0x00, 8)
 VHOST_SET_FEATURES: Final = _ioc(_WRITE, "\xaf", 0x00, 8)
@@ -57,6 +58,8 @@ NLA_F_NESTED: Final = 0x8000
 RTM_NEWLINK: Final = 16
 RTM_DELLINK: Final = 17
 RTM_GETLINK: Final = 18
+RTM_SETLINK: Final = 19
+RTM_NEWNEIGH: Final = 28
 RTM_NEWQDISC: Final = 36
 RTM_NEWLINKPROP: Final = 108
 TC_H_ROOT: Final = 0xFFFFFFFF
@@ -68,6 +71,17 @@ IFLA_MASTER: Final = 10
 IFLA_LINKINFO: Final = 18
 IFLA_INFO_KIND: Final = 1
 IFLA_INFO_DATA: Final = 2
+IFLA_INFO_SLAVE_KIND: Final = 4
+IFLA_INFO_SLAVE_DATA: Final = 5
+IFLA_BR_VLAN_FILTERING: Final = 7
+IFLA_BR_VLAN_DEFAULT_PVID: Final = 39
+IFLA_BRPORT_LEARNING: Final = 8
+IFLA_BRPORT_UNICAST_FLOOD: Final = 9
+IFLA_BRPORT_ISOLATED: Final = 33
+IFLA_BRIDGE_VLAN_INFO: Final = 2
+NDA_LLADDR: Final = 2
+NUD_NOARP: Final = 0x40
+NTF_MASTER: Final = 0x04
 IFLA_IFALIAS: Final = 20
 IFLA_AF_SPEC: Final = 26
 IFLA_GROUP: Final = 27
@@ -91,6 +105,9 @@ IFREQ_DATA: Final = struct.Struct(f"16sP{struct.calcsize('LLHBBB0L') - struct.ca
 DRVINFO: Final = struct.Struct("=I32s160x")  # struct ethtool_drvinfo: the command, the driver, what we do not read
 NLMSGHDR: Final = struct.Struct("=IHHII")
 IFINFOMSG: Final = struct.Struct("=BxHiII")
+NDMSG: Final = struct.Struct("=BxxxiHBx")  # family, ifindex, state, flags
+COALESCE: Final = struct.Struct("=I4xI80x")  # struct ethtool_coalesce: the command, rx_max_coalesced_frames
+VLAN_INFO: Final = struct.Struct("=HH")
 TCMSG: Final = struct.Struct("=BxxxiIII")
 VRING_STATE: Final = struct.Struct("=II")
 VRING_FILE: Final = struct.Struct("=Ii")

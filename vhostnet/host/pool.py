@@ -43,6 +43,7 @@ NAMES: Final = "vnp%d"
 # What is decided when a NIC is made, and cannot be another VM's wish any more.
 _SHAPE: Final = ("type", "bridge", "network", "queues", "mtu", "tap_path", "vhost", "vhost_path")
 _shape = attrgetter(*_SHAPE)
+_port = attrgetter("isolated", "vlan", "mac_table_manager", "rx_frames")
 
 
 class PoolStats(NamedTuple):
@@ -257,6 +258,7 @@ class NicPool:
         if wish:
             wish = name_for(wish)
             await_names([wish])
+        if wish or self._takes_more(spec):
             program, run = self._plan(program.nics[0], spec, wish, rename)
         result = call_inside(self._netns, run)
         if self._home is not None and result.failures and result.failures[0].result.errno == errno.EXDEV:
@@ -266,6 +268,10 @@ class NicPool:
             close_nics([nic], wait=bool(wish))  # it may have the name by now, and that must be free again
             raise refusal(program, result.failures[0])
         return nic.become(spec, Run(program, result, 0))
+
+    def _takes_more(self, spec: InterfaceSpec) -> bool:
+        """What was made ready for the shape, but for the MAC, is not all of it."""
+        return spec.mac_table_manager == "libvirt" or _port(spec) != _port(self.shape)
 
     def _plan(self, row: NicRow, spec: InterfaceSpec, wish: str, rename: bool) -> tuple[Program, Callable[[], Result]]:
         program = plan_take(row, spec, row.alias, wish=wish, rename=rename)

@@ -6,6 +6,7 @@ import errno
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from vhostnet.engines import Engine, Failure, Result
 from vhostnet.errors import (
@@ -24,15 +25,21 @@ from vhostnet.process.files import allowed_files, open_files
 from vhostnet.program.cost import cost
 from vhostnet.program.program import MAX_PORTS, Link, NicRow, Op, Program, TunFlag, fds_needed, flag_names
 
+_ON_BRIDGE: Final = (Op.LINK, Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB)
+
 
 def refusal(program: Program, failure: Failure) -> HostError:
     """The exception for a refused act of a Program."""
     act = program.acts[failure.act]
     nic = program.nics[act.nic]
     result = failure.result
-    subject = {Op.TAP_OPEN: nic.tap_path, Op.LINK: nic.bridge, Op.ALTNAME: nic.wish, Op.RENAME: nic.wish}.get(
-        act.op, nic.vhost_path
-    )
+    subject = nic.vhost_path
+    if act.op == Op.TAP_OPEN:
+        subject = nic.tap_path
+    elif act.op in (Op.ALTNAME, Op.RENAME):
+        subject = nic.wish
+    elif act.op in _ON_BRIDGE:
+        subject = nic.bridge
     return host_error(
         result.errno, act=act.op.name, call=result.call, ifname=nic.ifname, queue=result.queue, subject=subject
     )

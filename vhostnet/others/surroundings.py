@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from vhostnet.engines import _uapi
-from vhostnet.engines._calls import ifreq, ioctl, open_device
+from vhostnet.engines._calls import ifreq, ioctl, name_of, open_device
 from vhostnet.others import bridge, udev
 from vhostnet.process.files import close_fd
 from vhostnet.program.program import TunFlag
@@ -71,7 +71,7 @@ def try_tap() -> Trial:
     try:
         made = ifreq("vnet%d", TunFlag.TAP | TunFlag.NO_PI)
         ioctl(fd, _uapi.TUNSETIFF, made, "TUNSETIFF")
-        ifname = _name_in(made)
+        ifname = name_of(made)
         _write_gen_mode(ifname, "1")
         return _tried(fd, ifname, born)
     finally:
@@ -116,11 +116,7 @@ def _is_here(pid: str) -> bool:
 
 
 def _ifname(fd: int) -> str:
-    return _name_in(ioctl(fd, _uapi.TUNGETIFF, bytes(_uapi.IFREQ_FLAGS.size), "TUNGETIFF"))
-
-
-def _name_in(request: bytes | bytearray) -> str:
-    return os.fsdecode(_uapi.IFREQ_FLAGS.unpack(request)[0].rstrip(b"\0"))
+    return name_of(ioctl(fd, _uapi.TUNGETIFF, bytes(_uapi.IFREQ_FLAGS.size), "TUNGETIFF"))
 
 
 def _ifindex(fd: int) -> int:

@@ -12,24 +12,46 @@ bridges that are only named: nothing is made where one is missing. Then:
                but after UP.
 5. LINK        MAC before the bridge sees the port (a bridge takes the lowest MAC of its ports); MTU before the
                port joins (a bridge takes the lowest MTU of its ports).
-6. UP          last, and only after every answer to the acts before it was read (``barrier``): a NIC that failed
-               anywhere was never up, and never up outside its bridge.
+6. VLAN_ADD    the VLANs of its port, and then out of the one that every new port is in (VLAN_DEL): while it is down,
+   VLAN_DEL    or a guest would have written some hundred frames into that one. Messages of the bridge's own, which
+               cannot ride in LINK.
+7. FDB         the guest's MAC in the bridge's forwarding table, in every VLAN of the port.
+8. COALESCE    rx-frames, by ethtool's ioctl.
+9. UP          last, and only after every answer to the acts before it was read (``barrier``): a NIC that failed
+               anywhere was never up, and never up outside its bridge. What else there is to set of a port (isolated,
+               learning, flood) rides in the same message, and stands before the port forwards: the kernel refuses it
+               in the one that joins.
 
 A batch runs all acts of one kind before the next kind, so netlink messages go out many to a send.
 
 A NIC that exists already (``held``) takes other acts: VHOST_OPEN and ATTACH for the next QEMU on it; ALTNAME or RENAME
-and LINK, in one send, for one that was made ahead and is taken now; DELETE, which takes link and fds away.
+and LINK, in one send, for one that was made ahead and is taken now, and 6 to 9 where its port has settings; DELETE,
+which takes link and fds away.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import Final, Literal, TypeVar
 
 from vhostnet.errors import SpecError
-from vhostnet.program.program import Act, Fds, Link, NicRow, Op, Program, TunFlag
-from vhostnet.spec.interface import VNET_HDR_MODELS, InterfaceSpec, VhostPolicy
-from vhostnet.spec.mac import tap_mac
+from vhostnet.program.program import (
+    MAX_VLANS,
+    PORT,
+    Act,
+    Fds,
+    Link,
+    NicRow,
+    Op,
+    Port,
+    Program,
+    TunFlag,
+    VlanEntry,
+    VlanFlag,
+)
+from vhostnet.spec.interface import VNET_HDR_MODELS, InterfaceSpec, VhostPolicy, Vlan
+from vhostnet.spec.mac import octets, tap_mac
 from vhostnet.values import dataclass
 
 DEFAULT_MTU: Final = 1500  # what the kernel gives a new TAP
@@ -97,11 +119,32 @@ def plan(
     for spec, name, mark in zip(specs, names, marks or [""] * len(names), strict=True):
         rows.append(_row(spec, name, mark, features))
         policies.append(vhost_policy(spec, vhost))
-    return Program(tuple(rows), _acts(tuple(policies), qdisc, selftest, park), keep)
+    if park:  # its port is whoever takes it to set
+        rows = [row._replace(port=PORT, frames=0) for row in rows]
+    return Program(tuple(rows), _acts(tuple(policies), _settings(rows), qdisc, selftest, park), keep)
+
+
+def _settings(rows: Sequence[NicRow]) -> tuple[tuple[Op, ...], ...]:
+    """What is set of each NIC between LINK and UP; nothing at all where that is so of every one."""
+    for row in rows:
+        if row.port is not PORT or row.frames:
+            return tuple(map(_settings_of, rows))
+    return ()
+
+
+def _settings_of(row: NicRow) -> tuple[Op, ...]:
+    ops = [Op.VLAN_ADD, Op.VLAN_DEL] if row.port.vlans else []
+    if row.port.guest_mac:
+        ops.append(Op.FDB)
+    if row.frames:
+        ops.append(Op.COALESCE)
+    return tuple(ops)
 
 
 @lru_cache(maxsize=8)  # most batches are like the one before
-def _acts(policies: tuple[VhostPolicy, ...], qdisc: Qdisc, selftest: bool, park: bool) -> tuple[Act, ...]:
+def _acts(
+    policies: tuple[VhostPolicy, ...], settings: tuple[tuple[Op, ...], ...], qdisc: Qdisc, selftest: bool, park: bool
+) -> tuple[Act, ...]:
     every = range(len(policies))
     wanted = [nic for nic in every if policies[nic] != "off"]
     acts = [Act(Op.TAP_OPEN, nic) for nic in every]
@@ -111,16 +154,22 @@ def _acts(policies: tuple[VhostPolicy, ...], qdisc: Qdisc, selftest: bool, park:
     if qdisc == "noqueue":
         acts += [Act(Op.QDISC, nic) for nic in every]
     acts += [Act(Op.LINK, nic) for nic in every]
+    for op in _SETTINGS:
+        acts += [Act(op, nic) for nic, ops in enumerate(settings) if op in ops]
     if not park:
         acts += [Act(Op.UP, nic, barrier=nic == 0) for nic in every]
     return tuple(acts)
+
+
+_SETTINGS: Final = (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB, Op.COALESCE)
 
 
 def plan_take(parked: NicRow, spec: InterfaceSpec, mark: str, *, wish: str = "", rename: bool = False) -> Program:
     """The Program that makes *spec*'s NIC of one that is parked (``held``): one send.
 
     *wish* becomes its alternative name, or with *rename* its name. It comes up in the LINK act, without waiting:
-    nobody has the fds yet, so one that fails is thrown away before anybody could use it.
+    nobody has the fds yet, so one that fails is thrown away before anybody could use it. Where its port has settings
+    they come between the two.
     """
     bridge, mtu = _bridge_and_mtu(spec)
     row = NicRow(
@@ -138,15 +187,20 @@ def plan_take(parked: NicRow, spec: InterfaceSpec, mark: str, *, wish: str = "",
         ifindex=parked.ifindex,
         held=parked.held,
         up=True,
+        port=_port(spec),
+        frames=spec.rx_frames or 0,
     )
-    if not wish:
-        return Program((row,), _LINK)
-    return Program((row,), _RENAME if rename else _ALTNAME)
+    acts: tuple[Act, ...] = _LINK if not wish else _RENAME if rename else _ALTNAME
+    if row.port is not PORT or row.frames:
+        row = row._replace(up=False)
+        acts += tuple(Act(op, 0) for op in _settings_of(row)) + _UP
+    return Program((row,), acts)
 
 
 _LINK: Final = (Act(Op.LINK, 0),)
 _ALTNAME: Final = (Act(Op.ALTNAME, 0), *_LINK)
 _RENAME: Final = (Act(Op.RENAME, 0), *_LINK)
+_UP: Final = (Act(Op.UP, 0, barrier=True),)
 
 
 def plan_reset(held: NicRow, vhost_path: str) -> Program:
@@ -192,7 +246,45 @@ def _row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRo
         tap_mac(spec.mac),
         features.ipv6 and bridge != "",  # one that is on no bridge is its guest's router, by its address
         mark,
+        port=_port(spec),
+        frames=spec.rx_frames or 0,
     )
+
+
+def _port(spec: InterfaceSpec) -> Port:
+    if not (spec.isolated or spec.vlan or spec.mac_table_manager == "libvirt"):
+        return PORT
+    guest_mac = octets(spec.mac) if spec.mac_table_manager == "libvirt" else b""
+    return Port(spec.isolated or False, guest_mac, _vlan_entries(spec.vlan) if spec.vlan else ())
+
+
+@lru_cache(maxsize=64)  # few VLANs have many ports
+def _vlan_entries(vlan: Vlan) -> tuple[VlanEntry, ...]:
+    """As the kernel has them, in as few as can be: what is tagged and stands side by side is one range."""
+    if not vlan.trunk:
+        return (VlanEntry(_PVID | _UNTAGGED, vlan.tags[0]),)
+    entries: list[VlanEntry] = []
+    tagged = sorted(set(vlan.tags) - {vlan.native})
+    for _, group in groupby(enumerate(tagged), lambda pair: pair[1] - pair[0]):
+        vids = [vid for _, vid in group]
+        if len(vids) == 1:
+            entries.append(VlanEntry(0, vids[0]))
+        else:
+            entries += [VlanEntry(_BEGIN, vids[0]), VlanEntry(_END, vids[-1])]
+    if vlan.native is not None:
+        entries.append(VlanEntry(_PVID | (_UNTAGGED if vlan.native_mode == "untagged" else 0), vlan.native))
+    if len(entries) > MAX_VLANS:
+        raise SpecError(
+            f"would take {len(entries)} entries of one port, where a range of VLANs takes two",
+            attribute="vlan",
+            value=f"{len(vlan.tags)} tags",
+            expected=f"at most {MAX_VLANS} entries: more of them side by side",
+        )
+    return tuple(entries)
+
+
+_PVID, _UNTAGGED = int(VlanFlag.PVID), int(VlanFlag.UNTAGGED)
+_BEGIN, _END = int(VlanFlag.RANGE_BEGIN), int(VlanFlag.RANGE_END)
 
 
 def _bridge_and_mtu(spec: InterfaceSpec) -> tuple[str, int]:

@@ -1,7 +1,7 @@
 """What a Program is: one row a NIC, and the acts on them, in order, as data. What goes into one is plan.py's."""
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple, cast
 
@@ -10,6 +10,7 @@ from vhostnet.values import dataclass
 
 IFNAMSIZ: Final = 16  # bytes of an interface name, its NUL with them
 ALIASSIZ: Final = 128  # bytes of a mark, likewise; the kernel would take 256
+MAX_VLANS: Final = 1024  # of one port, in one message: a range counts as two
 MAX_PORTS: Final = 1023  # of a bridge: the kernel's BR_MAX_PORTS is 1024, and port number 0 is never given
 
 
@@ -21,11 +22,15 @@ class Op(enum.IntEnum):
     SELFTEST = 2
     QDISC = 3
     LINK = 4
-    UP = 5
-    ATTACH = 6
-    ALTNAME = 7
-    RENAME = 8
-    DELETE = 9
+    VLAN_ADD = 5
+    VLAN_DEL = 6
+    FDB = 7
+    COALESCE = 8
+    UP = 9
+    ATTACH = 10
+    ALTNAME = 11
+    RENAME = 12
+    DELETE = 13
 
 
 class TunFlag(enum.IntFlag):
@@ -65,6 +70,37 @@ class Fds(NamedTuple):
     vhost: tuple[int, ...]
 
 
+class VlanFlag(enum.IntFlag):
+    """``flags`` of struct bridge_vlan_info (linux/if_bridge.h)."""
+
+    PVID = 0x02
+    UNTAGGED = 0x04
+    RANGE_BEGIN = 0x08
+    RANGE_END = 0x10
+
+
+class VlanEntry(NamedTuple):
+    """One VLAN of a port, or one end of a range of them, as the kernel has it: (flags, VLAN id)."""
+
+    flags: int
+    vid: int
+
+
+class Port(NamedTuple):
+    """What a NIC is on its bridge, more than any port.
+
+    ``isolated`` ones see none but those that are not. With ``guest_mac`` the bridge neither learns from the port nor
+    floods to it: its forwarding table has that MAC instead. ``vlans`` are all it is in.
+    """
+
+    isolated: bool = False
+    guest_mac: bytes = b""
+    vlans: tuple[VlanEntry, ...] = ()
+
+
+PORT: Final = Port()
+
+
 class NicRow(NamedTuple):
     """One NIC of a Program: everything an engine needs to know of it.
 
@@ -72,7 +108,8 @@ class NicRow(NamedTuple):
     bridge, and have a port left. ``mtu`` 0 is the bridge's. ``alias`` is the mark the link gets
     (IFLA_IFALIAS); ``wish`` the name that ALTNAME or RENAME gives it. With ``held`` the NIC exists: its fds
     and ``ifindex`` are the caller's, and no act but DELETE closes them; held without vhost-net fds it can be
-    given some. With ``up`` the LINK act brings it up, too: for one that was parked.
+    given some. With ``up`` the LINK act brings it up, too: for one that was parked. ``port`` is what UP, VLAN_ADD,
+    VLAN_DEL and FDB set, ``frames`` what COALESCE does (rx-frames).
     """
 
     ifname: str
@@ -90,6 +127,8 @@ class NicRow(NamedTuple):
     ifindex: int = 0
     held: Fds | None = None
     up: bool = False
+    port: Port = PORT
+    frames: int = 0
 
     @property
     def fds(self) -> Fds:
@@ -123,12 +162,15 @@ class Program:
     keep: bool = False
 
     def __post_init__(self) -> None:
-        held = []
+        states = []
         for nic in self.nics:
             if not _sound(nic):
                 raise ValueError(f"a malformed row: {nic}")
-            held.append(0 if nic.held is None else 1 + bool(nic.held.vhost))
-        _check_acts(self.acts, tuple(held))
+            state = 0 if nic.held is None else 1 + bool(nic.held.vhost)
+            if nic.port is not PORT and nic.bridge:
+                state += _HAS_VLANS * bool(nic.port.vlans) + _HAS_FDB * bool(nic.port.guest_mac)
+            states.append(state)
+        _check_acts(self.acts, tuple(states))
 
     def __str__(self) -> str:
         width = max((len(nic.ifname) for nic in self.nics), default=0)
@@ -144,16 +186,21 @@ class Program:
 # What is not for a NIC that is new, that is held, and that is held with vhost-net fds.
 _BARRED: Final = ((Op.ATTACH, Op.DELETE), (Op.TAP_OPEN, Op.SELFTEST), (Op.TAP_OPEN, Op.SELFTEST, Op.VHOST_OPEN))
 _STATES: Final = ("new", "held", "held with its vhost-net fds")
+_HAS_VLANS, _HAS_FDB = 4, 8  # and is on a bridge
+_NEEDED: Final = {Op.VLAN_ADD: _HAS_VLANS, Op.VLAN_DEL: _HAS_VLANS, Op.FDB: _HAS_FDB}
 
 
 @lru_cache(maxsize=8)  # most batches are like the one before
-def _check_acts(acts: tuple[Act, ...], held: tuple[int, ...]) -> None:
-    """Each is for a row that is there, and is held or not as the act must have it."""
+def _check_acts(acts: tuple[Act, ...], states: tuple[int, ...]) -> None:
+    """Each is for a row that is there, is held or not as the act must have it, and has what the act is about."""
     for op, row, _, _ in acts:
-        if not 0 <= row < len(held):
+        if not 0 <= row < len(states):
             raise ValueError(f"no row {row} for {op.name}")
-        if op in _BARRED[held[row]]:
-            raise ValueError(f"{op.name} is not for a NIC that is {_STATES[held[row]]}, as row {row} is")
+        held = states[row] % _HAS_VLANS
+        if op in _BARRED[held]:
+            raise ValueError(f"{op.name} is not for a NIC that is {_STATES[held]}, as row {row} is")
+        if op in _NEEDED and not states[row] & _NEEDED[op]:
+            raise ValueError(f"{op.name} has nothing to set in row {row}")
 
 
 def _sound(nic: NicRow) -> bool:
@@ -163,6 +210,7 @@ def _sound(nic: NicRow) -> bool:
         and 0 < len(nic.ifname.encode()) < IFNAMSIZ
         and len(nic.alias) < ALIASSIZ
         and (not wish or len(wish.encode()) < IFNAMSIZ)
+        and len(nic.port.vlans) <= MAX_VLANS
         and (held is None or (1 <= len(held.tap) <= nic.queues and len(held.vhost) <= nic.queues))
     )
 
@@ -174,6 +222,11 @@ def _describe(act: Act, nic: NicRow) -> str:
         Op.SELFTEST: (f"a private {nic.vhost_path} on queue 0",),
         Op.QDISC: ("noqueue",),
         Op.LINK: tuple(_link_parts(nic)),
+        Op.VLAN_ADD: (" ".join(_vlan_parts(nic.port.vlans)),),
+        Op.VLAN_DEL: ("the bridge's default, unless it is one of those",),
+        Op.FDB: (nic.port.guest_mac.hex(":"), "static"),
+        Op.COALESCE: (f"rx-frames {nic.frames}",),
+        Op.UP: tuple(_port_parts(nic.port)),
         Op.ATTACH: (f"queues 1..{nic.queues - 1}",),
         Op.ALTNAME: (nic.wish,),
         Op.RENAME: (f"to {nic.wish}",),
@@ -201,6 +254,24 @@ def _link_parts(nic: NicRow) -> Iterator[str]:
         yield f"master {nic.bridge}" + (f" ({nic.master})" if nic.master else "")
     if nic.up:
         yield "up"
+
+
+def _vlan_parts(vlans: Iterable[VlanEntry]) -> Iterator[str]:
+    """``"10 pvid untagged"``, ``"20-29"``: as ``bridge vlan`` says it."""
+    first = ""
+    for flags, vid in vlans:
+        if flags & VlanFlag.RANGE_BEGIN:
+            first = f"{vid}-"
+            continue
+        yield f"{first}{vid}" + " pvid" * bool(flags & VlanFlag.PVID) + " untagged" * bool(flags & VlanFlag.UNTAGGED)
+        first = ""
+
+
+def _port_parts(port: Port) -> Iterator[str]:
+    if port.isolated:
+        yield "isolated"
+    if port.guest_mac:
+        yield "no learning, no flood"
 
 
 def held_row(ifname: str, ifindex: int, fds: Fds, alias: str = "") -> NicRow:

@@ -102,7 +102,11 @@ KNOWN: Final[dict[str, dict[str, tuple[str, Reader]]]] = {
     "interface": {"type": ("type", _str)},
     "mac": {"address": ("mac", _str)},
     "model": {"type": ("model", _model)},
-    "source": {"bridge": ("bridge", _str), "network": ("network", _str)},
+    "source": {
+        "bridge": ("bridge", _str),
+        "network": ("network", _str),
+        "macTableManager": ("mac_table_manager", _word(kernel="kernel", libvirt="libvirt")),
+    },
     "target": {"dev": ("ifname", _ifname)},
     "driver": {
         "name": ("vhost", _word(vhost="require", qemu="off")),
@@ -127,6 +131,10 @@ KNOWN: Final[dict[str, dict[str, tuple[str, Reader]]]] = {
     "tune": {},
     "tune/sndbuf": {},
     "mtu": {"size": ("mtu", _mtu)},
+    "port": {"isolated": ("isolated", _yesno)},
+    "coalesce": {},
+    "coalesce/rx": {},
+    "coalesce/rx/frames": {"max": ("rx_frames", whole)},
     "link": {"state": ("link_state", _unless_empty(_word(up="up", down="down")))},
     "alias": {"name": ("alias", _alias)},
     "boot": {"order": ("boot_order", whole)},
@@ -135,6 +143,10 @@ KNOWN: Final[dict[str, dict[str, tuple[str, Reader]]]] = {
 }
 read_sndbuf: Final = _unless_empty(whole)  # its value is text, not an attribute
 
+VLAN: Final[dict[str, dict[str, Reader]]] = {
+    "vlan": {"trunk": _yesno},
+    "vlan/tag": {"id": whole, "nativeMode": _word(tagged="tagged", untagged="untagged")},
+}
 # Elements that are nothing without this attribute.
 NEEDED: Final = {"boot": "order"}
 ADDRESSES: Final[dict[str, tuple[type[Any], dict[str, Reader]]]] = {
@@ -218,11 +230,9 @@ LATER_TYPES: Final = {
 _WHEN_OPEN = "leave it out, and when the NIC is there"
 LATER_ELEMENTS: Final = {
     "bandwidth": f"{_WHEN_OPEN} shape its TAP (tc qdisc replace dev TAP root tbf ...)",
-    "coalesce": f"{_WHEN_OPEN} set it on the TAP (ethtool -C TAP rx-frames N)",
     "downscript": "leave it out, and run it when the NIC is gone",
     "filterref": f"{_WHEN_OPEN} filter on its TAP (nft add table bridge ...)",
     "ip": "leave it out, and configure the guest: for a TAP libvirt refuses it, too",
-    "port": f"{_WHEN_OPEN} isolate its port (bridge link set dev TAP isolated on)",
     "portForward": "leave it out: it is for type user, and libvirt refuses it here, too",
     "route": "leave it out, and configure the guest: for a TAP libvirt refuses it, too",
     "script": "leave it out, and run it on the TAP's name (nic.ifname) when the NIC is there",
@@ -230,7 +240,6 @@ LATER_ELEMENTS: Final = {
     "source/route": f"{_WHEN_OPEN} add the route (ip route add ... dev TAP)",
     "teaming": "leave it out, and team the two NICs in the guest (bond, active-backup)",
     "virtualport": "use a Linux bridge; for Open vSwitch a NIC of type ethernet, and then ovs-vsctl add-port",
-    "vlan": f"{_WHEN_OPEN} set it on its port (bridge vlan add dev TAP vid N pvid untagged)",
     "address/zpci": "leave it out: QEMU assigns uid and fid",
 }
 LATER_ATTRIBUTES: Final = {
@@ -239,7 +248,6 @@ LATER_ATTRIBUTES: Final = {
     ("boot", "loadparm"): "leave it out, and give QEMU -machine loadparm=...",
     ("source", "dev"): "this network is not a bridge here: map it to one (--network NAME=BRIDGE), and leave dev= out",
     ("source", "mode"): "this network is not a bridge here: map it to one (--network NAME=BRIDGE), and leave mode= out",
-    ("source", "macTableManager"): "leave it out: the bridge learns the guest's MAC by itself",
     ("source", "portgroup"): "leave it out, and map the network to the bridge that has the group's settings",
     ("target", "managed"): "leave it out and the TAP is made; for one of your own: vhostnet argv --tap-fds",
 }

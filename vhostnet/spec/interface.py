@@ -14,6 +14,8 @@ from vhostnet.errors import SpecError
 from vhostnet.spec import mac as _mac
 from vhostnet.values import dataclass, field
 
+MAX_VLAN: Final = 4094  # 4095 is reserved, and 0 is none
+NATIVE_MODES: Final = ("untagged", "tagged")
 MAX_QUEUES: Final = 256  # the kernel's MAX_TAP_QUEUES; one more is E2BIG
 DEFAULT_TAP: Final = "/dev/net/tun"
 DEFAULT_VHOST: Final = "/dev/vhost-net"
@@ -73,6 +75,36 @@ class MmioAddress:
     """virtio-mmio: the machine places it, there is nothing to say."""
 
 
+@dataclass(frozen=True)
+class Vlan:
+    """The VLANs (802.1Q) of a port: one that its frames are put into, or with ``trunk`` some that it tags itself.
+
+    ``tags`` are VLAN ids, 1..4094. ``native`` is the one of a trunk that untagged frames of the guest go into; what the
+    bridge sends it of that one is "untagged", too, or with ``native_mode`` "tagged" it is tagged.
+    """
+
+    tags: tuple[int, ...]
+    trunk: bool = False
+    native: int | None = None
+    native_mode: str = "untagged"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tags", tuple(self.tags))
+        for tag in self.tags:
+            if not _whole(1, MAX_VLAN)(tag):
+                raise SpecError("is not allowed", attribute="tags", value=tag, expected=f"VLAN ids, 1..{MAX_VLAN}")
+        if not self.tags or len(set(self.tags)) < len(self.tags):
+            raise SpecError("is not allowed", attribute="tags", value=self.tags, expected="VLAN ids, each of them once")
+        if len(self.tags) > 1 and not self.trunk:
+            raise SpecError("has more than one, and is no trunk", attribute="tags", value=self.tags)
+        if self.native is not None and not (self.trunk and self.native in self.tags):
+            raise SpecError("is not allowed", attribute="native", value=self.native, expected="one of a trunk's tags")
+        if self.native_mode not in NATIVE_MODES:
+            raise SpecError(
+                "is not allowed", attribute="native_mode", value=self.native_mode, expected=" or ".join(NATIVE_MODES)
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class InterfaceSpec:
     """One NIC as asked for, built by ``parse_interface`` or straight in Python.
@@ -81,8 +113,11 @@ class InterfaceSpec:
     of its own, no bridge) or ``"network"`` (``network`` is a name, ``bridge`` what it stands for here).
     ``mac`` is the guest's; left out, a random one in 52:54:00. ``ifname`` is the TAP's name, up to 15
     characters, or a template with one ``%d``; None generates ``vnetN``. ``queues`` counts queue pairs,
-    1..256. ``mtu`` is in bytes, 68..65521; None takes the bridge's. ``sndbuf`` is in bytes. Fields that
-    are None leave the choice to QEMU, as libvirt does.
+    1..256. ``mtu`` is in bytes, 68..65521; None takes the bridge's. ``sndbuf`` is in bytes. On its bridge an
+    ``isolated`` port sees none but those that are not, ``vlan`` are the VLANs it is in (of a bridge that heeds them),
+    and ``mac_table_manager`` "libvirt" has the guest's MAC put into the forwarding table, instead of learning and
+    flooding. ``rx_frames`` is ethtool's: how many frames the TAP may gather (the kernel takes 64 at the most). Fields
+    that are None leave the choice to QEMU, as libvirt does.
 
     Raises SpecError, naming the argument, its value and what would be right.
     """
@@ -122,6 +157,10 @@ class InterfaceSpec:
     vhost_path: str = DEFAULT_VHOST
     sndbuf: int | None = None
     mtu: int | None = None
+    isolated: bool | None = None
+    vlan: Vlan | None = None
+    mac_table_manager: str | None = None
+    rx_frames: int | None = None
     link_state: str | None = None
     alias: str | None = None
     address: PciAddress | CcwAddress | MmioAddress | None = None
@@ -137,6 +176,7 @@ class InterfaceSpec:
                 raise SpecError("is not allowed", attribute=name, value=value, expected=expected)
         object.__setattr__(self, "mac", _mac.normalize(self.mac))
         _check_source(self)
+        _check_port(self)
         _check_model(self)
         _check_address(self)
 
@@ -260,6 +300,10 @@ _RULES: Final[tuple[tuple[str, Check, str], ...]] = (
     ("vhost_path", _path, _PATH_WANTED),
     ("sndbuf", _whole(0, 2**64 - 1), "a whole number of bytes, 0..18446744073709551615"),
     ("mtu", _whole(68, 65521), "a whole number of bytes, 68..65521"),
+    ("isolated", _is_bool, "yes or no (True or False)"),
+    ("vlan", lambda value: isinstance(value, Vlan), "a Vlan"),
+    ("mac_table_manager", _one_of("kernel", "libvirt"), "kernel or libvirt"),
+    ("rx_frames", _whole(0, 2**32 - 1), "a whole number of frames, 0..4294967295"),
     ("link_state", _one_of("up", "down"), "up or down"),
     ("alias", is_id, "a letter, then letters, digits and - . _"),
     (
@@ -286,6 +330,17 @@ def _check_source(spec: InterfaceSpec) -> None:
         raise SpecError("has no place in a NIC of type ethernet", attribute="bridge", value=spec.bridge)
     if spec.type != "network" and spec.network is not None:
         raise SpecError(f"has no place in a NIC of type {spec.type}", attribute="network", value=spec.network)
+
+
+_PORT_ONLY: Final = ("isolated", "vlan", "mac_table_manager", "rx_frames")
+
+
+def _check_port(spec: InterfaceSpec) -> None:
+    """libvirt refuses the settings of a bridge's port for a NIC that is none, and so is rx-frames."""
+    wrong = next((name for name in _PORT_ONLY if getattr(spec, name) is not None), None)
+    if wrong and spec.type == "ethernet":
+        value = getattr(spec, wrong)
+        raise SpecError(f"is not for type {spec.type}", attribute=wrong, value=value, expected="type bridge or network")
 
 
 # The fields that QEMU's virtio-net alone understands.

@@ -53,6 +53,11 @@ def _count_anew() -> None:
 os.register_at_fork(after_in_child=_count_anew)  # or parent and child would count through the same
 
 
+def octets(mac: str) -> bytes:
+    """The six octets of a normalized MAC."""
+    return bytes.fromhex(mac.replace(":", ""))
+
+
 def tap_mac(guest: str) -> bytes:
     """The six octets the TAP gets when the guest's NIC has *guest* (a normalized MAC).
 
@@ -61,4 +66,4 @@ def tap_mac(guest: str) -> bytes:
     so high that a bridge, which takes the lowest MAC of its ports, does not take this one.
     """
     first = "fa" if guest.startswith("fe") else "fe"
-    return bytes.fromhex(first + guest[2:].replace(":", ""))
+    return octets(first + guest[2:])

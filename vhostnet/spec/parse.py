@@ -25,12 +25,14 @@ from vhostnet.spec.elements import (
     NEUTRAL,
     NEVER_EMPTY,
     SOURCES,
+    VLAN,
     WITHOUT_EFFECT,
     Ignored,
     Reader,
     read_sndbuf,
 )
 from vhostnet.spec.interface import (
+    MAX_VLAN,
     MODELS,
     VIRTIO_MODELS,
     VIRTIO_ONLY,
@@ -38,6 +40,7 @@ from vhostnet.spec.interface import (
     InterfaceSpec,
     MmioAddress,
     PciAddress,
+    Vlan,
     is_generated,
 )
 from vhostnet.spec.mac import normalize
@@ -146,6 +149,8 @@ def _child(element: _Element, path: str, reading: _Reading) -> None:
     if path == "address":
         reading.put("address", _address(element, reading), _at(element))
         reading.places["address"] = _at(element)  # there is one, even where it leaves the place open
+    elif path == "vlan":
+        reading.put("vlan", _vlan(element, reading), _at(element))
     elif path in KNOWN:
         _walk(element, path, reading)
     elif path in IGNORED_ELEMENTS:
@@ -154,8 +159,6 @@ def _child(element: _Element, path: str, reading: _Reading) -> None:
         reading.unknown("is no element that libvirt knows here", _at(element))
     elif path in NEVER_EMPTY or not _asks_for_nothing(element, path):
         raise _at(element).error(f"is not supported yet: {LATER_ELEMENTS[path]}")
-    elif path == "vlan":
-        reading.unknown("has no effect: it has no <tag>, and libvirt would refuse it", _at(element))
 
 
 def _asks_for_nothing(element: _Element, path: str) -> bool:
@@ -231,6 +234,43 @@ def _address(element: _Element, reading: _Reading) -> PciAddress | CcwAddress | 
     except SpecError as error:
         raise _at(element, error.attribute).error(error.problem, error.expected) from None
     return address
+
+
+def _vlan(element: _Element, reading: _Reading) -> Vlan:
+    trunk: bool | None = _attributes(element, VLAN["vlan"], reading).get("trunk")
+    tags: list[int] = []
+    native: list[tuple[int, str]] = []
+    for child in element:
+        if child.tag != "tag":
+            reading.unknown("is no element that libvirt knows here", _at(child))
+            continue
+        told = _attributes(child, VLAN["vlan/tag"], reading)
+        if "id" not in told:
+            raise _at(child, "id").error("is missing", f"a VLAN id, 1..{MAX_VLAN}")
+        if not 1 <= told["id"] <= MAX_VLAN or told["id"] in tags:
+            raise _at(child, "id").error("is not allowed", f"a VLAN id, 1..{MAX_VLAN}, and each of them once")
+        if "nativeMode" in told and native:
+            raise _at(child, "nativeMode").error("is given for a second VLAN of this trunk", "one native VLAN")
+        tags.append(told["id"])
+        native += [(told["id"], told["nativeMode"])] if "nativeMode" in told else []
+    if not tags:
+        raise _at(element).error("has no <tag>", "<tag id=.../>, one or more")
+    if trunk is False and (native or len(tags) > 1):
+        raise _at(element, "trunk").error("is not allowed for more than one VLAN, or a native one", "yes")
+    if native:
+        return Vlan(tuple(tags), True, *native[0])
+    return Vlan(tuple(tags), trunk if trunk is not None else len(tags) > 1)
+
+
+def _attributes(element: _Element, readers: Mapping[str, Reader], reading: _Reading) -> dict[str, Any]:
+    found = {}
+    for name, text in element.attrib.items():
+        place = _at(element, str(name), str(text))
+        if name in readers:
+            found[str(name)] = _read(place, readers[str(name)], reading)
+        else:
+            reading.unknown("is no attribute that libvirt knows here", place)
+    return found
 
 
 def _finish(element: _Element, reading: _Reading, networks: Networks | None, domain: _Domain) -> InterfaceSpec:

@@ -31,6 +31,7 @@ class Case:
     first: int = 0  # on which of them the first NIC is
     ports: int = 0
     links: int = 0
+    settings: bool = False  # every port has some
     per_round: int = 1  # how often in a row each contestant acts before all is deleted: deleting a link takes 20 ms
     quick: bool = True  # in the quick run, too
 
@@ -38,6 +39,7 @@ class Case:
     def name(self) -> str:
         parts = [
             f"{self.what} {self.queues}q x {self.batch}".strip(),
+            "with port settings" if self.settings else "",
             f"over {self.bridges} bridges" if self.bridges > 1 else "",
             f"among {self.links} links" if self.links else "",
             f"beside {self.ports} ports" if self.ports else "",
@@ -53,6 +55,7 @@ CASES = (
     Case(8, 16, rounds=8, who=EVERYBODY),
     Case(8, 100, rounds=30),
     Case(8, 128, rounds=20, who=(*OURS, "libvirt")),
+    Case(8, 128, rounds=20, settings=True),
     Case(8, 1000, rounds=8, bridges=4, quick=False),
     *(Case(8, 16, rounds=8, links=links, quick=False) for links in (1000, 4000)),
     *(Case(8, 16, rounds=8, ports=ports, quick=False) for ports in (500, 1000)),

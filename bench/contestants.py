@@ -69,10 +69,15 @@ def bridge_of(case: Case, number: int) -> str:
 
 def specs_of(case: Case) -> list[vhostnet.InterfaceSpec]:
     """What a case asks for."""
+    settings = SETTINGS if case.settings else {}
     return [
-        vhostnet.InterfaceSpec(bridge=bridge_of(case, number), queues=case.queues, vhost="off")
+        vhostnet.InterfaceSpec(bridge=bridge_of(case, number), queues=case.queues, vhost="off", **settings)
         for number in range(case.batch)
     ]
+
+
+# All that can be set of a port on every kernel: some have no VLANs.
+SETTINGS: dict[str, Any] = {"isolated": True, "mac_table_manager": "libvirt", "rx_frames": 32}
 
 
 class Floor:
@@ -91,14 +96,14 @@ class Floor:
 
     def prepare(self, case: Case, specs: list[vhostnet.InterfaceSpec]) -> Any:  # noqa: ARG002
         """The arguments of floor_open()."""
-        return self.arguments(case.batch, case.queues, bridge_names(case))
+        return self.arguments(case.batch, case.queues, bridge_names(case), settings=case.settings)
 
-    def arguments(self, count: int, queues: int, bridges: Sequence[str]) -> Any:
+    def arguments(self, count: int, queues: int, bridges: Sequence[str], *, settings: bool = False) -> Any:
         """So many NICs of so many queues on these bridges; on none where there are none."""
         first = next(self._numbers) * 10_000 % 10_000_000
         names = (ctypes.c_char_p * max(1, len(bridges)))(*map(str.encode, bridges))
         fds, indexes = (ctypes.c_int * (count * queues))(), (ctypes.c_int * count)()
-        return first, count, queues, names, len(bridges), fds, indexes
+        return first, count, queues, names, len(bridges), fds, indexes, settings
 
     def act(self, asked: Any) -> Any:
         """The bare system calls."""

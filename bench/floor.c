@@ -1,7 +1,7 @@
 /*
- * The floor: the system calls that the native engine makes, call for call (tests/engines/test_trace.py compares them), and
- * nothing around them: no errors but a count, no structure. What is slower than this is ours; what this takes is the
- * kernel's.
+ * The floor: the system calls that the native engine makes, call for call (tests/engines/test_trace.py compares them),
+ * and nothing around them: no errors but a count, no structure. What is slower than this is ours; what this takes is
+ * the kernel's.
  *
  * Compiled on the spot and loaded by bench/run.py, so that it runs in the same process, namespace and heap as what
  * it is compared with.
@@ -25,6 +25,7 @@
 #include <linux/if_bridge.h>
 #include <linux/if_link.h>
 #include <linux/if_tun.h>
+#include <linux/neighbour.h>
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
 #include <linux/sockios.h>
@@ -259,19 +260,82 @@ static int put_link(int s, struct queue *q, int index, uint32_t number, const st
 	return end(s, q, m);
 }
 
-static int put_up(int s, struct queue *q, int index)
+/* The guest's MAC, in the bridge's forwarding table. */
+static int put_fdb(int s, struct queue *q, int index, uint32_t number)
+{
+	struct ndmsg body = {
+		.ndm_family = AF_BRIDGE, .ndm_ifindex = index, .ndm_state = NUD_NOARP, .ndm_flags = NTF_MASTER
+	};
+	struct nlmsghdr *m = begin(q, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, &body, sizeof(body));
+	uint8_t mac[6];
+
+	mac_of(number, mac);
+	mac[0] = 0x52;
+	add(m, NDA_LLADDR, mac, 6);
+	return end(s, q, m);
+}
+
+/* By the name that it has before and after. */
+static int coalesce(int s, int fd)
+{
+	struct ethtool_coalesce asked = { .cmd = ETHTOOL_SCOALESCE, .rx_max_coalesced_frames = 32 };
+	struct ifreq before = { 0 }, after = { 0 }, request;
+
+	if (ioctl(fd, TUNGETIFF, &before) < 0)
+		return -1;
+	request = before;
+	request.ifr_data = (void *)&asked;
+	if (ioctl(s, SIOCETHTOOL, &request) < 0 || ioctl(fd, TUNGETIFF, &after) < 0)
+		return -1;
+	return memcmp(before.ifr_name, after.ifr_name, IFNAMSIZ) == 0 ? 0 : -1;
+}
+
+static int put_up(int s, struct queue *q, int index, int settings)
 {
 	struct ifinfomsg body = { .ifi_index = index, .ifi_flags = IFF_UP, .ifi_change = IFF_UP };
+	struct nlmsghdr *m = begin(q, RTM_NEWLINK, 0, &body, sizeof(body));
+	/* Of IFLA_LINKINFO: isolated, and neither learning nor flood */
+	struct {
+		struct rtattr kind;
+		char bridge[8];
+		struct rtattr data, isolated;
+		uint8_t yes[4];
+		struct rtattr learning;
+		uint8_t no[4];
+		struct rtattr flood;
+		uint8_t none[4];
+	} port = { .kind = { 11, IFLA_INFO_SLAVE_KIND },
+		   .bridge = "bridge",
+		   .data = { 28, IFLA_INFO_SLAVE_DATA },
+		   .isolated = { 5, IFLA_BRPORT_ISOLATED },
+		   .yes = { 1 },
+		   .learning = { 5, IFLA_BRPORT_LEARNING },
+		   .flood = { 5, IFLA_BRPORT_UNICAST_FLOOD } };
 
-	return end(s, q, begin(q, RTM_NEWLINK, 0, &body, sizeof(body)));
+	if (settings)
+		add(m, IFLA_LINKINFO, &port, sizeof(port));
+	return end(s, q, m);
+}
+
+/* Of each port what can be set of one, before it is up. */
+static int set_ports(int s, struct queue *q, int first, int count, int queues, const int *fds, const int *indexes)
+{
+	int failed = 0;
+
+	for (int i = 0; i < count; i++)
+		failed |= put_fdb(s, q, indexes[i], (uint32_t)(first + i));
+	failed |= done(s, q);
+	for (int i = 0; i < count; i++)
+		failed |= coalesce(s, fds[i * queues]);
+	return failed;
 }
 
 /*
  * Open count NICs, from "floor<first>" on, of so many queues, going round n_bridges bridges, BRIDGES at the most;
- * fds[count * queues], indexes[count]. 0 or -1.
+ * fds[count * queues], indexes[count]. With settings each port has all there are, but VLANs. 0 or -1.
  */
 __attribute__((visibility("default"))) int floor_open(int first, int count, int queues, const char *const *bridges,
-						      int n_bridges, int *fds, int *indexes)
+						      int n_bridges, int *fds, int *indexes, int settings)
 {
 	int s = socket_for_links(), failed = room_for((uint64_t)count * (uint64_t)queues);
 	struct bridge found[BRIDGES];
@@ -290,9 +354,9 @@ __attribute__((visibility("default"))) int floor_open(int first, int count, int 
 		failed |= put_noqueue(s, &q, indexes[i]);
 	for (int i = 0; i < count; i++)
 		failed |= put_link(s, &q, indexes[i], (uint32_t)(first + i), n_bridges ? &found[i % n_bridges] : NULL);
-	failed |= done(s, &q);
+	failed |= settings ? set_ports(s, &q, first, count, queues, fds, indexes) : done(s, &q);
 	for (int i = 0; i < count; i++)
-		failed |= put_up(s, &q, indexes[i]);
+		failed |= put_up(s, &q, indexes[i], settings);
 	failed |= done(s, &q);
 	for (int i = 0; i < count; i++)
 		failed |= has_mac(fds[i * queues], (uint32_t)(first + i));

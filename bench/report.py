@@ -45,6 +45,8 @@ LIMITS = (
     Limit(("8q x 128", "libvirt"), ("8q x 128", "native"), 8, at_least=True),
     Limit(("8q x 128", "pure"), ("8q x 128", "native"), 1.4),
     Limit(("8q x 128 beside a busy thread", "pure"), ("8q x 128 beside a busy thread", "native"), 3, at_least=True),
+    Limit(("8q x 128 with port settings", "native"), ("8q x 128 with port settings", "floor"), 1.15),
+    Limit(("8q x 128 with port settings", "native"), ("8q x 128", "native"), 1.5),
     Limit(("8q x 1000 over 4 bridges", "native"), ("8q x 100", "native"), 1.5),
     # 30 to 60: one by one it is the kernel's grace periods, of which each machine and each kernel has its own.
     Limit(("close 8q x 128", "one by one"), ("close 8q x 128", "close_nics"), 25, at_least=True),

@@ -19,8 +19,9 @@ import os, sys, vhostnet
     + READY
     + """
 engine, vhost = sys.argv[1:3]
+settings = {"isolated": True, "mac_table_manager": "libvirt", "rx_frames": 32} if sys.argv[5] == "set" else {}
 def specs(count, queues):
-    return [vhostnet.InterfaceSpec(bridge=f"br{n % 2}", queues=queues, vhost=vhost) for n in range(count)]
+    return [vhostnet.InterfaceSpec(bridge=f"br{n % 2}", queues=queues, vhost=vhost, **settings) for n in range(count)]
 vhostnet.close_nics(vhostnet.open_nics(specs(1, 1), engine=engine))  # what is asked once a process
 asked = specs(int(sys.argv[3]), int(sys.argv[4]))
 os.access("/begin", os.F_OK)
@@ -35,11 +36,11 @@ vhostnet.close_nics(nics)
 OTHERS = {"brk", "mmap", "munmap", "madvise", "mremap", "mprotect", "clock_gettime", "getrandom"}
 
 
-def trace(path, engine, vhost, count, queues):
+def trace(path, engine, vhost, count, queues, ports="plain"):
     """How often each call was made: ``openat(tun)``, ``ioctl(TUNSETIFF)``, ``sendto``, ..."""
     for number in range(2):
         subprocess.run(["ip", "link", "add", f"br{number}", "up", "type", "bridge"], check=True)
-    return between_marks(path, OPEN, engine, vhost, str(count), str(queues))
+    return between_marks(path, OPEN, engine, vhost, str(count), str(queues), ports)
 
 
 def between_marks(path, code, *arguments):
@@ -97,6 +98,14 @@ def test_nothing_but_what_it_takes(engine, tmp_path, count, queues):
 
 
 @pytest.mark.slow
+def test_the_settings_of_a_port(engine, tmp_path):
+    """In every one a message in the sends that there are, and an ioctl; the rest rides in UP."""
+    more = {"sendto": -(-3 * 40 // 64) - -(-2 * 40 // 64), "recvmsg": 40, "ioctl(SIOCETHTOOL)": 40}
+    made = trace(tmp_path / "trace", engine, "off", 40, 2, "set")
+    assert made == expected(40, 2, 2) + Counter({**more, "ioctl(TUNGETIFF)": 2 * 40})
+
+
+@pytest.mark.slow
 def test_vhost_that_is_not_there_is_one_open_a_nic(engine, tmp_path, lacks_vhost):
     made = trace(tmp_path / "trace", engine, "auto", 3, 4)
     assert made == expected(3, 4, 2) + Counter({"openat(vhost-net)": 3})
@@ -109,9 +118,9 @@ from bench.contestants import Floor
 """
     + READY
     + """
-count, queues, bridges = map(int, sys.argv[1:])
+count, queues, bridges = map(int, sys.argv[1:4])
 floor = Floor()
-asked = floor.arguments(count, queues, [f"br{n}" for n in range(bridges)])
+asked = floor.arguments(count, queues, [f"br{n}" for n in range(bridges)], settings=sys.argv[4] == "set")
 os.access("/begin", os.F_OK)
 floor.act(asked)
 os.access("/end", os.F_OK)
@@ -120,11 +129,11 @@ os.access("/end", os.F_OK)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "queues"), [(1, 8), (100, 2)])
-def test_the_benchmarks_floor_makes_the_same_calls(tmp_path, count, queues):
+@pytest.mark.parametrize(("count", "queues", "ports"), [(1, 8, "plain"), (100, 2, "plain"), (100, 2, "set")])
+def test_the_benchmarks_floor_makes_the_same_calls(tmp_path, count, queues, ports):
     """What it is faster by is then ours, and nothing else's."""
-    native = trace(tmp_path / "native", "native", "off", count, queues)
-    assert between_marks(tmp_path / "floor", FLOOR, str(count), str(queues), str(min(count, 2))) == native
+    native = trace(tmp_path / "native", "native", "off", count, queues, ports)
+    assert between_marks(tmp_path / "floor", FLOOR, str(count), str(queues), str(min(count, 2)), ports) == native
 
 
 KEEP = """

@@ -156,6 +156,7 @@ struct vn_link {
 	char kind[16];  /* "" for a link of no rtnetlink kind */
 	uint32_t ports; /* of a bridge: how many it has */
 	uint32_t tun_flags; /* of a TUN or TAP device: its ifr_flags, as TUNGETIFF has them */
+	uint32_t vlan_filtering; /* of a bridge: it heeds VLANs */
 };
 
 /*

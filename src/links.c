@@ -42,17 +42,38 @@ static void read_tun(struct vn_link *link, const struct rtattr *info)
 	}
 }
 
+/* A kernel without VLAN filtering has neither attribute. */
+static void read_bridge(const struct rtattr *info, uint32_t *filtering, uint32_t *default_vid)
+{
+	const char *data = RTA_DATA(info);
+	size_t left = RTA_PAYLOAD(info);
+	const struct rtattr *a;
+	uint16_t vid;
+
+	while ((a = next_attr(&data, &left))) {
+		if (a->rta_type == IFLA_BR_VLAN_FILTERING && RTA_PAYLOAD(a) == 1)
+			*filtering = *(const uint8_t *)RTA_DATA(a) != 0;
+		if (a->rta_type == IFLA_BR_VLAN_DEFAULT_PVID && RTA_PAYLOAD(a) == sizeof(vid)) {
+			memcpy(&vid, RTA_DATA(a), sizeof(vid));
+			*default_vid = vid;
+		}
+	}
+}
+
 static void read_info(struct vn_link *link, const struct rtattr *info)
 {
 	const char *data = RTA_DATA(info);
 	size_t left = RTA_PAYLOAD(info);
 	const struct rtattr *a;
+	uint32_t vid;
 
 	while ((a = next_attr(&data, &left))) {
 		if (a->rta_type == IFLA_INFO_KIND && RTA_PAYLOAD(a) < sizeof(link->kind))
 			memcpy(link->kind, RTA_DATA(a), RTA_PAYLOAD(a));
 		if (a->rta_type == IFLA_INFO_DATA && strcmp(link->kind, "tun") == 0) /* the kind comes first */
 			read_tun(link, a);
+		if (a->rta_type == IFLA_INFO_DATA && strcmp(link->kind, "bridge") == 0)
+			read_bridge(a, &link->vlan_filtering, &vid);
 	}
 }
 
@@ -159,28 +180,9 @@ int look_up(int fd, struct vn_bridge *bridge, bool joins)
 	return rc;
 }
 
-/* A kernel without VLAN filtering has neither attribute. */
-static void read_vlans(struct vn_bridge *bridge, bool *filters, const struct rtattr *info)
-{
-	const char *data = RTA_DATA(info);
-	size_t left = RTA_PAYLOAD(info);
-	const struct rtattr *a;
-
-	while ((a = next_attr(&data, &left))) {
-		if (a->rta_type == IFLA_BR_VLAN_FILTERING && RTA_PAYLOAD(a) == 1)
-			*filters = *(const uint8_t *)RTA_DATA(a) != 0;
-		if (a->rta_type == IFLA_BR_VLAN_DEFAULT_PVID && RTA_PAYLOAD(a) == sizeof(uint16_t)) {
-			uint16_t vid;
-
-			memcpy(&vid, RTA_DATA(a), sizeof(vid));
-			bridge->default_vid = vid;
-		}
-	}
-}
-
 struct asked {
 	struct vn_bridge *bridge;
-	bool filters;
+	uint32_t filtering;
 	int error;
 };
 
@@ -204,7 +206,7 @@ static int take_vlans(void *context, uint32_t tag, const struct nlmsghdr *messag
 		rest = RTA_PAYLOAD(a);
 		while (a->rta_type == IFLA_LINKINFO && (b = next_attr(&info, &rest)))
 			if (b->rta_type == IFLA_INFO_DATA)
-				read_vlans(asked->bridge, &asked->filters, b);
+				read_bridge(b, &asked->filtering, &asked->bridge->default_vid);
 	}
 	return 1;
 }
@@ -226,5 +228,5 @@ int ask_vlans(struct netlink *nl, struct vn_bridge *bridge, uint32_t *call)
 	*call = asked.error ? VN_CALL_RTM_GETLINK : VN_CALL_IFLA_BR_VLAN_FILTERING;
 	if (asked.error)
 		return asked.error;
-	return asked.filters ? 0 : -EOPNOTSUPP;
+	return asked.filtering ? 0 : -EOPNOTSUPP;
 }

@@ -176,6 +176,7 @@ def test_plan_as_json(bridge):
     program = json.loads(vhostnet("plan", SEED_FILE, "-j").stdout)
     assert [act["op"] for act in program["acts"]] == ["TAP_OPEN", "VHOST_OPEN", "QDISC", "LINK", "UP"]
     assert program["nics"][0]["mac"] == "fe:90:6f:28:84:f2"
+    assert program["nics"][0]["port"] == {"isolated": False, "guest_mac": "", "vlans": []}
 
 
 SHOW = """

@@ -6,6 +6,8 @@ import os
 import select
 import socket
 import struct
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -195,6 +197,23 @@ def test_the_other_nics_of_such_a_batch_are_kept(engine, bridge):
     assert isinstance(refused, Unsupported)
     assert port_of(nic) == PLAIN
     nic.close()
+
+
+def test_the_plan_and_the_doctor_say_so_before(engine, bridge):
+    with pytest.raises(Unsupported) as caught:
+        vhostnet.plan_nics([wish(1), wish(2, vlan=Vlan((10,)), ifname="vl-2")], engine=engine)
+    assert (caught.value.act, caught.value.ifname) == ("VLAN_ADD", "vl-2")
+    inside = f"<source bridge='{BRIDGE}'/><vlan><tag id='7'/></vlan><model type='virtio'/>"
+    text = f"<interface type='bridge'>{inside}</interface>"
+    done = subprocess.run([sys.executable, "-m", "vhostnet", "doctor", "-"], input=text, capture_output=True, text=True)
+    assert f"ip link set {BRIDGE} type bridge vlan_filtering 1" in done.stdout
+    assert done.returncode != 0
+
+
+@pytest.mark.vlan
+def test_nor_do_they_where_it_heeds_them(engine, filtering):
+    (row,) = vhostnet.plan_nics([wish(1, vlan=Vlan((10,)))], engine=engine).nics
+    assert row.port.vlans == ((6, 10),)
 
 
 @pytest.fixture

@@ -268,7 +268,10 @@ def _nic_json(nic: vhostnet.FoundNic) -> dict[str, Any]:
 
 
 def _program_json(program: vhostnet.Program) -> dict[str, Any]:
-    rows = [{**nic._asdict(), "mac": nic.mac.hex(":")} for nic in program.nics]
+    rows = []
+    for nic in program.nics:
+        port = {**nic.port._asdict(), "guest_mac": nic.port.guest_mac.hex(":")}
+        rows.append({**nic._asdict(), "mac": nic.mac.hex(":"), "port": port})
     acts = [{**act._asdict(), "op": act.op.name} for act in program.acts]
     return {"nics": rows, "acts": acts}
 

@@ -20,7 +20,7 @@ from vhostnet.engines import Engine, _uapi
 from vhostnet.errors import EngineUnavailable, HostError, SpecError, VhostnetError, host_error, vhost_problem
 from vhostnet.host import opening
 from vhostnet.host.effects import effects
-from vhostnet.host.reasons import describe, free_files, free_memory, name_taken, unfit_bridge
+from vhostnet.host.reasons import describe, free_files, free_memory, joined, name_taken, unfit_bridge
 from vhostnet.others import bridge, surroundings, udev
 from vhostnet.process.files import allowed_files, open_files
 from vhostnet.program.cost import cost
@@ -297,12 +297,12 @@ def _resources(program: Program) -> Iterator[Check]:
 
 
 def _joined(engine: Engine, program: Program, specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
-    joining = cost(program).ports
+    joining = joined(program)
     networks = {spec.bridge: spec.network for spec in specs}
     links = describe(engine, list(joining))
-    for name, count in joining.items():
-        unfit = unfit_bridge(name, links.get(name), count, networks.get(name))
-        free = f"{name}: {MAX_PORTS - links[name].ports} ports free, {count} needed" if name in links else ""
+    for name, nics in joining.items():
+        unfit = unfit_bridge(name, links.get(name), nics, networks.get(name))
+        free = f"{name}: {MAX_PORTS - links[name].ports} ports free, {len(nics)} needed" if name in links else ""
         yield _failed("bridge", unfit) if unfit else Check("bridge", "ok", free)
 
 

@@ -59,10 +59,14 @@ def ask_vlans(netlink: Netlink, ifindex: int) -> int:
     netlink.exchange(partial(_take_vlans, found, errors))
     if errors:
         raise refusal(errors[0], "RTM_GETLINK")
-    # A kernel without VLAN filtering has neither attribute.
-    if not any(found.get(uapi.IFLA_BR_VLAN_FILTERING, b"")):
+    if not _filters(found):
         raise refusal(errno.EOPNOTSUPP, "IFLA_BR_VLAN_FILTERING")
     return int.from_bytes(found.get(uapi.IFLA_BR_VLAN_DEFAULT_PVID, b""), sys.byteorder)
+
+
+def _filters(bridge: dict[int, bytes]) -> bool:
+    """A kernel without VLAN filtering has no such attribute."""
+    return any(bridge.get(uapi.IFLA_BR_VLAN_FILTERING, b""))
 
 
 def _take_vlans(found: dict[int, bytes], errors: list[int], tag: int, kind: int, body: bytes) -> int:  # noqa: ARG001
@@ -135,13 +139,15 @@ def _read_link(name: str, body: bytes) -> Link:
     found = dict(attributes(body[uapi.IFINFOMSG.size :]))
     info = dict(attributes(found.get(uapi.IFLA_LINKINFO, b"")))
     kind = info.get(uapi.IFLA_INFO_KIND, b"").rstrip(b"\0").decode()
+    data = info.get(uapi.IFLA_INFO_DATA, b"")
     return Link(
         name,
         uapi.IFINFOMSG.unpack_from(body)[2],
         kind,
         struct.unpack("=I", found[uapi.IFLA_MTU])[0],
         found.get(uapi.IFLA_ADDRESS, b""),
-        tun_flags=_read_tun(info.get(uapi.IFLA_INFO_DATA, b"")) if kind == "tun" else 0,
+        tun_flags=_read_tun(data) if kind == "tun" else 0,
+        vlan_filtering=kind == "bridge" and _filters(dict(attributes(data))),
     )
 
 

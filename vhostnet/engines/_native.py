@@ -187,4 +187,5 @@ def _close_made(rows: Sequence[NicRow], nics: Any) -> None:
 
 def _link(name: str, link: Any) -> Link:
     mac = bytes(ffi.buffer(link.mac, link.mac_len))
-    return Link(name, link.ifindex, ffi.string(link.kind).decode(), link.mtu, mac, link.ports, link.tun_flags)
+    kind, filtering = ffi.string(link.kind).decode(), bool(link.vlan_filtering)
+    return Link(name, link.ifindex, kind, link.mtu, mac, link.ports, link.tun_flags, filtering)

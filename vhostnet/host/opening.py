@@ -15,12 +15,12 @@ from vhostnet.errors import HostError, NameBusy, SpecError, host_error
 from vhostnet.host.closing import await_names
 from vhostnet.host.marks import make_marks
 from vhostnet.host.nic import Nic, Run, settle_later
-from vhostnet.host.reasons import describe, explained, free_memory, refusals, unfit_bridge
+from vhostnet.host.reasons import describe, explained, free_memory, joined, refusals, unfit_bridge
 from vhostnet.others import udev
 from vhostnet.process.files import allowed_files, open_files
 from vhostnet.process.forks import under_way
 from vhostnet.process.netns import NetNs, call_inside
-from vhostnet.program.cost import Limits, cost
+from vhostnet.program.cost import Limits
 from vhostnet.program.plan import QDISCS, Features, Qdisc, plan, resolve
 from vhostnet.program.program import MAX_PORTS, Op, Program
 from vhostnet.spec.interface import DEFAULT_TAP, VHOST_POLICIES, InterfaceSpec, VhostPolicy
@@ -226,10 +226,10 @@ def _is_snatched(error: HostError, spec: InterfaceSpec) -> bool:
 
 def _plan(engine: Engine, specs: Sequence[InterfaceSpec], vhost: VhostPolicy | None, qdisc: Qdisc) -> Program:
     program = draft(engine, specs, vhost=vhost, qdisc=qdisc)
-    joining = cost(program).ports
+    joining = joined(program)
     links = describe(engine, list(joining))
-    for name, count in joining.items():
-        unfit = unfit_bridge(name, links.get(name), count, _networks(specs).get(name))
+    for name, nics in joining.items():
+        unfit = unfit_bridge(name, links.get(name), nics, _networks(specs).get(name))
         if unfit:
             raise unfit
     return resolve(program, links)

@@ -90,8 +90,17 @@ def explained(engine: Engine, program: Program, error: HostError, networks: Mapp
 # --- bridges ---------------------------------------------------------------------------------------------
 
 
-def unfit_bridge(name: str, link: Link | None, joining: int, network: str | None = None) -> HostError | None:
-    """Why so many NICs could not join the bridge *name*, which is *link*; None when they could.
+def joined(program: Program) -> dict[str, list[NicRow]]:
+    """Bridge -> the NICs that are to join it."""
+    found: dict[str, list[NicRow]] = {}
+    for nic in program.nics:
+        if nic.bridge:
+            found.setdefault(nic.bridge, []).append(nic)
+    return found
+
+
+def unfit_bridge(name: str, link: Link | None, joining: Sequence[NicRow], network: str | None) -> HostError | None:
+    """Why these NICs could not join the bridge *name*, which is *link*; None when they could.
 
     *network* is the libvirt network that it stands for, where there is one.
     """
@@ -100,16 +109,25 @@ def unfit_bridge(name: str, link: Link | None, joining: int, network: str | None
         code = errno.ENODEV
     elif link.kind != "bridge":
         code = errno.EOPNOTSUPP
-    elif link.ports + joining > MAX_PORTS:
+    elif link.ports + len(joining) > MAX_PORTS:
         code = errno.EXFULL
     if not code:
-        return None
+        return _unheeded(name, link, joining)
     error = host_error(code, act=Op.LINK.name, call="RTM_GETLINK", ifname=None, queue=None, subject=name)
     if link and code == errno.EXFULL:
-        error.strerror = _full(name, link.ports, joining)
+        error.strerror = _full(name, link.ports, len(joining))
     else:
         _say_of_bridge(error, name, link, network)
     return error
+
+
+def _unheeded(name: str, link: Link | None, joining: Sequence[NicRow]) -> HostError | None:
+    """Some are to be in VLANs, and the bridge would not care."""
+    asking = next((nic.ifname for nic in joining if nic.port.vlans), None)
+    if asking is None or (link and link.vlan_filtering):
+        return None
+    call = "IFLA_BR_VLAN_FILTERING"
+    return host_error(errno.EOPNOTSUPP, act=Op.VLAN_ADD.name, call=call, ifname=asking, queue=None, subject=name)
 
 
 _LIBVIRTS = re.compile(r"virbr[0-9]+", re.ASCII)

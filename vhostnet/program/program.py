@@ -50,8 +50,8 @@ class TunFlag(enum.IntFlag):
 class Link:
     """What the kernel says of a link that exists.
 
-    ``kind`` is its rtnetlink kind ("bridge", "tun", ""), ``ports`` how many a bridge has, ``tun_flags`` those
-    of a TUN or TAP device, as TUNGETIFF has them.
+    ``kind`` is its rtnetlink kind ("bridge", "tun", ""), ``ports`` how many a bridge has, ``vlan_filtering`` whether it
+    heeds VLANs, ``tun_flags`` those of a TUN or TAP device, as TUNGETIFF has them.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Link:
     mac: bytes
     ports: int = 0
     tun_flags: int = 0
+    vlan_filtering: bool = False
 
 
 class Fds(NamedTuple):

@@ -203,7 +203,7 @@ vhostnet.close_nics(nics)
     assert beside_udevd(code) == ["0", "True", "True"]
 
 
-LISTENS = "from vhostnet import udev; print(udev.listens())"
+LISTENS = "from vhostnet.others import udev; print(udev.listens())"
 
 
 def test_who_listens():

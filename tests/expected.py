@@ -1,6 +1,6 @@
-"""What QEMU must be told of a spec: written from what each option means, and not from the tables of qemu/argv.py."""
+"""What QEMU must be told of a spec: written from what each option means, and not from qemu/tables.py."""
 
-from vhostnet import CcwAddress, MmioAddress, PciAddress
+from vhostnet import CcwAddress, MmioAddress, PciAddress, SpaprVioAddress, UsbAddress
 
 # Options that carry a field's value as it is, under their own name or the field's.
 _OTHER_NAMES = {
@@ -13,6 +13,7 @@ _OTHER_NAMES = {
     "boot_order": "bootindex",
     "acpi_index": "acpi-index",
     "rom_file": "romfile",
+    "loadparm": "loadparm",
 }
 _SAME_NAMES = (
     *("ats", "packed", "ioeventfd", "event_idx", "rx_queue_size", "tx_queue_size", "rss", "mac"),
@@ -32,7 +33,42 @@ def netdev(spec, tap_fds, vhost_fds, alias):
     return told
 
 
-def device(spec, tap_fds, alias):
+def other_netdev(spec, vdpa_fd, alias):
+    """Of a NIC without a TAP."""
+    told, source = {"id": "host" + alias}, spec.source
+    if spec.type in ("vhostuser", "vdpa") and spec.queues > 1:
+        told["queues"] = spec.queues
+    if spec.type == "vhostuser":
+        return {**told, "type": "vhost-user", "chardev": "char" + alias}
+    if spec.type == "vdpa":
+        return {**told, "type": "vhost-vdpa", "vhostdev": f"/dev/fdset/{vdpa_fd}"}
+    if spec.type == "user":
+        network, _, length = (source.ipv6 if source and source.ipv6 else "").partition("/")
+        told |= {"net": source.ipv4} if source and source.ipv4 else {}
+        told |= {"ipv6-prefix": network} if network else {}
+        told |= {"ipv6-prefixlen": int(length)} if length else {}
+        return {**told, "type": "user"}
+    option = {"udp": "udp", "mcast": "mcast", "server": "listen", "client": "connect"}[spec.type]
+    told |= {option: f"{source.address}:{source.port}", "type": "socket"}
+    return {**told, "localaddr": f"{source.local_address}:{source.local_port}"} if spec.type == "udp" else told
+
+
+def before(spec, vdpa_fd, alias, dialect):
+    """What a netdev needs to be there; it is never JSON."""
+    if spec.type == "vdpa":
+        return [{"set": str(vdpa_fd), "fd": str(vdpa_fd), "opaque": f"{alias}-vdpa"}]
+    if spec.type != "vhostuser":
+        return []
+    told = {"backend": "socket", "id": "char" + alias, "path": spec.source.path}
+    if spec.source.server:
+        told["server"] = "on"
+    if spec.source.reconnect is not None:
+        newer = dialect == "json"
+        told["reconnect-ms" if newer else "reconnect"] = str(spec.source.reconnect * (1000 if newer else 1))
+    return [told]
+
+
+def device(spec, alias, dialect):
     told = {"driver": _driver(spec), "id": alias, "netdev": "host" + alias}
     for field, option in {**_OTHER_NAMES, **{name: name for name in _SAME_NAMES}}.items():
         if getattr(spec, field) is not None:
@@ -43,10 +79,14 @@ def device(spec, tap_fds, alias):
         told["rombar"] = 1 if spec.rom_bar else 0
     if spec.mtu is not None and spec.model.startswith("virtio"):
         told["host_mtu"] = spec.mtu
-    if len(tap_fds) > 1:
+    if spec.teaming is not None:
+        told["failover"] = True
+    if spec.queues > 1:
         told["mq"] = True
         if not isinstance(spec.address, (CcwAddress, MmioAddress)):
-            told["vectors"] = 2 * (len(tap_fds) + 1)
+            told["vectors"] = 2 * (spec.queues + 1)
+    if isinstance(spec.address, SpaprVioAddress):
+        told["reg"] = f"0x{spec.address.reg:08x}" if dialect == "classic" else spec.address.reg
     return {**told, **_place(spec.address)}
 
 
@@ -64,6 +104,8 @@ def _place(address):
         return told if address.multifunction is None else {**told, "multifunction": address.multifunction}
     if isinstance(address, CcwAddress) and address.devno is not None:
         return {"devno": f"{address.cssid:x}.{address.ssid:x}.{address.devno:04x}"}
+    if isinstance(address, UsbAddress):
+        return {"bus": f"usb{address.bus}.0" if address.bus else "usb.0", "port": address.port}
     return {}
 
 
@@ -73,7 +115,18 @@ def in_words(told):
     return {option: words[value] if isinstance(value, bool) else str(value) for option, value in told.items()}
 
 
-def both(spec, tap_fds, vhost_fds=(), alias="net0", *, dialect):
+def both(spec, tap_fds=(), vhost_fds=(), alias="net0", *, vdpa_fd=None, dialect):
     """The two halves of a NIC as *dialect*'s arguments must be read."""
-    told = netdev(spec, tap_fds, vhost_fds, alias), device(spec, tap_fds, alias)
+    half = netdev(spec, tap_fds, vhost_fds, alias) if tap_fds else other_netdev(spec, vdpa_fd, alias)
+    told = half, device(spec, alias, dialect)
     return told if dialect == "json" else tuple(map(in_words, told))
+
+
+def all_of(spec, *, alias="net0", vdpa_fd=None, dialect, **fds):
+    """Every argument of a NIC, as they must be read."""
+    first, last = both(spec, alias=alias, vdpa_fd=vdpa_fd, dialect=dialect, **fds)
+    zpci = getattr(spec.address, "zpci", None)
+    if not zpci:
+        return (*before(spec, vdpa_fd, alias, dialect), first, last)
+    told = {"driver": "zpci", "uid": zpci.uid, "fid": zpci.fid, "target": alias, "id": f"zpci{zpci.uid}"}
+    return (first, told if dialect == "json" else in_words(told), last)

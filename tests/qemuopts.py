@@ -1,6 +1,7 @@
-"""QEMU's reading of the argument of -netdev and -device, by its documented rules: commas part, and two commas are one
-in a value; each part is ``key=value``, but the first may be the value alone, of the key that is implied; a later word
-without ``=`` is an option that is switched on. What begins with a brace is a JSON object. No option may come twice.
+"""QEMU's reading of the arguments of -netdev, -device and the like, by its documented rules: commas part, and two
+commas are one in a value; each part is ``key=value``, but the first may be the value alone, of the key that is implied;
+a later word without ``=`` is an option that is switched on. What begins with a brace is a JSON object. No option may
+come twice.
 """
 
 import json
@@ -32,8 +33,8 @@ def parse(argument, implied):
 
 
 def parse_argv(argv):
-    """The two halves of a NIC."""
-    first, netdev, second, device = argv
-    if (first, second) != ("-netdev", "-device"):
-        raise ValueError(f"other arguments than a NIC's: {first} {second}")
-    return parse(netdev, "type"), parse(device, "driver")
+    """What a NIC is made of, in order: netdev and device as a rule, and in front of a few what those need."""
+    return tuple(parse(argument, _IMPLIED[option]) for option, argument in zip(argv[::2], argv[1::2], strict=True))
+
+
+_IMPLIED = {"-add-fd": "", "-chardev": "backend", "-netdev": "type", "-device": "driver"}

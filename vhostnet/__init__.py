@@ -39,13 +39,24 @@ from vhostnet.host.opening import limits, open_nic, open_nics, plan_nics
 from vhostnet.program.cost import Cost, Limits, cost
 from vhostnet.program.program import Act, Fds, NicRow, Op, Program
 from vhostnet.qemu.argv import assign_aliases, assign_machine, caveats, fitted, qemu_argv, qemu_properties
-from vhostnet.spec.interface import CcwAddress, InterfaceSpec, MmioAddress, PciAddress, Vlan
+from vhostnet.spec.interface import InterfaceSpec
 from vhostnet.spec.parse import parse_any, parse_domain, parse_interface
+from vhostnet.spec.parts import (
+    CcwAddress,
+    MmioAddress,
+    PciAddress,
+    SpaprVioAddress,
+    UsbAddress,
+    Vlan,
+    ZpciAddress,
+)
 
 if TYPE_CHECKING:
     from vhostnet.host.effects import effects
     from vhostnet.host.pool import NicPool, PoolStats
     from vhostnet.host.survey import FoundNic, list_nics
+    from vhostnet.host.vdpa import open_vdpa
+    from vhostnet.spec.sources import SocketSource, UserSource, VdpaSource, VhostUserSource
 
 __version__ = "0.1.0"
 
@@ -80,14 +91,21 @@ __all__ = [
     "Program",
     "QueueLimit",
     "ResourceExhausted",
+    "SocketSource",
+    "SpaprVioAddress",
     "SpecError",
     "Timing",
     "Unsupported",
+    "UsbAddress",
+    "UserSource",
+    "VdpaSource",
     "Vhost",
     "VhostUnavailable",
+    "VhostUserSource",
     "VhostnetError",
     "VhostnetWarning",
     "Vlan",
+    "ZpciAddress",
     "assign_aliases",
     "assign_machine",
     "caveats",
@@ -99,6 +117,7 @@ __all__ = [
     "list_nics",
     "open_nic",
     "open_nics",
+    "open_vdpa",
     "parse_any",
     "parse_domain",
     "parse_interface",
@@ -115,6 +134,8 @@ _LATER = {
     "list_nics": "vhostnet.host.survey",
     "NicPool": "vhostnet.host.pool",
     "PoolStats": "vhostnet.host.pool",
+    "open_vdpa": "vhostnet.host.vdpa",
+    **dict.fromkeys(("SocketSource", "UserSource", "VdpaSource", "VhostUserSource"), "vhostnet.spec.sources"),
 }
 
 

@@ -228,6 +228,8 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
     ("TAP_OPEN", _errno.ENODEV): (Unsupported, "the driver is not there: load it (modprobe tun)"),
     ("TAP_OPEN", _errno.ENXIO): (Unsupported, "the driver is not there: load it (modprobe tun)"),
     ("TAP_OPEN", _errno.ENOTTY): (Unsupported, "<backend tap=> is no TUN/TAP device; the usual one is /dev/net/tun"),
+    ("VDPA_OPEN", _errno.ENOENT): (Unsupported, "no such device node: vdpa dev show says which there are"),
+    ("VDPA_OPEN", _errno.EBUSY): (HostError, "another has it open: a vDPA device is for one QEMU at a time"),
     ("QDISC", _errno.ENOENT): (Unsupported, "this kernel has no noqueue qdisc to give: pass qdisc='default'"),
     ("LINK", _errno.EXFULL): (BridgeFull, "a Linux bridge takes at most 1023 ports: use another bridge"),
     ("LINK", _errno.EOPNOTSUPP): (NotABridge, "name a Linux bridge in <source bridge=>"),

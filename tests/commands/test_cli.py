@@ -63,10 +63,29 @@ def test_argv_as_json_is_the_same_words(dialect):
     assert json.loads(vhostnet(*how, "-j", stdin=SEED).stdout) == shlex.split(quoted)
 
 
-def test_argv_takes_one_nic():
-    done = vhostnet("argv", "-", "--tap-fds", "3", stdin=f"<devices>{PLAIN}{PLAIN}</devices>")
-    assert done.returncode == 3
-    assert "2 interfaces" in done.stderr
+def test_argv_of_many_takes_the_fds_of_each_in_order():
+    two = f"<devices>{PLAIN}<interface><model type='virtio'/></interface>{PLAIN.replace('qemu', 'vhost')}</devices>"
+    done = vhostnet("argv", "-", "--tap-fds", "3", "--vhost-fds", "", "--tap-fds", "4", "--vhost-fds", "5", stdin=two)
+    assert [word for word in done.stdout.split() if "id=hostnet" in word] == [
+        "tap,fd=3,id=hostnet0",
+        "user,id=hostnet1",
+        "tap,fd=4,id=hostnet2,vhost=on,vhostfd=5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tap-fds", "3"], "needs --tap-fds, and there is none left"),
+        (["--tap-fds", "3", "--tap-fds", "4", "--tap-fds", "5"], "--tap-fds is given more often"),
+        (["--tap-fds", "3", "--tap-fds", "4", "--vdpa-fd", "5"], "--vdpa-fd is given more often"),
+        (["--tap-fds", "3", "--tap-fds", "4", "--alias", "net7"], "--nic picks one"),
+    ],
+)
+def test_argv_of_many_wants_as_many(arguments, message):
+    done = vhostnet("argv", "-", *arguments, stdin=f"<devices>{PLAIN}{PLAIN}</devices>")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
 
 
 # --- exit codes ------------------------------------------------------------------------------------------

@@ -28,20 +28,25 @@ FEATURES = vhostnet.program.plan.Features(0xFFFF, True)
 
 
 def check_arguments(spec: vhostnet.InterfaceSpec, alias: str) -> None:
-    tap = list(range(3, 3 + spec.queues))
-    vhost = list(range(300, 300 + spec.queues)) if spec.virtio else []
+    fds = {}
+    if spec.tap:
+        fds["tap_fds"] = list(range(3, 3 + spec.queues))
+        fds["vhost_fds"] = list(range(300, 300 + spec.queues)) if spec.virtio else []
+    elif spec.type == "vdpa":
+        fds["vdpa_fd"] = 3
     for dialect in vhostnet.qemu.argv.DIALECTS:
-        argv = vhostnet.qemu_argv(spec, tap_fds=tap, vhost_fds=vhost, alias=alias, dialect=dialect)
-        assert parse_argv(argv) == expected.both(spec, tap, vhost, alias, dialect=dialect), argv
+        argv = vhostnet.qemu_argv(spec, **fds, alias=alias, dialect=dialect)
+        assert parse_argv(argv) == expected.all_of(spec, **fds, alias=alias, dialect=dialect), argv
         assert not UNSEEN.search("".join(argv)), argv
-        assert ID.fullmatch(str(parse_argv(argv)[1]["id"])), argv
+        assert ID.fullmatch(str(parse_argv(argv)[-1]["id"])), argv
 
 
 def check(data: bytes) -> None:
     specs = vhostnet.parse_any(data)
     for spec, alias in zip(specs, vhostnet.assign_aliases(specs), strict=True):
         check_arguments(spec, alias)
-    program = vhostnet.program.plan.plan(specs, [f"vn{number}" for number in range(len(specs))], FEATURES)
+    made = [spec for spec in specs if spec.tap]
+    program = vhostnet.program.plan.plan(made, [f"vn{number}" for number in range(len(made))], FEATURES)
     assert not UNSEEN.search(str(program).replace("\n", "")), program
 
 

@@ -8,12 +8,15 @@ import pickle
 import pytest
 
 import vhostnet
-from vhostnet import CcwAddress, InterfaceSpec, MmioAddress, PciAddress
+from vhostnet import CcwAddress, InterfaceSpec, MmioAddress, PciAddress, SocketSource, UsbAddress, UserSource
 
 VALUES = [
     PciAddress(1, 2, multifunction=True),
     CcwAddress(devno=7),
     MmioAddress(),
+    UsbAddress(1, "2"),
+    UserSource("10.0.0.0/8"),
+    SocketSource("a", 1),
     InterfaceSpec(bridge="br0", queues=3, address=PciAddress(slot=4)),
 ]
 
@@ -63,7 +66,7 @@ def test_arguments_that_it_does_not_take(arguments, named, says):
 
 def test_more_of_the_same():
     with pytest.raises(TypeError, match="too many"):
-        PciAddress(1, 2, 3, None, "pci.0", 6)
+        PciAddress(1, 2, 3, None, "pci.0", None, 7)
     with pytest.raises(TypeError, match="twice"):
         PciAddress(1, bus=1)
     with pytest.raises(TypeError, match="acts, nics"):

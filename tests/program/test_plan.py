@@ -41,6 +41,15 @@ def test_a_batch_runs_all_of_one_kind_before_the_next(seed, other):
     ]
 
 
+@pytest.mark.parametrize(
+    "specs", [[InterfaceSpec(type="user")], [InterfaceSpec(bridge="br0"), InterfaceSpec(type="user")]]
+)
+def test_what_has_no_tap_cannot_be_made(specs):
+    with pytest.raises(SpecError, match="type='user' has no TAP, so there is nothing to open") as caught:
+        plan(specs, ["a", "b"][: len(specs)], ALL)
+    assert caught.value.expected == "bridge or ethernet or network"
+
+
 def test_up_waits_for_every_answer_and_nothing_else_does(seed, other):
     program = plan([seed, other], ["a", "b"], ALL)
     assert [act for act in program.acts if act.barrier] == [Act(Op.UP, 0, barrier=True)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vhostnet import CcwAddress, InterfaceSpec, MmioAddress, PciAddress
+from vhostnet import CcwAddress, InterfaceSpec, MmioAddress, PciAddress, UsbAddress
 from vhostnet.qemu.command import closers, read_command, settle, unplaced
 
 X86 = "/usr/bin/qemu-system-x86_64"
@@ -70,6 +70,15 @@ def test_an_address_on_a_bus_that_is_not_there_is_left_to_qemu():
     assert note == (
         "address pci.1 0x0: the command line makes no such bus (it has pcie.0 rng); the place is left to QEMU"
     )
+
+
+def test_a_usb_nic_is_where_its_controller_is():
+    asked = spec(model="usb-net", address=UsbAddress(1, "1.2"))
+    controller = ["-device", "qemu-xhci,id=usb1"]
+    assert settle(asked, read_command([X86, *controller])) == (asked, "")
+    settled, note = settle(asked, read_command([X86]))
+    assert settled == unplaced(asked) == spec(model="usb-net")
+    assert note.startswith("address usb1.0 port 1.2: the command line makes no such bus (it has pci.0)")
 
 
 def test_the_root_bus_of_another_machine():

@@ -7,11 +7,26 @@ from conftest import BRIDGE
 from qemuopts import parse, parse_argv
 
 import vhostnet
-from vhostnet import InterfaceSpec, PciAddress, SpecError
+from vhostnet import (
+    CcwAddress,
+    InterfaceSpec,
+    PciAddress,
+    SocketSource,
+    SpecError,
+    UsbAddress,
+    UserSource,
+    VdpaSource,
+    VhostUserSource,
+)
 from vhostnet.commands.demo import ask_qemu
 
 DIALECTS = ("classic", "keyval", "json")
 UNSEEN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+
+SWITCH, VDPA, CLIENT, UDP, USER = (
+    {"bridge": None, "type": kind} for kind in ("vhostuser", "vdpa", "client", "udp", "user")
+)
+NO_TAP = {"tap_fds": ()}
 
 # Field -> a value that is allowed and is seen nowhere else, and the spec and arguments that have another in its place.
 FIELDS = {
@@ -30,6 +45,14 @@ FIELDS = {
     "model": ("e1000e", lambda text: ({"model": text}, {})),
     "txmode": ("timer", lambda text: ({"txmode": text}, {})),
     "vhost": ("off", lambda text: ({"vhost": text}, {})),
+    "vhostuser path": ("/benign", lambda text: ({**SWITCH, "source": VhostUserSource(text)}, NO_TAP)),
+    "vdpa dev": ("/benign", lambda text: ({**VDPA, "source": VdpaSource(text)}, {**NO_TAP, "vdpa_fd": 9})),
+    "address": ("benign", lambda text: ({**CLIENT, "source": SocketSource(text, 1)}, NO_TAP)),
+    "local_address": ("benign", lambda text: ({**UDP, "source": SocketSource("a", 1, text, 2)}, NO_TAP)),
+    "ipv4": ("10.9.8.0", lambda text: ({**USER, "source": UserSource(ipv4=text)}, NO_TAP)),
+    "ipv6": ("2001:db8::/64", lambda text: ({**USER, "source": UserSource(ipv6=text)}, NO_TAP)),
+    "port": ("1.2", lambda text: ({**USER, "model": "usb-net", "address": UsbAddress(0, text)}, NO_TAP)),
+    "loadparm": ("BENIGN", lambda text: ({"loadparm": text, "address": CcwAddress(devno=1)}, {})),
     "link_state": ("up", lambda text: ({"link_state": text}, {})),
 }
 HOSTILE = [
@@ -61,7 +84,7 @@ HOSTILE = [
 def argv(field, text, dialect):
     fields, arguments = FIELDS[field][1](text)
     spec = InterfaceSpec(**{"bridge": "br0", "mac": "52:54:00:00:00:01", **fields})
-    return vhostnet.qemu_argv(spec, tap_fds=[3], dialect=dialect, **arguments)
+    return vhostnet.qemu_argv(spec, **{"tap_fds": [3], "dialect": dialect, **arguments})
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -7,7 +7,7 @@ import pytest
 from conftest import SEED, TESTS
 
 import vhostnet
-from vhostnet import InterfaceSpec, PciAddress, SpecError, VhostnetWarning
+from vhostnet import InterfaceSpec, PciAddress, SpecError, VdpaSource, VhostnetWarning, VhostUserSource
 
 GOLDEN = sorted((TESTS / "golden").glob("*.xml"))
 DIALECTS = ("classic", "keyval", "json")
@@ -109,6 +109,40 @@ def test_refused(arguments, name):
         vhostnet.qemu_argv(bare(queues=2), **{"tap_fds": [3, 4], **arguments})
     assert caught.value.attribute == name
     assert caught.value.expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "arguments", "name"),
+    [
+        ({"type": "user"}, {"tap_fds": [3]}, "tap_fds"),
+        ({"type": "user"}, {"vhost_fds": [3]}, "vhost_fds"),
+        ({"type": "user"}, {"vdpa_fd": 3}, "vdpa_fd"),
+        ({"type": "vdpa", "source": VdpaSource("/dev/vhost-vdpa-0")}, {}, "vdpa_fd"),
+        ({"type": "vdpa", "source": VdpaSource("/dev/vhost-vdpa-0")}, {"vdpa_fd": -1}, "vdpa_fd"),
+        ({"type": "vdpa", "source": VdpaSource("/dev/vhost-vdpa-0")}, {"vdpa_fd": True}, "vdpa_fd"),
+        ({"bridge": "br0"}, {}, "tap_fds"),
+        ({"bridge": "br0"}, {"tap_fds": [3], "vdpa_fd": 4}, "vdpa_fd"),
+    ],
+    ids=str,
+)
+def test_fds_are_those_of_the_type(fields, arguments, name):
+    with pytest.raises(SpecError) as caught:
+        vhostnet.qemu_argv(InterfaceSpec(**fields), **arguments)
+    assert caught.value.attribute == name
+    assert caught.value.expected
+
+
+@pytest.mark.parametrize("kind", ["vhostuser", "vdpa"])
+def test_a_long_ring_is_honoured_where_there_is_no_tap(kind):
+    source = VhostUserSource("/v") if kind == "vhostuser" else VdpaSource("/dev/vhost-vdpa-0")
+    spec = InterfaceSpec(type=kind, source=source, tx_queue_size=1024)
+    assert vhostnet.fitted(spec) is spec
+    assert vhostnet.caveats(spec) == ()
+
+
+def test_a_long_ring_is_not_honoured_by_slirp():
+    with pytest.warns(VhostnetWarning, match="QEMU gives type user at most 256"):
+        assert vhostnet.fitted(InterfaceSpec(type="user", tx_queue_size=1024)).tx_queue_size == 256
 
 
 def test_a_bus_on_what_is_not_pci_is_refused():

@@ -80,6 +80,7 @@ ALLOWED = {
     "strict-element-in-an-element": {"mtu": 1500},
     "strict-sndbuf-with-an-element": {"sndbuf": 1600},
     "strict-text-in-an-element": {"mtu": 1500},
+    "strict-type-missing": {"type": "user", "bridge": None},
 }
 
 

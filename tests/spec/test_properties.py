@@ -12,7 +12,20 @@ from hypothesis import strategies as st
 from qemuopts import parse_argv
 
 import vhostnet
-from vhostnet import CcwAddress, InterfaceSpec, MmioAddress, PciAddress, SpecError
+from vhostnet import (
+    CcwAddress,
+    InterfaceSpec,
+    MmioAddress,
+    PciAddress,
+    SocketSource,
+    SpaprVioAddress,
+    SpecError,
+    UsbAddress,
+    UserSource,
+    VdpaSource,
+    VhostUserSource,
+    ZpciAddress,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::vhostnet.VhostnetWarning")
 
@@ -30,6 +43,7 @@ PCI = st.builds(
     st.integers(0, 7),
     MAYBE,
     st.sampled_from(["pci.0", "pcie.0"]),
+    st.none() | st.builds(ZpciAddress, st.integers(1, 0xFFFF), st.integers(0, 0xFFFFFFFF)),
 )
 CCW = st.builds(CcwAddress, st.integers(0, 0xFE), st.integers(0, 3), st.none() | st.integers(0, 0xFFFF))
 
@@ -51,6 +65,22 @@ VIRTIO = {
         ("ioeventfd", "event_idx", "iommu", "ats", "packed", "page_per_vq", "rss", "rss_hash_report"), MAYBE
     ),
 }
+WHERE = {
+    "user": st.none()
+    | st.builds(
+        UserSource,
+        st.none() | st.tuples(st.ip_addresses(v=4), st.integers(4, 27)).map(lambda pair: f"{pair[0]}/{pair[1]}"),
+        st.none()
+        | st.tuples(st.ip_addresses(v=6), st.sampled_from(["", "/64"])).map(lambda pair: f"{pair[0]}{pair[1]}"),
+    ),
+    "vhostuser": st.builds(
+        VhostUserSource, TEXT.map(lambda text: f"/{text}"), st.just(False), st.none() | st.integers(0, 2147483)
+    )
+    | st.builds(VhostUserSource, TEXT.map(lambda text: f"/{text}"), st.just(True)),
+    "vdpa": st.builds(VdpaSource, TEXT.map(lambda text: f"/{text}")),
+}
+HOSTS = st.from_regex(r"[a-z0-9.,:=-]{1,20}", fullmatch=True)
+PORTS = st.integers(1, 65535)
 ON_PCI = {"rom_bar": MAYBE, "rom_file": st.none() | TEXT, "acpi_index": st.none() | st.integers(1, 16383)}
 SPECS = st.one_of(
     st.builds(
@@ -73,6 +103,36 @@ SPECS = st.one_of(
         **ON_PCI,
     ),
 )
+REST = {name: ANY[name] for name in ("mac", "alias", "boot_order")}  # of what has no TAP
+TEAM = st.sampled_from([None, "persistent"])
+TAPLESS = st.one_of(
+    st.builds(InterfaceSpec, type=st.just("user"), source=WHERE["user"], address=st.none() | PCI, teaming=TEAM, **REST),
+    st.builds(
+        InterfaceSpec,
+        type=st.just("user"),
+        model=st.just("usb-net"),
+        address=st.builds(UsbAddress, st.integers(0, 255), st.sampled_from(["1", "1.2", "255.1.2.3"])),
+        **REST,
+    ),
+    st.builds(
+        InterfaceSpec,
+        type=st.just("user"),
+        model=st.just("spapr-vlan"),
+        address=st.builds(SpaprVioAddress, st.integers(0, 0xFFFFFFFF)),
+        **REST,
+    ),
+    st.builds(InterfaceSpec, type=st.just("user"), address=CCW, loadparm=st.sampled_from([None, "A.1 Z"]), **REST),
+    st.builds(InterfaceSpec, type=st.just("vhostuser"), source=WHERE["vhostuser"], mtu=ANY["mtu"], **REST, **VIRTIO),
+    st.builds(InterfaceSpec, type=st.just("vdpa"), source=WHERE["vdpa"], **REST, **VIRTIO),
+    st.builds(
+        InterfaceSpec,
+        type=st.sampled_from(["mcast", "client", "server"]),
+        source=st.builds(SocketSource, HOSTS, PORTS),
+        model=st.sampled_from(["virtio", "e1000", "ne2k_pci"]),
+        **REST,
+    ),
+    st.builds(InterfaceSpec, type=st.just("udp"), source=st.builds(SocketSource, HOSTS, PORTS, HOSTS, PORTS), **REST),
+)
 
 
 @given(SPECS, st.booleans(), st.sampled_from(DIALECTS))
@@ -82,7 +142,18 @@ def test_the_arguments_say_what_the_spec_says(spec, vhost, dialect):
     fds = {"tap_fds": tap, "vhost_fds": list(range(1000, 1000 + spec.queues)) if vhost and spec.virtio else []}
     argv = vhostnet.qemu_argv(spec, **fds, dialect=dialect)
     alias = spec.alias or "net0"
-    assert parse_argv(argv) == expected.both(spec, **fds, alias=alias, dialect=dialect)
+    assert parse_argv(argv) == expected.all_of(spec, **fds, alias=alias, dialect=dialect)
+    assert vhostnet.qemu_properties(spec, **fds) == expected.both(spec, **fds, alias=alias, dialect="json")
+    assert not re.search(r"[\x00-\x1f\x7f]", "".join(argv))
+
+
+@given(TAPLESS, st.sampled_from(DIALECTS))
+@settings(deadline=None, max_examples=300)
+def test_the_arguments_of_what_has_no_tap(spec, dialect):
+    fds = {"vdpa_fd": 7} if spec.type == "vdpa" else {}
+    argv = vhostnet.qemu_argv(spec, **fds, dialect=dialect)
+    alias = spec.alias or "net0"
+    assert parse_argv(argv) == expected.all_of(spec, **fds, alias=alias, dialect=dialect)
     assert vhostnet.qemu_properties(spec, **fds) == expected.both(spec, **fds, alias=alias, dialect="json")
     assert not re.search(r"[\x00-\x1f\x7f]", "".join(argv))
 
@@ -105,7 +176,7 @@ def test_a_damaged_seed_is_a_spec_or_a_spec_error(data):
     except SpecError as error:
         assert str(error)
     else:
-        vhostnet.qemu_argv(spec, tap_fds=range(3, 3 + spec.queues))
+        vhostnet.qemu_argv(spec, tap_fds=range(3, 3 + spec.queues) if spec.tap else ())
 
 
 @given(st.sampled_from(list(InterfaceSpec.__dataclass_fields__)), st.none() | st.integers() | st.text() | st.binary())
@@ -173,5 +244,6 @@ def test_how_it_is_written_changes_nothing(pair):
     one, other = (vhostnet.parse_interface(text, strict=True) for text in pair)
     assert one == other
     for dialect in DIALECTS:
-        fds = {"tap_fds": range(3, 3 + one.queues), "dialect": dialect}
+        fds = {"tap_fds": range(3, 3 + one.queues)} if one.tap else {"vdpa_fd": 3} if one.type == "vdpa" else {}
+        fds["dialect"] = dialect
         assert vhostnet.qemu_argv(one, **fds) == vhostnet.qemu_argv(other, **fds)

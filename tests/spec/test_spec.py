@@ -4,7 +4,20 @@ import dataclasses
 
 import pytest
 
-from vhostnet import CcwAddress, InterfaceSpec, MmioAddress, PciAddress, SpecError
+from vhostnet import (
+    CcwAddress,
+    InterfaceSpec,
+    MmioAddress,
+    PciAddress,
+    SocketSource,
+    SpaprVioAddress,
+    SpecError,
+    UsbAddress,
+    UserSource,
+    VdpaSource,
+    VhostUserSource,
+    ZpciAddress,
+)
 from vhostnet.spec import mac as macs
 
 
@@ -40,6 +53,12 @@ GOOD = [
     {"address": MmioAddress()},
     {"rom_file": ""},
     {"model": "e1000", "vhost": "off"},
+    {"model": "a" * 63},
+    {"teaming": "persistent"},
+    {"address": CcwAddress(), "loadparm": "A. 1"},
+    {"model": "usb-net", "address": UsbAddress(255, "255.1.2.3")},
+    {"model": "spapr-vlan", "address": SpaprVioAddress(0xFFFFFFFF)},
+    {"address": PciAddress(slot=1, zpci=ZpciAddress(1, 0xFFFFFFFF))},
 ]
 
 
@@ -92,7 +111,13 @@ BAD = [
     ("bridge", ".."),
     ("bridge", ""),
     ("type", "direct"),
-    ("model", "ne2k_pci"),
+    ("model", ""),
+    ("model", "a" * 64),
+    ("model", "e1000,mac=x"),
+    ("source", "10.0.0.0/24"),
+    ("teaming", "transient"),
+    ("loadparm", "lower"),
+    ("loadparm", "A" * 9),
     ("vhost", "yes"),
     ("txmode", "bh"),
     ("ioeventfd", "on"),
@@ -137,6 +162,34 @@ def test_refused_by_name_with_what_would_be_right(name, value):
         ({"bridge": "br0", "model": "virtio-transitional", "address": MmioAddress()}, "address"),
         ({"bridge": "br0", "address": MmioAddress(), "rom_bar": True}, "rom_bar"),
         ({"bridge": "br0", "address": CcwAddress(), "acpi_index": 1}, "acpi_index"),
+        ({"bridge": "br0", "loadparm": "A"}, "loadparm"),
+        ({"bridge": "br0", "model": "e1000", "teaming": "persistent"}, "teaming"),
+        ({"bridge": "br0", "address": UsbAddress()}, "address"),
+        ({"bridge": "br0", "model": "usb-net", "address": PciAddress(slot=1)}, "address"),
+        ({"bridge": "br0", "model": "usb-net", "acpi_index": 1}, "acpi_index"),
+        ({"bridge": "br0", "model": "e1000", "address": SpaprVioAddress(1)}, "address"),
+        ({"bridge": "br0", "source": UserSource()}, "source"),
+        ({"type": "user", "bridge": "br0"}, "bridge"),
+        ({"type": "user", "network": "default"}, "network"),
+        ({"type": "user", "source": VdpaSource("/dev/vhost-vdpa-0")}, "source"),
+        ({"type": "vdpa"}, "source"),
+        ({"type": "vhostuser"}, "source"),
+        ({"type": "client"}, "source"),
+        ({"type": "udp", "source": SocketSource("a", 1)}, "local_port"),
+        ({"type": "client", "source": SocketSource("a", 1, "b", 2)}, "local_port"),
+        ({"type": "mcast", "source": SocketSource(port=1)}, "address"),
+        ({"type": "user", "ifname": "tap0"}, "ifname"),
+        ({"type": "user", "tap_path": "/dev/tun2"}, "tap_path"),
+        ({"type": "user", "vhost_path": "/dev/v"}, "vhost_path"),
+        ({"type": "user", "sndbuf": 1}, "sndbuf"),
+        ({"type": "user", "mtu": 1500}, "mtu"),
+        ({"type": "user", "queues": 2}, "queues"),
+        ({"type": "user", "isolated": True}, "isolated"),
+        ({"type": "user", "vhost": "require"}, "vhost"),
+        ({"type": "user", "rx_frames": 1}, "rx_frames"),
+        ({"type": "vdpa", "source": VdpaSource("/dev/v"), "mtu": 1500}, "mtu"),
+        ({"type": "vdpa", "source": VdpaSource("/dev/v"), "model": "e1000"}, "model"),
+        ({"type": "vhostuser", "source": VhostUserSource("/v"), "model": "e1000"}, "model"),
     ],
 )
 def test_what_does_not_go_together(fields, attribute):
@@ -155,12 +208,63 @@ def test_what_does_not_go_together(fields, attribute):
         (lambda: CcwAddress(cssid=0xFF), "cssid"),
         (lambda: CcwAddress(ssid=4), "ssid"),
         (lambda: CcwAddress(devno=65536), "devno"),
+        (lambda: UsbAddress(256), "bus"),
+        (lambda: UsbAddress(0, "0"), "port"),
+        (lambda: UsbAddress(0, "1.2.3.4.5"), "port"),
+        (lambda: UsbAddress(0, 1), "port"),
+        (lambda: SpaprVioAddress(2**32), "reg"),
+        (lambda: ZpciAddress(0, 1), "uid"),
+        (lambda: ZpciAddress(65536, 1), "uid"),
+        (lambda: ZpciAddress(1, 2**32), "fid"),
+        (lambda: PciAddress(zpci=1), "zpci"),
+        (lambda: UserSource(ipv4="10.0.0.0/3"), "ipv4"),
+        (lambda: UserSource(ipv4="10.0.0.0/28"), "ipv4"),
+        (lambda: UserSource(ipv4="10.0.0.0/"), "ipv4"),
+        (lambda: UserSource(ipv4="10.0.0"), "ipv4"),
+        (lambda: UserSource(ipv4=7), "ipv4"),
+        (lambda: UserSource(ipv6="fe80::/63"), "ipv6"),
+        (lambda: UserSource(ipv6="10.0.0.0/64"), "ipv6"),
+        (lambda: VhostUserSource("run/v"), "path"),
+        (lambda: VhostUserSource("/v", server=1), "server"),
+        (lambda: VhostUserSource("/v", reconnect=-1), "reconnect"),
+        (lambda: VhostUserSource("/v", reconnect=2147484), "reconnect"),
+        (lambda: VhostUserSource("/v", server=True, reconnect=0), "reconnect"),
+        (lambda: VdpaSource("vhost-vdpa-0"), "dev"),
+        (lambda: SocketSource("a", 0), "port"),
+        (lambda: SocketSource("a", 65536), "port"),
+        (lambda: SocketSource("a b", 1), "address"),
+        (lambda: SocketSource("a", 1, "b", 0), "local_port"),
+        (lambda: SocketSource("a", 1, "", 1), "local_address"),
     ],
 )
 def test_addresses_out_of_range(make, attribute):
     with pytest.raises(SpecError) as caught:
         make()
     assert caught.value.attribute == attribute
+
+
+ENDS = [
+    {"type": "user"},
+    {"type": "user", "source": UserSource("16.0.0.0/4", "fe80::/64"), "model": "e1000"},
+    {"type": "user", "source": UserSource("10.0.0.0/27")},
+    {"type": "user", "queues": 1, "vhost": "auto", "tx_queue_size": 1024},
+    {"type": "vhostuser", "source": VhostUserSource("/v", reconnect=2147483), "queues": 256, "mtu": 65521},
+    {"type": "vhostuser", "source": VhostUserSource("/v", server=True), "mtu": 68},
+    {"type": "vdpa", "source": VdpaSource("/dev/vhost-vdpa-0"), "queues": 256},
+    {"type": "udp", "source": SocketSource("a", 1, "b", 65535)},
+    {"type": "server", "source": SocketSource(port=65535)},
+]
+
+
+@pytest.mark.parametrize("fields", ENDS, ids=str)
+def test_what_has_no_tap(fields):
+    spec = InterfaceSpec(**fields)
+    assert not spec.tap
+    assert spec == InterfaceSpec(**{**fields, "mac": spec.mac})
+
+
+def test_networks_are_written_in_one_way():
+    assert UserSource("10.9.0.0/08", "2001:DB8:0::/64") == UserSource("10.9.0.0/8", "2001:db8::/64")
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import vhostnet
 from vhostnet import (
@@ -24,6 +24,7 @@ from vhostnet import (
     VhostnetError,
     VhostUnavailable,
 )
+from vhostnet.commands.options import FDS, NETNS, Parser, dialect_options, opening_options, reading_options
 from vhostnet.process.netns import call_inside
 from vhostnet.qemu.argv import check_qemu
 from vhostnet.qemu.command import Command, closers, read_command, settle, unplaced
@@ -33,8 +34,6 @@ OK, REFUSED, USAGE, BAD_SPEC, NOT_PERMITTED, BUSY, CANNOT = range(7)
 
 EXIT_CODES = """exit codes: 0 done, 1 the kernel refused, 2 usage, 3 bad XML or spec, 4 not permitted, 5 name busy,
 6 this host cannot (no tun, no vhost-net)"""
-
-_NETNS = "this network namespace: a name (ip netns), or a path"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,25 +80,48 @@ class UsageError(Exception):
 
 
 def _argv(options: argparse.Namespace) -> int:
-    specs = _specs([options.file], options)
-    if len(specs) != 1:
-        raise SpecError(f"the file has {len(specs)} interfaces", expected="one, or --nic to pick it: 'argv' is for one")
-    argv = vhostnet.qemu_argv(
-        specs[0],
-        tap_fds=options.tap_fds,
-        vhost_fds=options.vhost_fds,
-        alias=options.alias,
-        bus=options.bus,
-        addr=options.addr,
-        dialect=options.dialect,
-    )
+    specs = vhostnet.assign_machine(_specs([options.file], options))
+    if len(specs) > 1 and (options.alias or options.addr):
+        raise UsageError(f"--alias and --addr are for one NIC, and {options.file} has {len(specs)}: --nic picks one")
+    fds = {name: iter(getattr(options, name)) for name in ("tap_fds", "vhost_fds", "vdpa_fd")}
+    argv = [
+        word
+        for spec in specs
+        for word in vhostnet.qemu_argv(
+            spec,
+            **_next_fds(spec, fds),
+            alias=options.alias,
+            bus=options.bus if spec.pci or len(specs) == 1 else None,
+            addr=options.addr,
+            dialect=options.dialect,
+        )
+    ]
+    for name, left in fds.items():
+        if any(True for _ in left):
+            raise UsageError(f"{_option(name)} is given more often than there are NICs that take it")
     print(_json(argv) if options.json else shlex.join(argv))
     return OK
 
 
+def _next_fds(spec: InterfaceSpec, fds: Mapping[str, Iterator[Any]]) -> dict[str, Any]:
+    """Those of the next NIC, of the ones that take such."""
+    name = "tap_fds" if spec.tap else "vdpa_fd" if spec.type == "vdpa" else ""
+    if not name:
+        return {}
+    found = {name: next(fds[name], None)}
+    if found[name] is None:
+        raise UsageError(f"NIC {spec.mac} of type {spec.type} needs {_option(name)}, and there is none left for it")
+    return {**found, "vhost_fds": next(fds["vhost_fds"], [])} if spec.tap else found
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _plan(options: argparse.Namespace) -> int:
     specs = vhostnet.assign_machine(_specs(options.files, options))
-    program = vhostnet.plan_nics(specs, **_opening(options))
+    made = [spec for spec in specs if spec.tap]
+    program = vhostnet.plan_nics(made, **_opening(options))
     cost = vhostnet.cost(program)
     left = vhostnet.limits(program, engine=options.engine, netns=options.netns)
     notes = vhostnet.effects(specs, program, engine=options.engine, netns=options.netns)
@@ -119,12 +141,19 @@ def _exec(options: argparse.Namespace) -> int:
     for closer in closers(command):
         _say(f"{closer}: QEMU would not have those of its NICs; run vhostnet itself by it (sudo vhostnet exec ...)")
     with contextlib.ExitStack() as stack:
-        nics = [stack.enter_context(nic) for nic in vhostnet.open_nics(specs, **_opening(options))]
-        words = list(options.command_line)
-        for nic in nics:
-            words += nic.qemu_argv(bus=options.bus, dialect=options.dialect)
-            for fd in nic.fds:
-                os.set_inheritable(fd, True)
+        vdpa_fds = iter([_vdpa_fd(spec, stack) for spec in specs if spec.type == "vdpa"])
+        made = [spec for spec in specs if spec.tap]
+        nics = [stack.enter_context(nic) for nic in vhostnet.open_nics(made, **_opening(options))]
+        for fd in [fd for nic in nics for fd in nic.fds]:
+            os.set_inheritable(fd, True)
+        words, next_nic = list(options.command_line), iter(nics)
+        for spec in specs:
+            how = {"bus": options.bus if spec.pci else None, "dialect": options.dialect}
+            if spec.tap:
+                words += next(next_nic).qemu_argv(**how)
+            else:
+                vdpa_fd = next(vdpa_fds) if spec.type == "vdpa" else None
+                words += vhostnet.qemu_argv(vhostnet.fitted(spec), vdpa_fd=vdpa_fd, **how)
         _await_udev(nics)
         for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and exec would hand that on
             signal.signal(ignored, signal.SIG_DFL)
@@ -132,6 +161,13 @@ def _exec(options: argparse.Namespace) -> int:
             os.execvp(words[0], words)
         except OSError as error:
             raise UsageError(f"cannot run {words[0]!r}: {error.strerror}") from None
+
+
+def _vdpa_fd(spec: InterfaceSpec, stack: contextlib.ExitStack) -> int:
+    fd = vhostnet.open_vdpa(spec)
+    stack.callback(os.close, fd)
+    os.set_inheritable(fd, True)
+    return fd
 
 
 def _await_udev(nics: Sequence[vhostnet.Nic]) -> None:
@@ -322,62 +358,23 @@ def _warnings_shown() -> Iterator[None]:
 # --- the parser ------------------------------------------------------------------------------------------
 
 
-def _fd_list(text: str) -> list[int]:
-    """``80:81:82``."""
-    parts = text.split(":") if text else []
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected fd numbers with colons, such as 80:81")
-    return [int(part) for part in parts]
-
-
-def _nic(text: str) -> int | str:
-    """A number, or a MAC or alias."""
-    return int(text) if text.isascii() and text.isdigit() else text
-
-
-def _network(text: str) -> tuple[str, str]:
-    name, equals, bridge = text.partition("=")
-    if not (name and equals and bridge):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected NETWORK=BRIDGE, such as default=virbr0")
-    return name, bridge
-
-
-class _Help(argparse.HelpFormatter):
-    """argparse makes one for every option; one that has to look how wide the terminal is would import shutil for it."""
-
-    def __init__(self, prog: str, **how: Any) -> None:
-        super().__init__(prog, **{"width": _WIDTH, **how})
-
-
-def _width() -> int:
-    with contextlib.suppress(OSError, ValueError):
-        return int(os.environ.get("COLUMNS") or os.get_terminal_size().columns)
-    return 80
-
-
-_WIDTH: Final = _width() - 2
-
-
-class _Parser(argparse.ArgumentParser):
-    def __init__(self, **how: Any) -> None:
-        super().__init__(**{"formatter_class": _Help, **how})
-
-
 def parser() -> argparse.ArgumentParser:
     """The whole command line; the man page and the shell completions are made from it."""
-    top = _Parser(
+    top = Parser(
         prog="vhostnet",
         description="libvirt <interface> XML in; an open multi-queue NIC and QEMU's arguments for it out.",
         epilog=EXIT_CODES,
     )
     top.add_argument("--version", action="version", version=f"vhostnet {vhostnet.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    reading, opening, dialect = _reading(), _opening_options(), _dialect()
+    reading, opening, dialect = reading_options(), opening_options(), dialect_options()
 
     argv = commands.add_parser("argv", parents=[reading, dialect], help="print QEMU's arguments for fds you have")
     argv.add_argument("file", metavar="FILE", help="an <interface> or a <domain>; - reads standard input")
-    argv.add_argument("--tap-fds", type=_fd_list, required=True, metavar="N:N", help="one TAP fd a queue pair")
-    argv.add_argument("--vhost-fds", type=_fd_list, default=[], metavar="N:N", help="one vhost-net fd a queue pair")
+    for name, kind, metavar, what in FDS:
+        argv.add_argument(
+            name, type=kind, action="append", default=[], metavar=metavar, help=f"{what}; once for each NIC with such"
+        )
     argv.add_argument("--alias", metavar="ID", help="the device's id (default: the XML's, or net0)")
     argv.add_argument("--bus", help="the PCI bus, such as pci.0")
     argv.add_argument("--addr", help="the PCI slot, such as 0x7")
@@ -403,46 +400,15 @@ def parser() -> argparse.ArgumentParser:
         "doctor", parents=[reading], help="say what this host can do, and why a file would fail"
     )
     doctor.add_argument("files", metavar="FILE", nargs="*", help="an <interface> or a <domain>; - reads standard input")
-    doctor.add_argument("-n", "--netns", metavar="NETNS", help=f"look at {_NETNS}")
+    doctor.add_argument("-n", "--netns", metavar="NETNS", help=f"look at {NETNS}")
     doctor.set_defaults(run=_doctor_there)
 
     listing = commands.add_parser("list", help="say which NICs here are ours, who made them and who has them open")
     listing.add_argument("-j", "--json", action="store_true", help="JSON out, errors on stderr too")
-    listing.add_argument("-n", "--netns", metavar="NETNS", help=f"those of {_NETNS}")
+    listing.add_argument("-n", "--netns", metavar="NETNS", help=f"those of {NETNS}")
     listing.set_defaults(run=_list)
 
     demo = commands.add_parser("demo", help="the whole job, in a network namespace of its own")
     demo.add_argument("--nics", type=int, default=64, metavar="N", help="how many to time (default: 64)")
     demo.set_defaults(run=_demo, json=False)
     return top
-
-
-def _reading() -> _Parser:
-    group = _Parser(add_help=False)
-    group.add_argument("-j", "--json", action="store_true", help="JSON out, errors on stderr too")
-    group.add_argument("--strict", action="store_true", help="refuse what libvirt ignores or does not know")
-    group.add_argument(
-        "--network",
-        action="append",
-        type=_network,
-        metavar="NETWORK=BRIDGE",
-        help="the bridge a <source network=> stands for (may be repeated)",
-    )
-    group.add_argument("--nic", type=_nic, help="only this NIC of the file: its number from 0 on, its MAC or alias")
-    group.add_argument("--no-address", action="store_true", help="leave the NICs' places to QEMU, not to the XML")
-    return group
-
-
-def _opening_options() -> _Parser:
-    group = _Parser(add_help=False)
-    group.add_argument("--engine", choices=("auto", "native", "pure"), default="auto", help="default: auto")
-    group.add_argument("--vhost", choices=("auto", "require", "off"), help="instead of <driver name=>")
-    group.add_argument("-n", "--netns", metavar="NETNS", help=f"make the NICs in {_NETNS}")
-    group.add_argument("--qdisc", choices=("noqueue", "default"), default="noqueue", help="default: noqueue")
-    return group
-
-
-def _dialect() -> _Parser:
-    group = _Parser(add_help=False)
-    group.add_argument("--dialect", choices=("classic", "keyval", "json"), default="classic", help="default: classic")
-    return group

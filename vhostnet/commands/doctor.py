@@ -19,8 +19,9 @@ from vhostnet import engines
 from vhostnet.engines import Engine, _uapi
 from vhostnet.errors import EngineUnavailable, HostError, SpecError, VhostnetError, host_error, vhost_problem
 from vhostnet.host import opening
-from vhostnet.host.effects import effects
+from vhostnet.host.effects import effects, without_tap
 from vhostnet.host.reasons import describe, free_files, free_memory, joined, name_taken, unfit_bridge
+from vhostnet.host.vdpa import open_vdpa
 from vhostnet.others import bridge, surroundings, udev
 from vhostnet.process.files import allowed_files, open_files
 from vhostnet.program.cost import cost
@@ -28,6 +29,7 @@ from vhostnet.program.plan import vhost_policy
 from vhostnet.program.program import MAX_PORTS, Act, NicRow, Op, Program, TunFlag
 from vhostnet.qemu.argv import Version, caveats, check_qemu, dotted
 from vhostnet.spec.interface import DEFAULT_TAP, DEFAULT_VHOST, InterfaceSpec
+from vhostnet.spec.sources import VdpaSource
 
 State = Literal["ok", "note", "fail"]
 
@@ -66,6 +68,15 @@ def examine() -> Iterator[Check]:
 
 def examine_specs(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
     """Why opening *specs*, all together, would fail here: every reason, not only the first."""
+    yield from (Check("no tap", "note", note) for note in without_tap(specs))
+    yield from _vdpa(specs)
+    made = [spec for spec in specs if spec.tap]
+    if made:
+        yield from _examine_taps(made)
+    yield from _asked_of_qemu(specs)
+
+
+def _examine_taps(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
     for path in dict.fromkeys(spec.tap_path for spec in specs if spec.tap_path != DEFAULT_TAP):
         yield _tun(path)
     need = {spec.vhost_path: spec.vhost == "require" for spec in specs if vhost_policy(spec, None) != "off"}
@@ -83,7 +94,17 @@ def examine_specs(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
     yield from _names(engine, program, specs)
     yield from (Check("mtu", "note", effect) for effect in effects(specs, program, engine=engine.name))
     yield from _reserved(specs)
-    yield from _asked_of_qemu(specs)
+
+
+def _vdpa(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
+    for spec in specs:
+        if isinstance(spec.source, VdpaSource):
+            try:
+                os.close(open_vdpa(spec))
+            except HostError as error:
+                yield _failed("vdpa", error)
+            else:
+                yield Check("vdpa", "ok", f"{spec.source.dev} opens")
 
 
 def _engine() -> Check:

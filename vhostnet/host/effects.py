@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from vhostnet import engines
 from vhostnet.host.reasons import describe
@@ -15,10 +16,27 @@ from vhostnet.spec.interface import InterfaceSpec
 def effects(
     specs: Sequence[InterfaceSpec], program: Program, *, engine: str = "auto", netns: NetNs | None = None
 ) -> tuple[str, ...]:
-    """What *program* (of *specs*) would do to the bridges' MTUs, and what its guests will take theirs for."""
+    """What *program* (of *specs*) would do to the bridges' MTUs, and what its guests will take theirs for.
+
+    Specs without a TAP have no row in it; of them is said who makes what they lead to.
+    """
     names = list(dict.fromkeys(nic.bridge for nic in program.nics if nic.bridge))
     bridges = call_inside(netns, describe, engines.select(engine), names)
-    return (*_falling(program.nics, bridges), *_unknown(specs, program.nics, bridges))
+    made = [spec for spec in specs if spec.tap]
+    return (*without_tap(specs), *_falling(program.nics, bridges), *_unknown(made, program.nics, bridges))
+
+
+def without_tap(specs: Sequence[InterfaceSpec]) -> tuple[str, ...]:
+    """Of each NIC for which nothing is made here, who makes what it leads to."""
+    return tuple(f"NIC {spec.mac}: type {spec.type} has no TAP: {_WHOSE[spec.type]}" for spec in specs if not spec.tap)
+
+
+_WHOSE: Final = {
+    "user": "QEMU is its network",
+    "vhostuser": "QEMU opens the socket, and the switch reads the guest's memory, which must be shared (share=on)",
+    "vdpa": "exec opens the device's node, and QEMU gets the fd",
+    **dict.fromkeys(("udp", "mcast", "server", "client"), "QEMU opens the socket"),
+}
 
 
 def _falling(rows: Sequence[NicRow], bridges: Mapping[str, Link]) -> Iterator[str]:

@@ -50,8 +50,9 @@ from vhostnet.program.program import (
     VlanEntry,
     VlanFlag,
 )
-from vhostnet.spec.interface import VNET_HDR_MODELS, InterfaceSpec, VhostPolicy, Vlan
+from vhostnet.spec.interface import TAP_TYPES, VNET_HDR_MODELS, InterfaceSpec, VhostPolicy
 from vhostnet.spec.mac import octets, tap_mac
+from vhostnet.spec.parts import Vlan
 from vhostnet.values import dataclass
 
 DEFAULT_MTU: Final = 1500  # what the kernel gives a new TAP
@@ -110,7 +111,7 @@ def plan(
 
     Bridges are left to the run to look up. *vhost* overrides the specs' own policy. With *park* the NICs are
     left down. Raises SpecError for two NICs of one name, for two of one MAC on one bridge, and for a network that
-    stands for no bridge.
+    stands for no bridge, and for a spec without a TAP.
     """
     if len(specs) > 1:
         _check_unique("ifname", names)
@@ -291,6 +292,13 @@ def _bridge_and_mtu(spec: InterfaceSpec) -> tuple[str, int]:
     """As NicRow has them: "" for none, and 0 for the bridge's."""
     if spec.bridge:
         return spec.bridge, spec.mtu or 0
+    if not spec.tap:
+        raise SpecError(
+            "has no TAP, so there is nothing to open: its arguments (qemu_argv()) are all there is of it",
+            attribute="type",
+            value=spec.type,
+            expected=" or ".join(TAP_TYPES),
+        )
     if spec.type != "ethernet":
         raise SpecError(
             "stands for no bridge here",

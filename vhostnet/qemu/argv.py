@@ -3,153 +3,46 @@
 ``qemu_argv`` writes what libvirt writes, to the byte. A QEMU that is really started gets the arguments of
 ``fitted(spec)``: what no QEMU gives on a TAP is not asked of it, since some of them refuse to start then.
 
-Three dialects of the same two arguments. ``classic`` is libvirt's order and form up to its release 7,
+Three dialects of the same arguments. ``classic`` is libvirt's order and form up to its release 7,
 ``keyval`` that of libvirt 9 in front of a QEMU before 6.2, ``json`` that of libvirt 9 with QEMU 7.2 and
-later. Both orders stand in the tables below, once. Values are typed until the last step, which alone
-knows how a dialect writes them: no value can become an option.
+later. Both orders stand in ``tables.py``, once. Values are typed until the last step, which alone knows how a
+dialect writes them: no value can become an option.
 """
 
 import itertools
 import warnings
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from vhostnet.errors import SpecError, VhostnetWarning
-from vhostnet.spec.interface import CcwAddress, InterfaceSpec, MmioAddress, PciAddress, is_addr, is_generated, is_id
+from vhostnet.qemu.tables import (
+    ADD_FD,
+    CHARDEV,
+    DEVICE,
+    ZPCI,
+    Device,
+    Properties,
+    Value,
+    netdev_table,
+)
+from vhostnet.spec.interface import InterfaceSpec
+from vhostnet.spec.parts import CcwAddress, MmioAddress, PciAddress, is_addr, is_generated, is_id
 from vhostnet.values import replace
 
 Dialect = Literal["classic", "keyval", "json"]
 DIALECTS: Final = ("classic", "keyval", "json")
-Value = str | int | bool
-Properties = dict[str, Value]
 Version = tuple[int, int, int]
 
-MAX_TX_QUEUE_SIZE: Final = 256  # on a TAP; only vhost-user and vDPA get more
-
-
-class _Device(NamedTuple):
-    """What a row of the tables may look at."""
-
-    spec: InterfaceSpec
-    tap_fds: Sequence[int]
-    vhost_fds: Sequence[int]
-    alias: str
-    bus: str | None
-    addr: str | None
-
-    @property
-    def multiqueue(self) -> bool:
-        return len(self.tap_fds) > 1
-
-
-class _Row(NamedTuple):
-    key: str
-    classic: int  # its place in the classic order; the table itself stands in the order of keyval and json
-    value: Callable[[_Device], Value | None]
-
-
-def _field(name: str) -> Callable[[_Device], Value | None]:
-    return lambda device: getattr(device.spec, name)
-
-
-def _fds(fds: Sequence[int], plural: bool) -> Value | None:
-    """libvirt's rule: the singular key for exactly one fd, the plural for more; QEMU refuses a mix."""
-    return ":".join(map(str, fds)) if fds and (len(fds) > 1) is plural else None
-
-
-_NETDEV: Final = (
-    _Row("type", 0, lambda device: "tap"),
-    _Row("fd", 1, lambda device: _fds(device.tap_fds, False)),
-    _Row("fds", 2, lambda device: _fds(device.tap_fds, True)),
-    _Row("vhost", 4, lambda device: True if device.vhost_fds else None),
-    _Row("vhostfd", 5, lambda device: _fds(device.vhost_fds, False)),
-    _Row("vhostfds", 6, lambda device: _fds(device.vhost_fds, True)),
-    _Row("sndbuf", 7, _field("sndbuf")),
-    _Row("id", 3, lambda device: f"host{device.alias}"),
-)
-
-
-def _driver(device: _Device) -> str:
-    spec = device.spec
-    if not spec.virtio:
-        return spec.model
-    if isinstance(spec.address, CcwAddress):
-        return "virtio-net-ccw"
-    if isinstance(spec.address, MmioAddress):
-        return "virtio-net-device"
-    return "virtio-net-pci" + spec.model.removeprefix("virtio")
-
-
-def _multifunction(device: _Device) -> Value | None:
-    return device.spec.address.multifunction if isinstance(device.spec.address, PciAddress) else None
-
-
-def _devno(device: _Device) -> Value | None:
-    return device.spec.address.text if isinstance(device.spec.address, CcwAddress) else None
-
-
-def _vectors(device: _Device) -> Value | None:
-    """One a queue and direction, one for configuration, one for the control queue; on PCI only."""
-    return 2 * len(device.tap_fds) + 2 if device.multiqueue and device.spec.pci else None
-
-
-def _tx(device: _Device) -> Value | None:
-    return {None: None, "iothread": "bh", "timer": "timer"}[device.spec.txmode]
-
-
-_DEVICE: Final = (
-    _Row("driver", 0, _driver),
-    _Row("iommu_platform", 33, _field("iommu")),
-    _Row("ats", 34, _field("ats")),
-    _Row("packed", 35, _field("packed")),
-    _Row("page-per-vq", 36, _field("page_per_vq")),
-    _Row("tx", 1, _tx),
-    _Row("ioeventfd", 2, _field("ioeventfd")),
-    _Row("event_idx", 3, _field("event_idx")),
-    _Row("csum", 4, _field("host_csum")),
-    _Row("gso", 5, _field("host_gso")),
-    _Row("host_tso4", 6, _field("host_tso4")),
-    _Row("host_tso6", 7, _field("host_tso6")),
-    _Row("host_ecn", 8, _field("host_ecn")),
-    _Row("host_ufo", 9, _field("host_ufo")),
-    _Row("mrg_rxbuf", 10, _field("host_mrg_rxbuf")),
-    _Row("guest_csum", 11, _field("guest_csum")),
-    _Row("guest_tso4", 12, _field("guest_tso4")),
-    _Row("guest_tso6", 13, _field("guest_tso6")),
-    _Row("guest_ecn", 14, _field("guest_ecn")),
-    _Row("guest_ufo", 15, _field("guest_ufo")),
-    _Row("mq", 16, lambda device: True if device.multiqueue else None),
-    _Row("vectors", 17, _vectors),
-    _Row("rx_queue_size", 18, _field("rx_queue_size")),
-    _Row("tx_queue_size", 19, _field("tx_queue_size")),
-    _Row("rss", 20, _field("rss")),
-    _Row("hash", 21, _field("rss_hash_report")),
-    _Row("host_mtu", 22, lambda device: device.spec.mtu if device.spec.virtio else None),
-    _Row("netdev", 23, lambda device: f"host{device.alias}"),
-    _Row("id", 24, lambda device: device.alias),
-    _Row("mac", 25, _field("mac")),
-    _Row("bootindex", 32, _field("boot_order")),
-    _Row("bus", 26, lambda device: device.bus),
-    _Row("multifunction", 27, _multifunction),
-    _Row("addr", 28, lambda device: device.addr),
-    _Row("devno", 28, _devno),
-    _Row("acpi-index", 29, _field("acpi_index")),
-    _Row("rombar", 30, lambda device: None if device.spec.rom_bar is None else int(device.spec.rom_bar)),
-    _Row("romfile", 31, _field("rom_file")),
-)
-
-_ORDER: Final = {
-    "classic": tuple(tuple(sorted(table, key=lambda row: row.classic)) for table in (_NETDEV, _DEVICE)),
-    "keyval": (_NETDEV, _DEVICE),
-    "json": (_NETDEV, _DEVICE),
-}
+MAX_TX_QUEUE_SIZE: Final = 256
+_LONG_TX_QUEUES: Final = ("vhostuser", "vdpa")  # get more
 
 
 def qemu_properties(
     spec: InterfaceSpec,
     *,
-    tap_fds: Sequence[int],
+    tap_fds: Sequence[int] = (),
     vhost_fds: Sequence[int] = (),
+    vdpa_fd: int | None = None,
     alias: str | None = None,
     bus: str | None = None,
     addr: str | None = None,
@@ -157,31 +50,20 @@ def qemu_properties(
 ) -> tuple[Properties, Properties]:
     """The properties of the two halves of a NIC, netdev and device, typed and in *dialect*'s order.
 
-    In the ``json`` order they are what QMP's ``netdev_add`` and ``device_add`` take. Arguments and errors
-    are qemu_argv()'s.
+    In the ``json`` order they are what QMP's ``netdev_add`` and ``device_add`` take. The character device of type
+    vhostuser, ``char`` and the alias, is to be there before, and so is the fd set of type vdpa, its fd's number.
+    Arguments and errors are qemu_argv()'s.
     """
-    _check_fds(spec, tap_fds, vhost_fds)
-    _check_choice("dialect", dialect, dialect in DIALECTS, "classic, keyval or json")
-    address = spec.address
-    if isinstance(address, PciAddress):
-        bus = address.bus_name if bus is None else bus
-        addr = address.addr if addr is None else addr
-    alias = (spec.alias or "net0") if alias is None else alias
-    _check_choice("alias", alias, is_id(alias), "a letter, then letters, digits and - . _")
-    _check_choice("bus", bus, bus is None or (spec.pci and is_id(bus)), "the name of a PCI bus, such as pci.0")
-    _check_choice("addr", addr, addr is None or (spec.pci and is_addr(addr)), "a PCI slot, such as 0x7 or 0x7.0x1")
-    device = _Device(spec, tap_fds, vhost_fds, alias, bus, addr)
-    netdev, frontend = (
-        {row.key: value for row in table if (value := row.value(device)) is not None} for table in _ORDER[dialect]
-    )
-    return netdev, frontend
+    device = _device(spec, tap_fds, vhost_fds, vdpa_fd, alias, bus, addr, dialect)
+    return netdev_table(spec).properties(device), DEVICE.properties(device)
 
 
 def qemu_argv(
     spec: InterfaceSpec,
     *,
-    tap_fds: Sequence[int],
+    tap_fds: Sequence[int] = (),
     vhost_fds: Sequence[int] = (),
+    vdpa_fd: int | None = None,
     alias: str | None = None,
     bus: str | None = None,
     addr: str | None = None,
@@ -189,17 +71,27 @@ def qemu_argv(
 ) -> list[str]:
     """``["-netdev", ..., "-device", ...]`` for *spec* on these fds, byte for byte as libvirt writes it.
 
-    *tap_fds* has one fd a queue pair, *vhost_fds* as many or none. *alias* is the device's id (the spec's
-    own, or ``net0``); *bus* and *addr* place it on PCI where the spec does not, or otherwise than it does.
+    *tap_fds* has one fd a queue pair, *vhost_fds* as many or none; a spec without a TAP takes neither, one of type vdpa
+    *vdpa_fd* (``open_vdpa()``). That has ``-add-fd`` in front, type vhostuser ``-chardev``, and a PCI device with a
+    zpci address its ``-device zpci``. *alias* is the device's id (the spec's own, or ``net0``); *bus* and *addr* place
+    it on PCI where the spec does not, or otherwise than it does. A vhostuser NIC's ``reconnect`` is QEMU 9.2's in the
+    ``json`` dialect (``reconnect-ms``), and that of older ones in the others.
+
     Raises SpecError, naming the argument. Warns (VhostnetWarning) where QEMU will not give what was asked.
     """
-    netdev, device = qemu_properties(
-        spec, tap_fds=tap_fds, vhost_fds=vhost_fds, alias=alias, bus=bus, addr=addr, dialect=dialect
-    )
-    for caveat in caveats(spec, str(device["id"])):
+    device = _device(spec, tap_fds, vhost_fds, vdpa_fd, alias, bus, addr, dialect)
+    for caveat in caveats(spec, device.alias):
         warnings.warn(caveat, VhostnetWarning, stacklevel=2)
     write = _json if dialect == "json" else _keyval
-    return ["-netdev", write(netdev), "-device", write(device)]
+    words = []
+    if spec.type == "vdpa":
+        words += ["-add-fd", _pairs(ADD_FD.properties(device))]
+    if spec.type == "vhostuser":
+        words += ["-chardev", _keyval(CHARDEV.properties(device))]  # libvirt writes no other
+    words += ["-netdev", write(netdev_table(spec).properties(device))]
+    if isinstance(spec.address, PciAddress) and spec.address.zpci:
+        words += ["-device", write(ZPCI.properties(device))]
+    return [*words, "-device", write(DEVICE.properties(device))]
 
 
 # --- the NICs of one machine -----------------------------------------------------------------------------
@@ -271,7 +163,7 @@ class _Misfit(NamedTuple):
 
 
 def fitted(spec: InterfaceSpec) -> InterfaceSpec:
-    """*spec* less what no QEMU gives on a TAP, for a QEMU that is really started.
+    """*spec* less what no QEMU gives it, for a QEMU that is really started.
 
     Warns (VhostnetWarning) of each thing that is not asked for. Raises SpecError for what excludes itself.
     """
@@ -312,9 +204,10 @@ def caveats(spec: InterfaceSpec, alias: str = "net0", *, qemu: Version | None = 
 
 def _misfits(spec: InterfaceSpec, qemu: Version | None) -> list[_Misfit]:
     found = []
-    if (spec.tx_queue_size or 0) > MAX_TX_QUEUE_SIZE:
+    if (spec.tx_queue_size or 0) > MAX_TX_QUEUE_SIZE and spec.type not in _LONG_TX_QUEUES:
+        what = "a TAP" if spec.tap else f"type {spec.type}"
         fact = (
-            f"tx_queue_size={spec.tx_queue_size}: QEMU gives a TAP at most 256 ({_to_long_tx_queues(qemu)}; only "
+            f"tx_queue_size={spec.tx_queue_size}: QEMU gives {what} at most 256 ({_to_long_tx_queues(qemu)}; only "
             "vhost-user and vDPA get more), so a QEMU that is started is asked for 256; rx_queue_size is honoured"
         )
         found.append(_Misfit(fact, {"tx_queue_size": MAX_TX_QUEUE_SIZE}))
@@ -342,16 +235,52 @@ def dotted(version: Version) -> str:
 # --- checking, writing -----------------------------------------------------------------------------------
 
 
+def _device(
+    spec: InterfaceSpec,
+    tap_fds: Sequence[int],
+    vhost_fds: Sequence[int],
+    vdpa_fd: int | None,
+    alias: str | None,
+    bus: str | None,
+    addr: str | None,
+    dialect: Dialect,
+) -> Device:
+    """All that is told of a NIC, checked."""
+    _check_fds(spec, tap_fds, vhost_fds)
+    _check_vdpa(spec, vdpa_fd)
+    _check_choice("dialect", dialect, dialect in DIALECTS, "classic, keyval or json")
+    address = spec.address
+    if isinstance(address, PciAddress):
+        bus = address.bus_name if bus is None else bus
+        addr = address.addr if addr is None else addr
+    alias = (spec.alias or "net0") if alias is None else alias
+    _check_choice("alias", alias, is_id(alias), "a letter, then letters, digits and - . _")
+    _check_choice("bus", bus, bus is None or (spec.pci and is_id(bus)), "the name of a PCI bus, such as pci.0")
+    _check_choice("addr", addr, addr is None or (spec.pci and is_addr(addr)), "a PCI slot, such as 0x7 or 0x7.0x1")
+    return Device(spec, tap_fds, vhost_fds, vdpa_fd, alias, bus, addr, dialect)
+
+
 def _check_fds(spec: InterfaceSpec, tap_fds: Sequence[int], vhost_fds: Sequence[int]) -> None:
     for name, fds in (("tap_fds", tap_fds), ("vhost_fds", vhost_fds)):
         if not all(type(fd) is int and fd >= 0 for fd in fds) or len(set(fds)) != len(fds):
             raise SpecError("is not allowed", attribute=name, value=list(fds), expected="distinct fd numbers")
+    if not spec.tap:
+        for name, fds in (("tap_fds", tap_fds), ("vhost_fds", vhost_fds)):
+            _check_choice(name, list(fds), not fds, f"none: type {spec.type} has no TAP")
+        return
     _check_choice("tap_fds", list(tap_fds), len(tap_fds) == spec.queues, f"{spec.queues}, one a queue pair")
     vhost_ok = not vhost_fds or (spec.virtio and len(vhost_fds) == spec.queues)
     wanted = f"none, or {spec.queues}: one a queue pair" if spec.virtio else f"none: model {spec.model} is not virtio"
     _check_choice("vhost_fds", list(vhost_fds), vhost_ok, wanted)
     shared = set(tap_fds) & set(vhost_fds)
     _check_choice("vhost_fds", list(vhost_fds), not shared, "other fds than tap_fds has")
+
+
+def _check_vdpa(spec: InterfaceSpec, vdpa_fd: object) -> None:
+    if spec.type == "vdpa":
+        _check_choice("vdpa_fd", vdpa_fd, type(vdpa_fd) is int and vdpa_fd >= 0, "the fd of its node")
+    else:
+        _check_choice("vdpa_fd", vdpa_fd, vdpa_fd is None, f"none: type {spec.type} has no vDPA device")
 
 
 def _check_choice(name: str, value: object, allowed: bool, expected: str) -> None:
@@ -368,7 +297,11 @@ def _json(properties: Mapping[str, Value]) -> str:
 def _keyval(properties: Mapping[str, Value]) -> str:
     """``tap,fds=3:4,...``: the first value stands alone; a comma inside a value is doubled."""
     (_, head), *rest = properties.items()
-    return ",".join([_plain(head), *(f"{key}={_plain(value)}" for key, value in rest)])
+    return ",".join([_plain(head), *([_pairs(dict(rest))] if rest else [])])
+
+
+def _pairs(properties: Mapping[str, Value]) -> str:
+    return ",".join(f"{key}={_plain(value)}" for key, value in properties.items())
 
 
 def _plain(value: Value) -> str:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from vhostnet.spec.interface import CcwAddress, InterfaceSpec, PciAddress
+from vhostnet.spec.interface import InterfaceSpec
 from vhostnet.spec.machines import Machine, find_machine
+from vhostnet.spec.parts import CcwAddress, PciAddress, UsbAddress
 from vhostnet.values import replace
 
 _QEMU: Final = r"qemu-system-([a-z0-9_]+)(-microvm)?|qemu-kvm|kvm"
@@ -94,9 +95,10 @@ def settle(spec: InterfaceSpec, command: Command) -> tuple[InterfaceSpec, str]:
     An address on a bus that is not there is left to QEMU; a NIC without one goes where the machine has virtio.
     """
     address, machine = spec.address, command.machine
-    if isinstance(address, PciAddress) and not command.has_bus(address.bus_name):
+    if isinstance(address, (PciAddress, UsbAddress)) and not command.has_bus(address.maker):
         there = f"{machine.root if machine else ''} {' '.join(sorted(command.devices))}".strip()
-        why = f"address {address.bus_name} {address.addr}: the command line makes no such bus (it has {there})"
+        place = address.addr if isinstance(address, PciAddress) else f"port {address.port}"
+        why = f"address {address.bus_name} {place}: the command line makes no such bus (it has {there})"
         return replace(spec, address=None), f"{why}; the place is left to QEMU"
     if address is None and spec.model == "virtio" and machine:
         return replace(spec, address=machine.virtio), ""
@@ -105,7 +107,7 @@ def settle(spec: InterfaceSpec, command: Command) -> tuple[InterfaceSpec, str]:
 
 def unplaced(spec: InterfaceSpec) -> InterfaceSpec:
     """*spec* without its address, in the kind of place it had."""
-    if isinstance(spec.address, PciAddress):
+    if isinstance(spec.address, (PciAddress, UsbAddress)):
         return replace(spec, address=None)
     return replace(spec, address=CcwAddress()) if isinstance(spec.address, CcwAddress) else spec
 

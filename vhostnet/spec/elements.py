@@ -7,12 +7,14 @@ libvirt knows too, and does nothing with for a NIC of ours; what is nowhere here
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from vhostnet.spec.interface import MODELS, CcwAddress, MmioAddress, PciAddress
+from vhostnet.spec.interface import TAP_TYPES, TAPLESS_TYPES
+from vhostnet.spec.parts import CcwAddress, MmioAddress, PciAddress, SpaprVioAddress, UsbAddress, ZpciAddress
 
 Reader = Callable[[str], Any]  # None for a text that asks for nothing; raises ValueError with what would be right
+Known = Mapping[str, Mapping[str, tuple[str, Reader]]]
 
 
 class Ignored(ValueError):
@@ -25,7 +27,7 @@ _DIGITS = r"[0-9]{1,20}"
 _NUMBER = r"0[xX][0-9A-Fa-f]{1,8}|0|[1-9][0-9]{0,9}"
 
 
-def _str(text: str) -> str:
+def plain(text: str) -> str:
     return text
 
 
@@ -44,7 +46,7 @@ def _mtu(text: str) -> int | None:
     return whole(text) or None if text else None  # 0 is libvirt's word for none
 
 
-def _device(text: str) -> str:
+def device_path(text: str) -> str:
     """A path that means the same node whoever opens it: in /proc it would be one of our own fds, or another's file."""
     parts = [part for part in text.split("/") if part]
     if not {".", ".."}.isdisjoint(parts) or parts[:1] == ["proc"] or parts[:2] == ["dev", "fd"]:
@@ -58,7 +60,7 @@ def _number(text: str) -> int:
     return int(text, 0)
 
 
-def _word(**words: Any) -> Reader:
+def word(**words: Any) -> Reader:
     def read(text: str) -> Any:
         if text not in words:
             raise ValueError(" or ".join(words))
@@ -67,8 +69,8 @@ def _word(**words: Any) -> Reader:
     return read
 
 
-_onoff = _word(on=True, off=False)
-_yesno = _word(yes=True, no=False)
+_onoff = word(on=True, off=False)
+yesno = word(yes=True, no=False)
 _PREFIXES = ("vnet", "macvtap", "macvlan")
 _GENERATED = r"(vnet|macvtap|macvlan)[0-9]+"
 _ALIAS = r"(ua-[A-Za-z0-9_-]*|net[0-9]+)"
@@ -90,30 +92,40 @@ def _alias(text: str) -> str | None:
     return text or None
 
 
+# Those that libvirt has a name for, and so knows in any case of letters; any other is QEMU's to know.
+_SPELLED = (
+    *("virtio", "virtio-transitional", "virtio-non-transitional", "e1000", "e1000e", "igb", "rtl8139", "vmxnet3"),
+    *("usb-net", "spapr-vlan", "lan9118", "netfront"),
+)
+
+
 def _model(text: str) -> str | None:
-    """libvirt knows its models in any case of letters."""
-    return text.lower() if text.lower() in MODELS else text or None
+    return text.lower() if text.lower() in _SPELLED else text or None
+
+
+def _loadparm(text: str) -> str:
+    return text.upper()
 
 
 # --- the map ---------------------------------------------------------------------------------------------
 
 # element -> attribute -> (field, reader). Names that start with "_" are not fields: _finish() uses them.
-KNOWN: Final[dict[str, dict[str, tuple[str, Reader]]]] = {
-    "interface": {"type": ("type", _str)},
-    "mac": {"address": ("mac", _str)},
+KNOWN: Final[Known] = {
+    "interface": {"type": ("type", plain)},
+    "mac": {"address": ("mac", plain)},
     "model": {"type": ("model", _model)},
     "source": {
-        "bridge": ("bridge", _str),
-        "network": ("network", _str),
-        "macTableManager": ("mac_table_manager", _word(kernel="kernel", libvirt="libvirt")),
+        "bridge": ("bridge", plain),
+        "network": ("network", plain),
+        "macTableManager": ("mac_table_manager", word(kernel="kernel", libvirt="libvirt")),
     },
     "target": {"dev": ("ifname", _ifname)},
     "driver": {
-        "name": ("vhost", _word(vhost="require", qemu="off")),
+        "name": ("vhost", word(vhost="require", qemu="off")),
         "queues": ("queues", whole),
         "rx_queue_size": ("rx_queue_size", whole),
         "tx_queue_size": ("tx_queue_size", whole),
-        "txmode": ("txmode", _word(iothread="iothread", timer="timer")),
+        "txmode": ("txmode", word(iothread="iothread", timer="timer")),
         "ioeventfd": ("ioeventfd", _onoff),
         "event_idx": ("event_idx", _onoff),
         "iommu": ("iommu", _onoff),
@@ -127,25 +139,29 @@ KNOWN: Final[dict[str, dict[str, tuple[str, Reader]]]] = {
         name: (f"host_{name}", _onoff) for name in ("csum", "gso", "tso4", "tso6", "ecn", "ufo", "mrg_rxbuf")
     },
     "driver/guest": {name: (f"guest_{name}", _onoff) for name in ("csum", "tso4", "tso6", "ecn", "ufo")},
-    "backend": {"tap": ("tap_path", _device), "vhost": ("vhost_path", _device)},
+    "backend": {"tap": ("tap_path", device_path), "vhost": ("vhost_path", device_path)},
     "tune": {},
     "tune/sndbuf": {},
     "mtu": {"size": ("mtu", _mtu)},
-    "port": {"isolated": ("isolated", _yesno)},
+    "port": {"isolated": ("isolated", yesno)},
     "coalesce": {},
     "coalesce/rx": {},
     "coalesce/rx/frames": {"max": ("rx_frames", whole)},
-    "link": {"state": ("link_state", _unless_empty(_word(up="up", down="down")))},
+    "link": {"state": ("link_state", _unless_empty(word(up="up", down="down")))},
     "alias": {"name": ("alias", _alias)},
-    "boot": {"order": ("boot_order", whole)},
-    "rom": {"enabled": ("_rom_enabled", _yesno), "bar": ("rom_bar", _onoff), "file": ("rom_file", _str)},
+    "teaming": {
+        "type": ("_teaming", word(persistent="persistent", transient="transient")),
+        "persistent": ("_pair", plain),
+    },
+    "boot": {"order": ("boot_order", whole), "loadparm": ("loadparm", _loadparm)},
+    "rom": {"enabled": ("_rom_enabled", yesno), "bar": ("rom_bar", _onoff), "file": ("rom_file", plain)},
     "acpi": {"index": ("acpi_index", whole)},
 }
 read_sndbuf: Final = _unless_empty(whole)  # its value is text, not an attribute
 
 VLAN: Final[dict[str, dict[str, Reader]]] = {
-    "vlan": {"trunk": _yesno},
-    "vlan/tag": {"id": whole, "nativeMode": _word(tagged="tagged", untagged="untagged")},
+    "vlan": {"trunk": yesno},
+    "vlan/tag": {"id": whole, "nativeMode": word(tagged="tagged", untagged="untagged")},
 }
 # Elements that are nothing without this attribute.
 NEEDED: Final = {"boot": "order"}
@@ -156,7 +172,10 @@ ADDRESSES: Final[dict[str, tuple[type[Any], dict[str, Reader]]]] = {
     ),
     "ccw": (CcwAddress, {"cssid": _number, "ssid": _number, "devno": _number}),
     "virtio-mmio": (MmioAddress, {}),
+    "usb": (UsbAddress, {"bus": _number, "port": plain}),
+    "spapr-vio": (SpaprVioAddress, {"reg": _number}),
 }
+ZPCI: Final[tuple[type[Any], dict[str, Reader]]] = (ZpciAddress, {"uid": _number, "fid": _number})
 
 # --- what asks for nothing -------------------------------------------------------------------------------
 
@@ -197,55 +216,51 @@ IGNORED_ELEMENTS: Final = {
 }
 IGNORED_ATTRIBUTES: Final = {
     ("interface", "trustGuestRxFilters"): "libvirt heeds it for type direct",
-    ("backend", "fqdn"): "it is for type user",
-    ("backend", "hostname"): "it is for type user",
-    ("backend", "logFile"): "it is for type user",
-    ("source", "path"): "it is for type vhostuser",
-    ("source", "type"): "it is for type vhostuser",
+    ("backend", "fqdn"): "it is for passt",
+    ("backend", "hostname"): "it is for passt",
+    ("backend", "logFile"): "it is for passt",
 }
 # The attributes of <source> that libvirt reads; a running network's may have those of what it stands for.
 SOURCES: Final = {
     "bridge": ("bridge", "macTableManager"),
     "ethernet": (),
     "network": ("network", "portgroup", "portid", "bridge", "macTableManager", "dev", "mode"),
+    "user": (),
+    "vhostuser": ("type", "path", "mode"),
+    "vdpa": ("dev",),
+    **dict.fromkeys(("udp", "mcast", "server", "client"), ("address", "port")),
 }
 
 # --- what is not done yet, and what to do instead --------------------------------------------------------
 
+SUPPORTED: Final = ", ".join((*TAP_TYPES, *TAPLESS_TYPES))
 _BRIDGED = "or give it a NIC of type bridge"
 LATER_TYPES: Final = {
-    "user": f"leave it to QEMU (-nic user,model=virtio-net-pci), {_BRIDGED}",
-    "vhostuser": f"leave it to QEMU (-chardev socket,... -netdev vhost-user,...), {_BRIDGED}",
-    "server": f"leave it to QEMU (-netdev socket,listen=...), {_BRIDGED}",
-    "client": f"leave it to QEMU (-netdev socket,connect=...), {_BRIDGED}",
-    "mcast": f"leave it to QEMU (-netdev socket,mcast=...), {_BRIDGED}",
-    "udp": f"leave it to QEMU (-netdev socket,udp=...,localaddr=...), {_BRIDGED}",
-    "internal": f"leave it to QEMU (-nic user), {_BRIDGED}",
+    "internal": f"libvirt makes a NIC of type user of it: write that, {_BRIDGED}",
     "direct": "make the link a port of a bridge (ip link set dev LINK master BRIDGE), and the NIC of type bridge",
-    "hostdev": f"leave it to QEMU (-device vfio-pci,host=...), {_BRIDGED}",
-    "vdpa": f"leave it to QEMU (-netdev vhost-vdpa,vhostdev=...), {_BRIDGED}",
-    "null": "leave it out: no QEMU has such a NIC",
-    "vds": "leave it out: no QEMU has such a NIC",
+    "hostdev": f"it is a device of the host's: leave it to QEMU (-device vfio-pci,host=...), {_BRIDGED}",
+    "null": "leave it out: no QEMU has such a NIC, and libvirt refuses it",
+    "vds": "leave it out: no QEMU has such a NIC, and libvirt refuses it",
 }
 _WHEN_OPEN = "leave it out, and when the NIC is there"
 LATER_ELEMENTS: Final = {
     "bandwidth": f"{_WHEN_OPEN} shape its TAP (tc qdisc replace dev TAP root tbf ...)",
     "downscript": "leave it out, and run it when the NIC is gone",
     "filterref": f"{_WHEN_OPEN} filter on its TAP (nft add table bridge ...)",
-    "ip": "leave it out, and configure the guest: for a TAP libvirt refuses it, too",
-    "portForward": "leave it out: it is for type user, and libvirt refuses it here, too",
-    "route": "leave it out, and configure the guest: for a TAP libvirt refuses it, too",
+    "ip": "leave it out, and configure the guest: it is for type user, and libvirt refuses it here, too",
+    "portForward": "leave it out: it is for passt, and libvirt refuses it without, too",
+    "route": "leave it out, and configure the guest: libvirt refuses it, too",
     "script": "leave it out, and run it on the TAP's name (nic.ifname) when the NIC is there",
     "source/ip": f"{_WHEN_OPEN} give its TAP the address (ip addr add ADDRESS dev TAP)",
     "source/route": f"{_WHEN_OPEN} add the route (ip route add ... dev TAP)",
-    "teaming": "leave it out, and team the two NICs in the guest (bond, active-backup)",
     "virtualport": "use a Linux bridge; for Open vSwitch a NIC of type ethernet, and then ovs-vsctl add-port",
-    "address/zpci": "leave it out: QEMU assigns uid and fid",
 }
 LATER_ATTRIBUTES: Final = {
     ("acpi", "nodeset"): "leave it out, and give QEMU an -object acpi-generic-initiator",
-    ("backend", "type"): "leave it out: it is for type user",
-    ("boot", "loadparm"): "leave it out, and give QEMU -machine loadparm=...",
+    (
+        "backend",
+        "type",
+    ): "leave it out; a passt of your own (--vhost-user --socket PATH) is a switch for type vhostuser",
     ("source", "dev"): "this network is not a bridge here: map it to one (--network NAME=BRIDGE), and leave dev= out",
     ("source", "mode"): "this network is not a bridge here: map it to one (--network NAME=BRIDGE), and leave mode= out",
     ("source", "portgroup"): "leave it out, and map the network to the bridge that has the group's settings",
@@ -256,9 +271,7 @@ LATER_ADDRESSES: Final = (
     "dimm",
     "drive",
     "isa",
-    "spapr-vio",
     "unassigned",
-    "usb",
     "virtio-s390",
     "virtio-serial",
 )

@@ -7,102 +7,43 @@ of libvirt, the kernel and QEMU is written here once, whatever way a spec is mad
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from vhostnet.errors import SpecError
 from vhostnet.spec import mac as _mac
+from vhostnet.spec.parts import (
+    Address,
+    CcwAddress,
+    Check,
+    MmioAddress,
+    PciAddress,
+    Source,
+    SpaprVioAddress,
+    UsbAddress,
+    Vlan,
+    is_bool,
+    is_id,
+    is_path,
+    is_text,
+    matches,
+    one_of,
+    whole,
+)
 from vhostnet.values import dataclass, field
 
-MAX_VLAN: Final = 4094  # 4095 is reserved, and 0 is none
-NATIVE_MODES: Final = ("untagged", "tagged")
 MAX_QUEUES: Final = 256  # the kernel's MAX_TAP_QUEUES; one more is E2BIG
 DEFAULT_TAP: Final = "/dev/net/tun"
 DEFAULT_VHOST: Final = "/dev/vhost-net"
 VIRTIO_MODELS: Final = ("virtio", "virtio-transitional", "virtio-non-transitional")
-MODELS: Final = (*VIRTIO_MODELS, "e1000e", "vmxnet3", "igb", "e1000", "rtl8139")
 # Models whose QEMU device can use the virtio-net header on the TAP, as libvirt has it (igb since 9.3).
 VNET_HDR_MODELS: Final = (*VIRTIO_MODELS, "e1000e", "vmxnet3", "igb")
 
+TAP_TYPES: Final = ("bridge", "ethernet", "network")
+# NICs that QEMU is told of, and no TAP is made for.
+TAPLESS_TYPES: Final = ("user", "vhostuser", "vdpa", "udp", "mcast", "server", "client")
+
 VhostPolicy = Literal["auto", "require", "off"]
 VHOST_POLICIES: Final = ("auto", "require", "off")
-
-
-@dataclass(frozen=True)
-class PciAddress:
-    """Where on the guest's PCI topology: ``bus`` 0 is called ``root``, bus N is ``pci.N``."""
-
-    bus: int = 0
-    slot: int = 0
-    function: int = 0
-    multifunction: bool | None = None
-    root: str = "pci.0"
-
-    def __post_init__(self) -> None:
-        _check_parts(self, bus=255, slot=31, function=7)
-        if not is_id(self.root):
-            raise SpecError("is not allowed", attribute="root", value=self.root, expected="a bus name such as pcie.0")
-
-    @property
-    def bus_name(self) -> str:
-        return f"pci.{self.bus}" if self.bus else self.root
-
-    @property
-    def addr(self) -> str:
-        return f"0x{self.slot:x}.0x{self.function:x}" if self.function else f"0x{self.slot:x}"
-
-
-@dataclass(frozen=True)
-class CcwAddress:
-    """s390's channel address: subchannel set image, subchannel set, device number (None: QEMU's choice)."""
-
-    cssid: int = 0xFE
-    ssid: int = 0
-    devno: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_parts(self, cssid=0xFE, ssid=3)
-        if self.devno is not None:
-            _check_parts(self, devno=0xFFFF)
-
-    @property
-    def text(self) -> str | None:
-        return None if self.devno is None else f"{self.cssid:x}.{self.ssid:x}.{self.devno:04x}"
-
-
-@dataclass(frozen=True)
-class MmioAddress:
-    """virtio-mmio: the machine places it, there is nothing to say."""
-
-
-@dataclass(frozen=True)
-class Vlan:
-    """The VLANs (802.1Q) of a port: one that its frames are put into, or with ``trunk`` some that it tags itself.
-
-    ``tags`` are VLAN ids, 1..4094. ``native`` is the one of a trunk that untagged frames of the guest go into; what the
-    bridge sends it of that one is "untagged", too, or with ``native_mode`` "tagged" it is tagged.
-    """
-
-    tags: tuple[int, ...]
-    trunk: bool = False
-    native: int | None = None
-    native_mode: str = "untagged"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tags", tuple(self.tags))
-        for tag in self.tags:
-            if not _whole(1, MAX_VLAN)(tag):
-                raise SpecError("is not allowed", attribute="tags", value=tag, expected=f"VLAN ids, 1..{MAX_VLAN}")
-        if not self.tags or len(set(self.tags)) < len(self.tags):
-            raise SpecError("is not allowed", attribute="tags", value=self.tags, expected="VLAN ids, each of them once")
-        if len(self.tags) > 1 and not self.trunk:
-            raise SpecError("has more than one, and is no trunk", attribute="tags", value=self.tags)
-        if self.native is not None and not (self.trunk and self.native in self.tags):
-            raise SpecError("is not allowed", attribute="native", value=self.native, expected="one of a trunk's tags")
-        if self.native_mode not in NATIVE_MODES:
-            raise SpecError(
-                "is not allowed", attribute="native_mode", value=self.native_mode, expected=" or ".join(NATIVE_MODES)
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +52,8 @@ class InterfaceSpec:
 
     ``type`` is ``"bridge"`` (default; ``bridge`` names a Linux bridge that exists), ``"ethernet"`` (a TAP
     of its own, no bridge) or ``"network"`` (``network`` is a name, ``bridge`` what it stands for here).
+    The others have no TAP (``tap`` is False), and QEMU's arguments are all there is of them: ``"user"``,
+    ``"vhostuser"``, ``"vdpa"``, ``"udp"``, ``"mcast"``, ``"server"``, ``"client"``; ``source`` says where they lead to.
     ``mac`` is the guest's; left out, a random one in 52:54:00. ``ifname`` is the TAP's name, up to 15
     characters, or a template with one ``%d``; None generates ``vnetN``. ``queues`` counts queue pairs,
     1..256. ``mtu`` is in bytes, 68..65521; None takes the bridge's. ``sndbuf`` is in bytes. On its bridge an
@@ -125,6 +68,7 @@ class InterfaceSpec:
     type: str = "bridge"
     bridge: str | None = None
     network: str | None = None
+    source: Source | None = None
     mac: str = field(default_factory=_mac.random_mac)
     model: str = "virtio"
     ifname: str | None = None
@@ -162,9 +106,11 @@ class InterfaceSpec:
     mac_table_manager: str | None = None
     rx_frames: int | None = None
     link_state: str | None = None
+    teaming: str | None = None
     alias: str | None = None
-    address: PciAddress | CcwAddress | MmioAddress | None = None
+    address: Address | None = None
     boot_order: int | None = None
+    loadparm: str | None = None
     rom_bar: bool | None = None
     rom_file: str | None = None
     acpi_index: int | None = None
@@ -176,9 +122,14 @@ class InterfaceSpec:
                 raise SpecError("is not allowed", attribute=name, value=value, expected=expected)
         object.__setattr__(self, "mac", _mac.normalize(self.mac))
         _check_source(self)
-        _check_port(self)
+        _check_type(self)
         _check_model(self)
         _check_address(self)
+
+    @property
+    def tap(self) -> bool:
+        """A TAP is made for it; for the others there are arguments alone."""
+        return self.type in TAP_TYPES
 
     @property
     def virtio(self) -> bool:
@@ -188,61 +139,27 @@ class InterfaceSpec:
     @property
     def pci(self) -> bool:
         """The device sits on PCI (where nothing else is said)."""
-        return self.address is None or isinstance(self.address, PciAddress)
+        if self.address is None:
+            return self.model not in _HOMES
+        return isinstance(self.address, PciAddress)
 
 
 # --- what one value may be -------------------------------------------------------------------------------
 
-# Patterns are compiled by the first value that needs them: all of them at once would take as long as a NIC.
-
-Check = Callable[[Any], bool]
-
-_CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"  # bidi's with them
 _IFNAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _RESERVED = ("all", "default")  # net.ipv4.conf.all and .default: the kernel refuses them from 6.18 on
-_ID = r"[A-Za-z][A-Za-z0-9_.-]{0,127}"
-_GENERATED = r"net[0-9]+"
-_ADDR = r"(0x)?[01]?[0-9A-Fa-f](\.(0x)?[0-7])?"
-
-
-def is_id(value: object) -> bool:
-    """What QEMU takes as an id, of a device or a bus: a letter, then letters, digits and ``-._``."""
-    return isinstance(value, str) and re.fullmatch(_ID, value) is not None
-
-
-def is_generated(alias: object) -> bool:
-    """An alias as libvirt generates them: it stands for nothing, and another is as good."""
-    return isinstance(alias, str) and re.fullmatch(_GENERATED, alias) is not None
-
-
-def is_addr(value: object) -> bool:
-    """A PCI slot, with or without function, as QEMU's ``addr=`` takes it: ``0x7``, ``0x7.0x1``."""
-    return isinstance(value, str) and re.fullmatch(_ADDR, value) is not None
-
-
-def _one_of(*words: str) -> Check:
-    return lambda value: isinstance(value, str) and value in words
-
-
-def _whole(low: int, high: int) -> Check:
-    return lambda value: type(value) is int and low <= value <= high
-
-
-def _is_bool(value: object) -> bool:
-    return isinstance(value, bool)
+_MODEL = r"[A-Za-z0-9_-]{1,63}"
+_LOADPARM = r"[A-Z0-9. ]{1,8}"
+_HOMES = {"usb-net": UsbAddress, "spapr-vlan": SpaprVioAddress}  # of models that are not for PCI
 
 
 def _ring(value: object) -> bool:
     return type(value) is int and value in (256, 512, 1024)
 
 
-def _text(value: object) -> bool:
-    """Any text without control characters: a newline could forge a line or an option, a bidi override its look."""
-    return isinstance(value, str) and re.search(_CONTROL, value) is None
-
-
-def _path(value: object) -> bool:
-    return _text(value) and isinstance(value, str) and value.startswith("/") and len(value) < 4096
+def is_model(value: object) -> bool:
+    """What could be a device of QEMU's: whether it is one only QEMU knows."""
+    return isinstance(value, str) and re.fullmatch(_MODEL, value) is not None
 
 
 def _ifname(value: object) -> bool:
@@ -257,19 +174,12 @@ def _ifname(value: object) -> bool:
 def _bridge_name(value: object) -> bool:
     """A link that exists already: whatever the kernel's dev_valid_name() lets exist."""
     return (
-        _text(value)
+        is_text(value)
         and isinstance(value, str)
         and 0 < len(value.encode()) <= 15
         and value not in (".", "..")
         and not re.search(r"[/:\s]", value)
     )
-
-
-def _check_parts(address: object, **tops: int) -> None:
-    for name, top in tops.items():
-        value = getattr(address, name)
-        if not _whole(0, top)(value):
-            raise SpecError("is not allowed", attribute=name, value=value, expected=f"a whole number, 0..{top}")
 
 
 _BOOLS = (
@@ -280,40 +190,43 @@ _BOOLS = (
 _PATH_WANTED = "an absolute path without control characters"
 
 _RULES: Final[tuple[tuple[str, Check, str], ...]] = (
-    ("type", _one_of("bridge", "ethernet", "network"), "bridge, ethernet or network"),
+    ("type", one_of(*TAP_TYPES, *TAPLESS_TYPES), "one of " + ", ".join((*TAP_TYPES, *TAPLESS_TYPES))),
     ("bridge", _bridge_name, "the name of a Linux bridge, 1 to 15 bytes"),
-    ("network", lambda value: _text(value) and value != "", "the name of a network"),
+    ("network", lambda value: is_text(value) and value != "", "the name of a network"),
     ("mac", lambda value: _mac.normalize(value) is not None, _mac.EXPECTED),
-    ("model", _one_of(*MODELS), "one of " + ", ".join(MODELS)),
+    ("source", lambda value: isinstance(value, Source), "a UserSource, VhostUserSource, VdpaSource or SocketSource"),
+    ("model", is_model, "1 to 63 of A-Z a-z 0-9 _ -: virtio, or a device that QEMU has"),
     (
         "ifname",
         _ifname,
         "1 to 15 of A-Z a-z 0-9 _ . - (no . or - in front), not 'all' or 'default', at most one %d",
     ),
-    ("vhost", _one_of(*VHOST_POLICIES), "auto, require or off"),
-    ("queues", _whole(1, MAX_QUEUES), f"a whole number of queue pairs, 1..{MAX_QUEUES}"),
+    ("vhost", one_of(*VHOST_POLICIES), "auto, require or off"),
+    ("queues", whole(1, MAX_QUEUES), f"a whole number of queue pairs, 1..{MAX_QUEUES}"),
     ("rx_queue_size", _ring, "256, 512 or 1024"),
     ("tx_queue_size", _ring, "256, 512 or 1024"),
-    ("txmode", _one_of("iothread", "timer"), "iothread or timer"),
-    *((name, _is_bool, "on or off (True or False)") for name in _BOOLS),
-    ("tap_path", _path, _PATH_WANTED),
-    ("vhost_path", _path, _PATH_WANTED),
-    ("sndbuf", _whole(0, 2**64 - 1), "a whole number of bytes, 0..18446744073709551615"),
-    ("mtu", _whole(68, 65521), "a whole number of bytes, 68..65521"),
-    ("isolated", _is_bool, "yes or no (True or False)"),
+    ("txmode", one_of("iothread", "timer"), "iothread or timer"),
+    *((name, is_bool, "on or off (True or False)") for name in _BOOLS),
+    ("tap_path", is_path, _PATH_WANTED),
+    ("vhost_path", is_path, _PATH_WANTED),
+    ("sndbuf", whole(0, 2**64 - 1), "a whole number of bytes, 0..18446744073709551615"),
+    ("mtu", whole(68, 65521), "a whole number of bytes, 68..65521"),
+    ("isolated", is_bool, "yes or no (True or False)"),
     ("vlan", lambda value: isinstance(value, Vlan), "a Vlan"),
-    ("mac_table_manager", _one_of("kernel", "libvirt"), "kernel or libvirt"),
-    ("rx_frames", _whole(0, 2**32 - 1), "a whole number of frames, 0..4294967295"),
-    ("link_state", _one_of("up", "down"), "up or down"),
+    ("mac_table_manager", one_of("kernel", "libvirt"), "kernel or libvirt"),
+    ("rx_frames", whole(0, 2**32 - 1), "a whole number of frames, 0..4294967295"),
+    ("link_state", one_of("up", "down"), "up or down"),
+    ("teaming", one_of("persistent"), "persistent"),
     ("alias", is_id, "a letter, then letters, digits and - . _"),
     (
         "address",
-        lambda value: isinstance(value, (PciAddress, CcwAddress, MmioAddress)),
-        "a PciAddress, CcwAddress or MmioAddress",
+        lambda value: isinstance(value, Address),
+        "a PciAddress, CcwAddress, MmioAddress, UsbAddress or SpaprVioAddress",
     ),
-    ("boot_order", _whole(1, 2**31 - 1), "a whole number from 1 on"),
-    ("rom_file", _text, "a path without control characters, or an empty one for no ROM"),
-    ("acpi_index", _whole(1, 16383), "a whole number, 1..16383"),
+    ("boot_order", whole(1, 2**31 - 1), "a whole number from 1 on"),
+    ("loadparm", matches(_LOADPARM), "1 to 8 of A-Z 0-9 . and space"),
+    ("rom_file", is_text, "a path without control characters, or an empty one for no ROM"),
+    ("acpi_index", whole(1, 16383), "a whole number, 1..16383"),
 )
 
 _NEVER_NONE: Final = frozenset(("type", "mac", "model", "vhost", "queues", "tap_path", "vhost_path"))
@@ -323,29 +236,67 @@ _NEVER_NONE: Final = frozenset(("type", "mac", "model", "vhost", "queues", "tap_
 
 
 def _check_source(spec: InterfaceSpec) -> None:
-    needed = {"bridge": "bridge", "network": "network"}.get(spec.type)
+    """It leads to where its type does, and to nothing else."""
+    needed, expected = _NEEDED.get(spec.type, ("", ""))
     if needed and getattr(spec, needed) is None:
-        raise SpecError(f"is missing, and type {spec.type} needs it", attribute=needed, expected=f"the {needed}'s name")
-    if spec.type == "ethernet" and spec.bridge is not None:
-        raise SpecError("has no place in a NIC of type ethernet", attribute="bridge", value=spec.bridge)
-    if spec.type != "network" and spec.network is not None:
-        raise SpecError(f"has no place in a NIC of type {spec.type}", attribute="network", value=spec.network)
+        raise SpecError(f"is missing, and type {spec.type} needs it", attribute=needed, expected=expected)
+    for name, types in _PLACES.items():
+        value = getattr(spec, name)
+        if value is not None and spec.type not in types:
+            expected = f"it with type {', '.join(types)}"
+            raise SpecError(
+                f"has no place in a NIC of type {spec.type}", attribute=name, value=value, expected=expected
+            )
+    if spec.source is not None:
+        if spec.type not in spec.source.types:
+            expected = f"a source of that type, and this one is of {', '.join(spec.source.types)}"
+            raise SpecError(
+                f"has no place in a NIC of type {spec.type}", attribute="source", value=spec.source, expected=expected
+            )
+        spec.source.check(spec.type)
 
 
-_PORT_ONLY: Final = ("isolated", "vlan", "mac_table_manager", "rx_frames")
+_NEEDED: Final = {
+    "bridge": ("bridge", "the bridge's name"),
+    "network": ("network", "the network's name"),
+    "vhostuser": ("source", "a VhostUserSource"),
+    "vdpa": ("source", "a VdpaSource"),
+    **dict.fromkeys(("udp", "mcast", "server", "client"), ("source", "a SocketSource")),
+}
+_PLACES: Final = {"bridge": ("bridge", "network"), "network": ("network",), "source": TAPLESS_TYPES}
 
 
-def _check_port(spec: InterfaceSpec) -> None:
-    """libvirt refuses the settings of a bridge's port for a NIC that is none, and so is rx-frames."""
-    wrong = next((name for name in _PORT_ONLY if getattr(spec, name) is not None), None)
-    if wrong and spec.type == "ethernet":
-        value = getattr(spec, wrong)
-        raise SpecError(f"is not for type {spec.type}", attribute=wrong, value=value, expected="type bridge or network")
+# The settings that only some types have, and what the others have instead.
+_ONLY_FOR: Final[dict[str, tuple[tuple[str, ...], object]]] = {
+    **dict.fromkeys(("isolated", "vlan", "mac_table_manager", "rx_frames"), (("bridge", "network"), None)),
+    "ifname": (TAP_TYPES, None),
+    "tap_path": (TAP_TYPES, DEFAULT_TAP),
+    "vhost_path": (TAP_TYPES, DEFAULT_VHOST),
+    "sndbuf": (TAP_TYPES, None),
+    "mtu": ((*TAP_TYPES, "vhostuser"), None),
+    "queues": ((*TAP_TYPES, "vhostuser", "vdpa"), 1),
+}
+
+
+def _check_type(spec: InterfaceSpec) -> None:
+    """libvirt refuses what a type has no use for: the settings of a port or of a TAP, more queues than one."""
+    if spec.type in ("bridge", "network"):  # which have all of it
+        return
+    for name, (types, nothing) in _ONLY_FOR.items():
+        value = getattr(spec, name)
+        if spec.type not in types and value != nothing:
+            expected = f"type {', '.join(types)}"
+            raise SpecError(f"is not for type {spec.type}", attribute=name, value=value, expected=expected)
+    if spec.type in ("vhostuser", "vdpa") and not spec.virtio:
+        raise SpecError(f"is not for type {spec.type}", attribute="model", value=spec.model, expected="model virtio")
+    if spec.vhost == "require" and not spec.tap:
+        expected = "auto or off: vhost-net is for a TAP"
+        raise SpecError(f"means nothing to type {spec.type}", attribute="vhost", value=spec.vhost, expected=expected)
 
 
 # The fields that QEMU's virtio-net alone understands.
 VIRTIO_ONLY: Final = (
-    *("rx_queue_size", "tx_queue_size", "txmode"),
+    *("rx_queue_size", "tx_queue_size", "txmode", "teaming"),
     *(name for name in _BOOLS if name != "rom_bar"),
 )
 
@@ -364,10 +315,21 @@ def _check_model(spec: InterfaceSpec) -> None:
 
 
 def _check_address(spec: InterfaceSpec) -> None:
+    if spec.loadparm is not None and not isinstance(spec.address, CcwAddress):
+        expected = "an address of type ccw beside it, or none"
+        raise SpecError("is for s390's channels only", attribute="loadparm", value=spec.loadparm, expected=expected)
+    if not _fits(spec):
+        raise SpecError(f"is no place for model {spec.model}", attribute="address", value=spec.address)
     if spec.pci:
         return
-    if spec.model != "virtio":
-        raise SpecError(f"is no place for model {spec.model}, which exists on PCI only", attribute="address")
     wrong = next((name for name in ("rom_bar", "rom_file", "acpi_index") if getattr(spec, name) is not None), None)
     if wrong:
         raise SpecError("is for a device on PCI only", attribute=wrong, value=getattr(spec, wrong))
+
+
+def _fits(spec: InterfaceSpec) -> bool:
+    if spec.address is None:
+        return True
+    if isinstance(spec.address, (CcwAddress, MmioAddress)):
+        return spec.model == "virtio"
+    return isinstance(spec.address, _HOMES.get(spec.model, PciAddress))

@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from vhostnet.spec.interface import CcwAddress, MmioAddress
+from vhostnet.spec.parts import CcwAddress, MmioAddress
 
 
 class Machine(NamedTuple):

@@ -7,11 +7,10 @@ for nothing. Values are validated by ``interface.py``; here they are only read, 
 
 import codecs
 import re
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from vhostnet.errors import SpecError, VhostnetWarning
+from vhostnet.errors import SpecError
 from vhostnet.spec.elements import (
     ADDRESSES,
     IGNORED_ATTRIBUTES,
@@ -25,26 +24,28 @@ from vhostnet.spec.elements import (
     NEUTRAL,
     NEVER_EMPTY,
     SOURCES,
+    SUPPORTED,
     VLAN,
     WITHOUT_EFFECT,
-    Ignored,
-    Reader,
+    ZPCI,
     read_sndbuf,
 )
-from vhostnet.spec.interface import (
-    MAX_VLAN,
-    MODELS,
-    VIRTIO_MODELS,
-    VIRTIO_ONLY,
-    CcwAddress,
-    InterfaceSpec,
-    MmioAddress,
-    PciAddress,
-    Vlan,
-    is_generated,
-)
+from vhostnet.spec.interface import TAPLESS_TYPES, VIRTIO_MODELS, VIRTIO_ONLY, InterfaceSpec, is_model
 from vhostnet.spec.mac import normalize
 from vhostnet.spec.machines import Machine, find_machine
+from vhostnet.spec.parts import (
+    MAX_VLAN,
+    Address,
+    CcwAddress,
+    MmioAddress,
+    PciAddress,
+    SpaprVioAddress,
+    UsbAddress,
+    Vlan,
+    ZpciAddress,
+    is_generated,
+)
+from vhostnet.spec.reading import Place, Reading, at, read, warn
 from vhostnet.values import replace
 
 if TYPE_CHECKING:
@@ -62,103 +63,58 @@ Networks = Mapping[str, str]
 # --- one <interface> -------------------------------------------------------------------------------------
 
 
-class _Place(NamedTuple):
-    """Where a value stood, and its text there."""
-
-    element: str
-    attribute: str | None
-    line: int
-    text: str | None
-
-    def error(self, problem: str, expected: str = "") -> SpecError:
-        return SpecError(
-            problem,
-            element=self.element,
-            attribute=self.attribute,
-            line=self.line,
-            value=self.text,
-            expected=expected,
-        )
-
-
-def _at(element: _Element, attribute: str | None = None, text: str | None = None) -> _Place:
-    if attribute and text is None:
-        text = element.get(attribute)
-    return _Place(str(element.tag), attribute, getattr(element, "sourceline", 0), text)
-
-
 class _Domain(NamedTuple):
     """What a domain decides for its NICs. The defaults are of a document that says nothing of it."""
 
     type: str = "kvm"
     machine: Machine = Machine()
+    shared: bool | None = None  # the guest's memory is; None: nobody says
 
 
-class _Reading:
-    """What has been read of one <interface>, and where each value stood."""
-
-    def __init__(self, strict: bool) -> None:
-        self.strict = strict
-        self.values: dict[str, Any] = {}
-        self.places: dict[str, _Place] = {}
-
-    def put(self, name: str, value: Any, place: _Place) -> None:
-        """None asks for nothing."""
-        if value is not None:
-            self.values[name] = value
-            self.places[name] = place
-
-    def drop(self, name: str, why: str) -> None:
-        """libvirt reads it, and does nothing with it here."""
-        if name in self.values:
-            self.unknown(f"has no effect {why}", self.places[name])
-            del self.values[name]
-
-    def unknown(self, problem: str, place: _Place) -> None:
-        error = place.error(problem)
-        if self.strict:
-            raise error
-        _warn(error)
-
-
-def _walk(element: _Element, path: str, reading: _Reading) -> None:
+def _walk(element: _Element, path: str, reading: Reading) -> None:
     """Take every attribute and child of *element*, whose place in the map is *path*."""
     for name, text in element.attrib.items():
-        _take(path, _at(element, str(name), str(text)), reading)
+        _take(path, at(element, str(name), str(text)), reading)
     needed = NEEDED.get(path)
     if needed and needed not in element.attrib:
-        raise _at(element, needed).error("is missing", f"<{element.tag} {needed}=...>")
+        raise at(element, needed).error("is missing", f"<{element.tag} {needed}=...>")
     text = (element.text or "").strip()
     if path == "tune/sndbuf":
-        place = _at(element, None, element.text)
-        reading.put("sndbuf", _read(place, read_sndbuf, reading), place)
+        place = at(element, None, element.text)
+        reading.put("sndbuf", read(place, read_sndbuf, reading), place)
     elif text:
-        reading.unknown("holds text that libvirt does not know", _at(element, None, text))
+        reading.unknown("holds text that libvirt does not know", at(element, None, text))
     seen: set[str] = set()
     for child in element:
         tag = str(child.tag)
         if child.tail and child.tail.strip():
-            reading.unknown("holds text that libvirt does not know", _at(element, None, child.tail.strip()))
-        if tag in seen:
-            raise _at(child).error("is given twice")
+            reading.unknown("holds text that libvirt does not know", at(element, None, child.tail.strip()))
+        if tag in seen and not (path == "interface" and tag in reading.kept):
+            raise at(child).error("is given twice")
         seen.add(tag)
         _child(child, tag if path == "interface" else f"{path}/{tag}", reading)
 
 
-def _child(element: _Element, path: str, reading: _Reading) -> None:
+def _child(element: _Element, path: str, reading: Reading) -> None:
     if path == "address":
-        reading.put("address", _address(element, reading), _at(element))
-        reading.places["address"] = _at(element)  # there is one, even where it leaves the place open
+        reading.put("address", _address(element, reading), at(element))
+        reading.places["address"] = at(element)  # there is one, even where it leaves the place open
+    elif path in reading.kept:
+        reading.kept[path].append(element)
+    elif path in reading.elsewhere and (path in NEVER_EMPTY or not _asks_for_nothing(element, path)):
+        if why := reading.elsewhere[path]:
+            raise at(element).error(*why)
+        reading.unknown(f"has no effect: libvirt does nothing with it for type {reading.values['type']}", at(element))
     elif path == "vlan":
-        reading.put("vlan", _vlan(element, reading), _at(element))
-    elif path in KNOWN:
+        reading.put("vlan", _vlan(element, reading), at(element))
+    elif path in KNOWN or path in reading.own:
         _walk(element, path, reading)
     elif path in IGNORED_ELEMENTS:
-        reading.unknown(f"has no effect: {IGNORED_ELEMENTS[path]}", _at(element))
+        reading.unknown(f"has no effect: {IGNORED_ELEMENTS[path]}", at(element))
     elif path not in LATER_ELEMENTS:
-        reading.unknown("is no element that libvirt knows here", _at(element))
+        reading.unknown("is no element that libvirt knows here", at(element))
     elif path in NEVER_EMPTY or not _asks_for_nothing(element, path):
-        raise _at(element).error(f"is not supported yet: {LATER_ELEMENTS[path]}")
+        raise at(element).error(f"is not supported yet: {LATER_ELEMENTS[path]}")
 
 
 def _asks_for_nothing(element: _Element, path: str) -> bool:
@@ -170,16 +126,17 @@ def _asks_for_nothing(element: _Element, path: str) -> bool:
     )
 
 
-def _take(path: str, place: _Place, reading: _Reading) -> None:
+def _take(path: str, place: Place, reading: Reading) -> None:
     name, text = str(place.attribute), place.text
     if text in NEUTRAL.get((path, name), ()):
         return
+    own = reading.own.get(path, {}).get(name)
     ignored = IGNORED_ATTRIBUTES.get((path, name)) or (path == "source" and _other_source(name, reading))
-    if ignored:
+    if ignored and not own:
         reading.unknown(f"has no effect: {ignored}", place)
-    elif known := KNOWN[path].get(name):
+    elif known := own or KNOWN.get(path, {}).get(name):
         field_name, reader = known
-        reading.put(field_name, _read(place, reader, reading), place)
+        reading.put(field_name, read(place, reader, reading), place)
     elif (path, name) in WITHOUT_EFFECT:
         words = WITHOUT_EFFECT[path, name]
         if words and text not in words:
@@ -190,7 +147,7 @@ def _take(path: str, place: _Place, reading: _Reading) -> None:
         reading.unknown("is no attribute that libvirt knows here", place)
 
 
-def _other_source(name: str, reading: _Reading) -> str:
+def _other_source(name: str, reading: Reading) -> str:
     """Why an attribute of <source> means nothing to this type; "" if it does, or to none."""
     kind = reading.values.get("type")
     if kind not in SOURCES or name in SOURCES[kind] or not any(name in names for names in SOURCES.values()):
@@ -198,91 +155,113 @@ def _other_source(name: str, reading: _Reading) -> str:
     return f"libvirt does not read it for type {kind}"
 
 
-def _read(place: _Place, reader: Reader, reading: _Reading) -> Any:
-    try:
-        return reader(place.text or "")
-    except Ignored as why:
-        return reading.unknown(str(why), place)
-    except ValueError as error:
-        raise place.error("is not readable", str(error)) from None
-
-
-def _address(element: _Element, reading: _Reading) -> PciAddress | CcwAddress | MmioAddress | None:
+def _address(element: _Element, reading: Reading) -> Address | None:
     kind = element.get("type", "")
     if kind not in ADDRESSES:
         later = "is not supported yet: leave the address out"
         problem = later if kind in LATER_ADDRESSES else "is no address type"
-        raise _at(element, "type").error(problem, "pci, ccw or virtio-mmio")
+        raise at(element, "type").error(problem, ", ".join(ADDRESSES))
     make, readers = ADDRESSES[kind]
-    parts: dict[str, Any] = {}
-    for name, text in element.attrib.items():
-        place = _at(element, str(name), str(text))
-        if name in readers:
-            parts[str(name)] = _read(place, readers[str(name)], reading)
-        elif name != "type":
-            reading.unknown("is no attribute that libvirt knows here", place)
+    parts = _parts(element, readers, reading)
     for child in element:
-        _child(child, f"address/{child.tag}", reading)
+        if child.tag == "zpci" and make is PciAddress:
+            parts["zpci"] = _zpci(child, reading)
+        else:
+            _child(child, f"address/{child.tag}", reading)
     if parts.pop("domain", 0):
-        raise _at(element, "domain").error("is no PCI domain of QEMU's", "0")
-    if make is PciAddress and not (parts.get("bus") or parts.get("slot")):
-        return None  # as libvirt: bus 0, slot 0 is still to be assigned, whatever else stands there
+        raise at(element, "domain").error("is no PCI domain of QEMU's", "0")
     if make is CcwAddress and parts and len(parts) < len(readers):
-        raise _at(element).error("is a partial address", "cssid, ssid and devno, or none of them")
-    try:
-        address: PciAddress | CcwAddress | MmioAddress = make(**parts)
-    except SpecError as error:
-        raise _at(element, error.attribute).error(error.problem, error.expected) from None
+        raise at(element).error("is a partial address", "cssid, ssid and devno, or none of them")
+    if _is_open(make, parts):
+        if parts.get("zpci"):
+            raise at(element).error("leaves open whose zpci it is", "bus or slot, beside zpci")
+        return None
+    address: Address = _made(make, parts, element)
     return address
 
 
-def _vlan(element: _Element, reading: _Reading) -> Vlan:
-    trunk: bool | None = _attributes(element, VLAN["vlan"], reading).get("trunk")
+def _parts(element: _Element, readers: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    for name, text in element.attrib.items():
+        place = at(element, str(name), str(text))
+        if name in readers:
+            parts[str(name)] = read(place, readers[str(name)], reading)
+        elif name != "type":
+            reading.unknown("is no attribute that libvirt knows here", place)
+    return parts
+
+
+def _is_open(make: type[Any], parts: Mapping[str, Any]) -> bool:
+    """The place is still to be assigned, as libvirt has it: bus 0 and slot 0, whatever else stands there."""
+    needed = _NEEDED_PARTS.get(make)
+    return needed is not None and not any(parts.get(name) for name in needed)
+
+
+_NEEDED_PARTS: Final[dict[type[Any], tuple[str, ...]]] = {
+    PciAddress: ("bus", "slot"),
+    UsbAddress: ("port",),
+    SpaprVioAddress: ("reg",),
+}
+
+
+def _zpci(element: _Element, reading: Reading) -> ZpciAddress | None:
+    make, readers = ZPCI
+    parts = _parts(element, readers, reading)
+    if parts and len(parts) < len(readers):
+        raise at(element).error("is a partial address", "uid and fid, or none of them")
+    return _made(make, parts, element) if parts else None
+
+
+def _made(make: type[Any], parts: Mapping[str, Any], element: _Element) -> Any:
+    try:
+        return make(**parts)
+    except SpecError as error:
+        raise at(element, error.attribute).error(error.problem, error.expected) from None
+
+
+def _vlan(element: _Element, reading: Reading) -> Vlan:
+    trunk: bool | None = _parts(element, VLAN["vlan"], reading).get("trunk")
     tags: list[int] = []
     native: list[tuple[int, str]] = []
     for child in element:
         if child.tag != "tag":
-            reading.unknown("is no element that libvirt knows here", _at(child))
+            reading.unknown("is no element that libvirt knows here", at(child))
             continue
-        told = _attributes(child, VLAN["vlan/tag"], reading)
+        told = _parts(child, VLAN["vlan/tag"], reading)
         if "id" not in told:
-            raise _at(child, "id").error("is missing", f"a VLAN id, 1..{MAX_VLAN}")
+            raise at(child, "id").error("is missing", f"a VLAN id, 1..{MAX_VLAN}")
         if not 1 <= told["id"] <= MAX_VLAN or told["id"] in tags:
-            raise _at(child, "id").error("is not allowed", f"a VLAN id, 1..{MAX_VLAN}, and each of them once")
+            raise at(child, "id").error("is not allowed", f"a VLAN id, 1..{MAX_VLAN}, and each of them once")
         if "nativeMode" in told and native:
-            raise _at(child, "nativeMode").error("is given for a second VLAN of this trunk", "one native VLAN")
+            raise at(child, "nativeMode").error("is given for a second VLAN of this trunk", "one native VLAN")
         tags.append(told["id"])
         native += [(told["id"], told["nativeMode"])] if "nativeMode" in told else []
     if not tags:
-        raise _at(element).error("has no <tag>", "<tag id=.../>, one or more")
+        raise at(element).error("has no <tag>", "<tag id=.../>, one or more")
     if trunk is False and (native or len(tags) > 1):
-        raise _at(element, "trunk").error("is not allowed for more than one VLAN, or a native one", "yes")
+        raise at(element, "trunk").error("is not allowed for more than one VLAN, or a native one", "yes")
     if native:
         return Vlan(tuple(tags), True, *native[0])
     return Vlan(tuple(tags), trunk if trunk is not None else len(tags) > 1)
 
 
-def _attributes(element: _Element, readers: Mapping[str, Reader], reading: _Reading) -> dict[str, Any]:
-    found = {}
-    for name, text in element.attrib.items():
-        place = _at(element, str(name), str(text))
-        if name in readers:
-            found[str(name)] = _read(place, readers[str(name)], reading)
-        else:
-            reading.unknown("is no attribute that libvirt knows here", place)
-    return found
-
-
-def _finish(element: _Element, reading: _Reading, networks: Networks | None, domain: _Domain) -> InterfaceSpec:
+def _finish(element: _Element, reading: Reading, networks: Networks | None, domain: _Domain) -> InterfaceSpec:
     """Apply what depends on more than one value, then let the spec validate them all."""
     values = reading.values
     _resolve(reading, networks)
+    _team(reading)
     _drop_driver(reading)
     _drop_vhost(reading, domain)
     if values.pop("_rom_enabled", True) is False:
         if "rom_bar" in values or "rom_file" in values:
             raise reading.places["_rom_enabled"].error("leaves no ROM that bar= or file= could mean")
         values["rom_file"] = ""
+    if values["type"] in TAPLESS_TYPES:
+        from vhostnet.spec.tapless import finish  # NICs with a TAP need none of it
+
+        if values["type"] == "vhostuser" and domain.shared is False:
+            raise Place("interface", "type", at(element).line, "vhostuser").error(*_UNSHARED)
+        finish(element, reading)
     if isinstance(values.get("address"), PciAddress):
         values["address"] = replace(values["address"], root=domain.machine.root)
     elif "address" not in reading.places and values.get("model", "virtio") == "virtio":
@@ -291,11 +270,33 @@ def _finish(element: _Element, reading: _Reading, networks: Networks | None, dom
         return InterfaceSpec(**values)
     except SpecError as error:
         name = error.attribute or ""
-        missing = _Place("source", name, _at(element).line, None)  # the one thing a default cannot give
-        raise reading.places.get(name, missing).error(error.problem, error.expected) from None
+        missing = Place("source", name, at(element).line, None)  # the one thing a default cannot give
+        place = reading.places.get(name) or reading.places.get(f"_{name}") or missing
+        raise place.error(error.problem, error.expected) from None
 
 
-def _resolve(reading: _Reading, networks: Networks | None) -> None:
+_UNSHARED: Final = (
+    "needs guest memory that is shared: the switch reads it",
+    "<memoryBacking><access mode='shared'/></memoryBacking> in the domain",
+)
+
+
+def _team(reading: Reading) -> None:
+    """<teaming>: what is said of a pair must be said of the right half of it, and ours is the one that stays."""
+    kind, pair = reading.values.pop("_teaming", None), reading.values.pop("_pair", None)
+    if kind == "transient":
+        problem = "is for the half that is a device of the host (type hostdev)"
+        raise reading.places["_teaming"].error(problem, "persistent")
+    if kind is None:
+        if pair is not None:
+            raise reading.places["_pair"].error("says nothing without type=", "type='persistent', and no persistent=")
+        return
+    if pair is not None:
+        raise reading.places["_pair"].error("is for the transient half of the pair", "no persistent=")
+    reading.put("teaming", kind, reading.places["_teaming"])
+
+
+def _resolve(reading: Reading, networks: Networks | None) -> None:
     """type='network': the caller's mapping says the bridge; so does the XML of a running domain."""
     values = reading.values
     name = values.get("network")
@@ -310,13 +311,13 @@ def _resolve(reading: _Reading, networks: Networks | None) -> None:
         )
 
 
-_REFUSED_OFF_VIRTIO: Final = ("iommu", "ats", "packed", "page_per_vq")  # libvirt drops the others
+_REFUSED_OFF_VIRTIO: Final = ("iommu", "ats", "packed", "page_per_vq", "teaming")  # libvirt drops the others
 
 
-def _drop_driver(reading: _Reading) -> None:
+def _drop_driver(reading: Reading) -> None:
     """libvirt's parser drops the driver's options for a model that is none of virtio's; we say so."""
     model = reading.values.get("model", "virtio")
-    if model in VIRTIO_MODELS or model not in MODELS:  # one that is none is refused for itself
+    if model in VIRTIO_MODELS or not is_model(model):  # what is no model at all is refused for that
         return
     for name in (*VIRTIO_ONLY, "queues", "vhost", "vhost_path"):
         if name in _REFUSED_OFF_VIRTIO and name in reading.values:
@@ -324,12 +325,12 @@ def _drop_driver(reading: _Reading) -> None:
         reading.drop(name, f"on model {model}")
 
 
-def _drop_vhost(reading: _Reading, domain: _Domain) -> None:
+def _drop_vhost(reading: Reading, domain: _Domain) -> None:
     """libvirt opens vhost-net for domains of type kvm alone."""
     if domain.type == "kvm":
         return
     if reading.values.get("vhost") == "require":
-        reading.drop("vhost", f"in a domain of type {domain.type}: libvirt uses vhost-net for type kvm alone")
+        reading.drop("vhost", f"in a domain of type {domain.type!r}: libvirt uses vhost-net for type kvm alone")
     if reading.values.get("model", "virtio") in VIRTIO_MODELS:
         reading.values["vhost"] = "off"
 
@@ -337,22 +338,23 @@ def _drop_vhost(reading: _Reading, domain: _Domain) -> None:
 def _interface(element: _Element, networks: Networks | None, strict: bool, domain: _Domain) -> InterfaceSpec:
     kind = _type(element)
     if kind in LATER_TYPES:
-        place = _Place("interface", "type", _at(element).line, kind)
-        raise place.error(f"is not supported yet: {LATER_TYPES[kind]}", "bridge, ethernet or network")
-    reading = _Reading(strict)
+        place = Place("interface", "type", at(element).line, kind)
+        raise place.error(f"is not supported yet: {LATER_TYPES[kind]}", SUPPORTED)
+    if kind in TAPLESS_TYPES:
+        from vhostnet.spec.tapless import begin
+
+        reading = begin(element, kind, strict)
+    else:
+        reading = Reading(strict)
     _walk(element, "interface", reading)
     if "model" not in reading.values and not domain.machine.takes_virtio:
         problem = "is missing: virtio is taken, where libvirt on x86 would take rtl8139"
-        _warn(_Place("model", "type", _at(element).line, None).error(problem))
+        warn(Place("model", "type", at(element).line, None).error(problem))
     return _finish(element, reading, networks, domain)
 
 
 def _type(element: _Element) -> str:
     return element.get("type", "user")  # libvirt's default
-
-
-def _warn(error: SpecError) -> None:
-    warnings.warn(str(error), VhostnetWarning, stacklevel=3)
 
 
 # --- documents -------------------------------------------------------------------------------------------
@@ -403,7 +405,7 @@ def parse_interface(xml: str | bytes, *, networks: Networks | None = None, stric
     """
     root = _root(xml, MAX_INTERFACE)
     if root.tag != "interface":
-        raise _at(root).error("is not an interface", "<interface>")
+        raise at(root).error("is not an interface", "<interface>")
     return _interface(root, networks, strict, _Domain())
 
 
@@ -437,7 +439,7 @@ def _all_of(
     root: _Element, networks: Networks | None, strict: bool, nic: int | str | None
 ) -> tuple[InterfaceSpec, ...]:
     if root.tag not in ("domain", "devices"):
-        raise _at(root).error("is not a domain", "<domain> or <devices>")
+        raise at(root).error("is not a domain", "<domain> or <devices>")
     devices = root if root.tag == "devices" else root.find("devices")
     every = [] if devices is None else devices.findall("interface")
     elements = _ours(every) if nic is None else [_pick(every, nic)]
@@ -446,7 +448,7 @@ def _all_of(
     _check_unique(elements, specs)
     boot = root.findall("os/boot")
     if boot and any(spec.boot_order for spec in specs):
-        raise _at(boot[0], "dev").error("excludes <boot order=> of a NIC, and one has it", "one of the two ways")
+        raise at(boot[0], "dev").error("excludes <boot order=> of a NIC, and one has it", "one of the two ways")
     order = [device.get("dev") for device in boot]
     if specs and elements[0] is every[0] and "network" in order:
         specs[0] = replace(specs[0], boot_order=order.index("network") + 1)
@@ -463,7 +465,7 @@ def _ours(elements: list[_Element]) -> list[_Element]:
     for element in others if ours else []:
         kind = _type(element)
         problem = f"is left out: this type is not supported yet: {LATER_TYPES[kind]}"
-        _warn(_Place("interface", "type", _at(element).line, kind).error(problem))
+        warn(Place("interface", "type", at(element).line, kind).error(problem))
     return ours or others  # where there is no other, it is an error
 
 
@@ -505,7 +507,15 @@ def _read_domain(root: _Element, devices: _Element | None) -> _Domain:
         machine = machine._replace(root={"pcie-root": "pcie.0", "pci-root": "pci.0"}.get(model, machine.root))
         if name.startswith("virt") and devices.find("*/address[@type='virtio-mmio']") is not None:
             machine = machine._replace(virtio=MmioAddress())  # as libvirt: where one device has it, all have
-    return _Domain(root.get("type", "kvm"), machine)
+    return _Domain(root.get("type", "kvm"), machine, _shares_memory(root) if root.tag == "domain" else None)
+
+
+def _shares_memory(root: _Element) -> bool:
+    """All of it, by default or in every NUMA cell; libvirt asks for that where another process is to read it."""
+    cells = root.findall("cpu/numa/cell")
+    return _attribute(root, "memoryBacking/access", "mode") == "shared" or (
+        bool(cells) and all(cell.get("memAccess") == "shared" for cell in cells)
+    )
 
 
 def _check_unique(elements: list[_Element], specs: list[InterfaceSpec]) -> None:
@@ -516,6 +526,6 @@ def _check_unique(elements: list[_Element], specs: list[InterfaceSpec]) -> None:
             value = getattr(spec, name)
             if value in seen and not (value in (MmioAddress(), CcwAddress()) or is_generated(value)):
                 found = element.find(tag)
-                raise _at(element if found is None else found).error("is another NIC's already")
+                raise at(element if found is None else found).error("is another NIC's already")
             if value is not None:
                 seen.add(value)

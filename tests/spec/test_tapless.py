@@ -1,0 +1,256 @@
+"""<interface> of types without a TAP: what each takes, what libvirt refuses or ignores there, where errors point."""
+
+import dataclasses
+
+import pytest
+
+import vhostnet
+from vhostnet import InterfaceSpec, SocketSource, SpecError, UserSource, VdpaSource, VhostnetWarning, VhostUserSource
+
+SWITCH = "<source type='unix' path='/run/v.sock' mode='client'/>"
+ENDS = "<source address='10.0.0.1' port='5555'/>"
+UDP = "<source address='10.0.0.1' port='5555'><local address='10.0.0.2' port='5556'/></source>"
+SOURCES = {
+    "user": ("", None),
+    "vhostuser": (SWITCH, VhostUserSource("/run/v.sock")),
+    "vdpa": ("<source dev='/dev/vhost-vdpa-0'/>", VdpaSource("/dev/vhost-vdpa-0")),
+    "udp": (UDP, SocketSource("10.0.0.1", 5555, "10.0.0.2", 5556)),
+    "mcast": (ENDS, SocketSource("10.0.0.1", 5555)),
+    "server": (ENDS, SocketSource("10.0.0.1", 5555)),
+    "client": (ENDS, SocketSource("10.0.0.1", 5555)),
+}
+SOCKETS = ("udp", "mcast", "server", "client")
+QUEUED = ("vhostuser", "vdpa")
+
+
+def interface(kind, inside="", source=None):
+    model = "" if "<model" in inside else "<model type='virtio'/>"
+    source = SOURCES[kind][0] if source is None else source
+    return f"<interface type='{kind}'><mac address='52:54:00:00:00:01'/>{model}{source}{inside}</interface>"
+
+
+def bare(kind, **fields):
+    return InterfaceSpec(**{"type": kind, "mac": "52:54:00:00:00:01", "source": SOURCES[kind][1], **fields})
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_each_type(kind):
+    spec = vhostnet.parse_interface(interface(kind), strict=True)
+    assert spec == bare(kind)
+    assert not spec.tap
+
+
+TAKEN = [
+    ("user", "<ip address='172.17.2.0' family='ipv4' prefix='24'/>", None, {"source": UserSource("172.17.2.0/24")}),
+    ("user", "<ip address='10.0.0.0' prefix='4'/>", None, {"source": UserSource("10.0.0.0/4")}),
+    ("user", "<ip address='10.0.0.0' prefix='27'/>", None, {"source": UserSource("10.0.0.0/27")}),
+    ("user", "<ip address='10.0.0.0' prefix='0'/>", None, {"source": UserSource("10.0.0.0")}),
+    ("user", "<ip address='fe80::' prefix='64'/>", None, {"source": UserSource(None, "fe80::/64")}),
+    (
+        "user",
+        "<ip family='ipv6' address='fe80::'/><ip family='ipv4' address='10.0.0.0'/>",
+        None,
+        {"source": UserSource("10.0.0.0", "fe80::")},
+    ),
+    ("user", "<model type='e1000'/>", None, {"model": "e1000"}),
+    ("user", "<driver queues='1' txmode='timer'/>", None, {"txmode": "timer"}),
+    ("user", "<teaming type='persistent'/><link state='down'/>", None, {"teaming": "persistent", "link_state": "down"}),
+    ("user", "<backend type='default'/>", None, {}),
+    ("vhostuser", "", "<source path='/a'/>", {"source": VhostUserSource("/a")}),
+    ("vhostuser", "", "<source type='unix' path='/a,b' mode='server'/>", {"source": VhostUserSource("/a,b", True)}),
+    (
+        "vhostuser",
+        "",
+        "<source path='/a'><reconnect enabled='yes' timeout='2147483'/></source>",
+        {"source": VhostUserSource("/a", reconnect=2147483)},
+    ),
+    (
+        "vhostuser",
+        "",
+        "<source path='/a'><reconnect enabled='no'/></source>",
+        {"source": VhostUserSource("/a", reconnect=0)},
+    ),
+    ("vhostuser", "", "<source path='/a'><reconnect/></source>", {"source": VhostUserSource("/a")}),
+    (
+        "vhostuser",
+        "<driver queues='256' rx_queue_size='1024' tx_queue_size='1024'/><mtu size='9000'/>",
+        None,
+        {"queues": 256, "rx_queue_size": 1024, "tx_queue_size": 1024, "mtu": 9000},
+    ),
+    ("vdpa", "<driver queues='256'/>", None, {"queues": 256}),
+    ("server", "", "<source port='65535'/>", {"source": SocketSource(port=65535)}),
+    ("client", "", "<source address='host.example' port='1'/>", {"source": SocketSource("host.example", 1)}),
+]
+
+
+@pytest.mark.parametrize(("kind", "inside", "source", "fields"), TAKEN, ids=lambda value: str(value)[:40])
+def test_taken(kind, inside, source, fields):
+    assert vhostnet.parse_interface(interface(kind, inside, source), strict=True) == bare(kind, **fields)
+
+
+REFUSED = [
+    # type, inside, source, element, attribute, value
+    *((kind, "<mtu size='1500'/>", None, "mtu", "size", "1500") for kind in SOURCES if kind != "vhostuser"),
+    *((kind, "<driver queues='2'/>", None, "driver", "queues", "2") for kind in SOURCES if kind not in QUEUED),
+    *((kind, "<driver queues='257'/>", None, "driver", "queues", "257") for kind in QUEUED),
+    *((kind, "<model type='e1000'/>", None, "model", "type", "e1000") for kind in QUEUED),
+    *((kind, "<backend tap='/dev/tun2'/>", None, "backend", "tap", "/dev/tun2") for kind in SOURCES),
+    *((kind, "<port isolated='yes'/>", None, "port", None, None) for kind in SOURCES),
+    *((kind, "<vlan><tag id='7'/></vlan>", None, "vlan", None, None) for kind in SOURCES),
+    *((kind, "<filterref filter='x'/>", None, "filterref", None, None) for kind in SOURCES),
+    *((kind, "<virtualport type='openvswitch'/>", None, "virtualport", None, None) for kind in SOURCES),
+    *((kind, "<coalesce><rx><frames max='7'/></rx></coalesce>", None, "coalesce", None, None) for kind in SOURCES),
+    *((kind, "<script path='/x'/>", None, "script", None, None) for kind in SOURCES),
+    *((kind, "<downscript path='/x'/>", None, "downscript", None, None) for kind in SOURCES),
+    *((kind, "<target dev='x' managed='no'/>", None, "target", "managed", "no") for kind in SOURCES),
+    *((kind, "<ip address='10.0.0.0'/>", None, "ip", None, None) for kind in SOURCES if kind != "user"),
+    *((kind, "<route address='10.0.0.0'/>", None, "route", None, None) for kind in SOURCES),
+    *((kind, "<portForward proto='tcp'/>", None, "portForward", None, None) for kind in SOURCES),
+    *((kind, "<backend type='passt'/>", None, "backend", "type", "passt") for kind in SOURCES),
+    *((kind, "", "", "source", "port", None) for kind in SOCKETS),
+    *((kind, "", "<source address='a' port='0'/>", "source", "port", "0") for kind in ("mcast", "server", "client")),
+    *((kind, "", "<source address='a' port='65536'/>", "source", "port", "65536") for kind in ("mcast", "client")),
+    *((kind, "", "<source address='a' port='x'/>", "source", "port", "x") for kind in SOCKETS),
+    *((kind, "", "<source port='1'/>", "source", "address", None) for kind in ("mcast", "client")),
+    ("client", "", "<source address='a b' port='1'/>", "source", "address", "a b"),
+    ("udp", "", ENDS, "local", "port", None),
+    ("udp", "", UDP.replace("5556", "0"), "local", "port", "0"),
+    ("udp", "", UDP.replace("'10.0.0.2'", "''"), "local", "address", ""),
+    ("vhostuser", "", "", "source", "path", None),
+    ("vhostuser", "", "<source path='run'/>", "source", "path", "run"),
+    ("vhostuser", "", "<source type='tcp' path='/a'/>", "source", "type", "tcp"),
+    ("vhostuser", "", "<source path='/a' mode='both'/>", "source", "mode", "both"),
+    ("vhostuser", "", "<source path='/a'><reconnect enabled='yes'/></source>", "reconnect", "timeout", None),
+    ("vhostuser", "", "<source path='/a'><reconnect enabled='on'/></source>", "reconnect", "enabled", "on"),
+    (
+        "vhostuser",
+        "",
+        "<source path='/a'><reconnect enabled='yes' timeout='2147484'/></source>",
+        *("reconnect", "timeout", "2147484"),
+    ),
+    (
+        "vhostuser",
+        "",
+        "<source path='/a' mode='server'><reconnect enabled='yes' timeout='1'/></source>",
+        *("reconnect", "timeout", "1"),
+    ),
+    ("vdpa", "", "", "source", "dev", None),
+    ("vdpa", "", "<source dev='vhost-vdpa-0'/>", "source", "dev", "vhost-vdpa-0"),
+    ("vdpa", "", "<source dev='/proc/self/fd/3'/>", "source", "dev", "/proc/self/fd/3"),
+    ("vdpa", "", "<source dev='/dev/../etc/shadow'/>", "source", "dev", "/dev/../etc/shadow"),
+    ("user", "<ip/>", None, "ip", "address", None),
+    ("user", "<ip address='10.0.0'/>", None, "ip", "address", "10.0.0"),
+    ("user", "<ip address='10.0.0.0' family='ipv6'/>", None, "ip", "address", "10.0.0.0"),
+    ("user", "<ip address='10.0.0.0' family='ipx'/>", None, "ip", "family", "ipx"),
+    ("user", "<ip address='10.0.0.0' prefix='3'/>", None, "ip", "prefix", "3"),
+    ("user", "<ip address='10.0.0.0' prefix='28'/>", None, "ip", "prefix", "28"),
+    ("user", "<ip address='10.0.0.0' prefix='x'/>", None, "ip", "prefix", "x"),
+    ("user", "<ip address='fe80::' prefix='63'/>", None, "ip", "prefix", "63"),
+    ("user", "<ip address='fe80::' prefix='65'/>", None, "ip", "prefix", "65"),
+    ("user", "<ip address='10.0.0.0' peer='10.0.0.1'/>", None, "ip", "peer", "10.0.0.1"),
+    ("user", "<ip address='10.0.0.0'/><ip address='10.1.0.0'/>", None, "ip", None, None),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "inside", "source", "element", "attribute", "value"), REFUSED, ids=lambda value: str(value)[:40]
+)
+@pytest.mark.parametrize("strict", [True, False])
+def test_refused_with_element_attribute_line_and_value(kind, inside, source, element, attribute, value, strict):
+    source = SOURCES[kind][0] if source is None else source
+    with pytest.raises(SpecError) as caught:
+        vhostnet.parse_interface(interface(kind, inside, source), strict=strict)
+    error = caught.value
+    assert (error.element, error.attribute, error.value, error.line) == (element, attribute, value, 1)
+    assert error.expected or "not supported yet: " in error.problem  # what would be right
+
+
+IGNORED = [
+    "<bandwidth><inbound average='1000'/></bandwidth>",
+    "<target dev='tap7'/>",
+    "<tune><sndbuf>1600</sndbuf></tune>",
+    "<driver name='vhost'/>",
+    "<backend vhost='/dev/vhost2'/>",
+    "<backend logFile='/x'/>",
+    "<guest dev='eth0'/>",
+]
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("inside", IGNORED)
+def test_what_libvirt_ignores_is_a_warning_and_with_strict_an_error(kind, inside):
+    with pytest.warns(VhostnetWarning, match="^line 1: <\\w+.*has no effect") as caught:
+        assert vhostnet.parse_interface(interface(kind, inside)) == bare(kind)
+    assert len(caught) == 1
+    with pytest.raises(SpecError, match="has no effect"):
+        vhostnet.parse_interface(interface(kind, inside), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "source"),
+    [
+        ("user", "<source bridge='br0'/>"),
+        ("user", "<source dev='eth0'/>"),
+        ("vdpa", "<source dev='/dev/vhost-vdpa-0' mode='client'/>"),
+        ("mcast", "<source address='10.0.0.1' port='5555' path='/x'/>"),
+        ("mcast", UDP),
+        ("vhostuser", SWITCH.replace("/>", "><reconnect timeout='1'/></source>")),
+    ],
+)
+def test_a_source_of_another_type(kind, source):
+    with pytest.warns(VhostnetWarning, match="has no effect"):
+        assert vhostnet.parse_interface(interface(kind, source=source)) == bare(kind)
+    with pytest.raises(SpecError, match="has no effect"):
+        vhostnet.parse_interface(interface(kind, source=source), strict=True)
+
+
+@pytest.mark.parametrize("inside", ["<port isolated='no'/>", "<virtualport/>", "<script path=''/>", "<filterref/>"])
+@pytest.mark.parametrize("kind", SOURCES)
+def test_what_asks_for_nothing_is_nothing(kind, inside):
+    assert vhostnet.parse_interface(interface(kind, inside), strict=True) == bare(kind)
+
+
+@pytest.mark.parametrize("ip", ["<ip address='10.0.0.0' x='1'/>", "<ip address='10.0.0.0'><y/></ip>"])
+def test_what_libvirt_does_not_know_of_an_ip(ip):
+    with pytest.warns(VhostnetWarning, match="libvirt knows here"):
+        assert vhostnet.parse_interface(interface("user", ip)).source == UserSource("10.0.0.0")
+    with pytest.raises(SpecError, match="libvirt knows here"):
+        vhostnet.parse_interface(interface("user", ip), strict=True)
+
+
+# --- in a domain -----------------------------------------------------------------------------------------
+
+SHARED = "<memoryBacking><access mode='shared'/></memoryBacking>"
+CELLS = "<cpu><numa><cell id='0' memAccess='shared'/><cell id='1' memAccess='{}'/></numa></cpu>"
+
+
+@pytest.mark.parametrize("memory", [SHARED, CELLS.format("shared")])
+def test_a_switch_reads_the_guests_memory(memory):
+    (spec,) = vhostnet.parse_domain(f"<domain>{memory}<devices>{interface('vhostuser')}</devices></domain>")
+    assert spec == bare("vhostuser", vhost="auto")
+
+
+@pytest.mark.parametrize("memory", ["", SHARED.replace("shared", "private"), CELLS.format("private")])
+def test_a_switch_cannot_read_memory_that_is_not_shared(memory):
+    with pytest.raises(SpecError, match="shared") as caught:
+        vhostnet.parse_domain(f"<domain>{memory}<devices>\n{interface('vhostuser')}</devices></domain>")
+    assert (caught.value.line, caught.value.value) == (2, "vhostuser")
+    assert "<access mode='shared'/>" in caught.value.expected
+
+
+def test_devices_alone_say_nothing_of_memory():
+    assert len(vhostnet.parse_domain(f"<devices>{interface('vhostuser')}</devices>")) == 1
+
+
+def test_one_of_each_in_a_domain_with_another():
+    tap = "<interface type='ethernet'><model type='virtio'/></interface>"
+    every = "".join(interface(kind) for kind in SOURCES).replace("00:01'", "00:02'")
+    specs = vhostnet.parse_domain(f"<domain>{SHARED}<devices>{tap}{every}</devices></domain>", strict=True)
+    assert [spec.type for spec in specs] == ["ethernet", *SOURCES]
+    assert [spec.tap for spec in specs] == [True] + [False] * len(SOURCES)
+    assert [spec.alias for spec in vhostnet.assign_machine(specs)] == [f"net{number}" for number in range(8)]
+
+
+def test_what_is_not_kvm_has_no_vhost_net_either():
+    (spec,) = vhostnet.parse_domain(f"<domain type='qemu'><devices>{interface('user')}</devices></domain>", strict=True)
+    assert spec == dataclasses.replace(bare("user"), vhost="off")

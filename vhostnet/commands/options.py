@@ -1,0 +1,89 @@
+"""The options that commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from typing import Any, Final
+
+NETNS = "this network namespace: a name (ip netns), or a path"
+
+
+def _fd_list(text: str) -> list[int]:
+    """``80:81:82``."""
+    parts = text.split(":") if text else []
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected fd numbers with colons, such as 80:81")
+    return [int(part) for part in parts]
+
+
+FDS: Final = (
+    ("--tap-fds", _fd_list, "N:N", "one TAP fd a queue pair"),
+    ("--vhost-fds", _fd_list, "N:N", "one vhost-net fd a queue pair"),
+    ("--vdpa-fd", int, "N", "the fd of a vDPA device"),
+)
+
+
+def _nic(text: str) -> int | str:
+    """A number, or a MAC or alias."""
+    return int(text) if text.isascii() and text.isdigit() else text
+
+
+def _network(text: str) -> tuple[str, str]:
+    name, equals, bridge = text.partition("=")
+    if not (name and equals and bridge):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NETWORK=BRIDGE, such as default=virbr0")
+    return name, bridge
+
+
+class _Help(argparse.HelpFormatter):
+    """argparse makes one for every option; one that has to look how wide the terminal is would import shutil for it."""
+
+    def __init__(self, prog: str, **how: Any) -> None:
+        super().__init__(prog, **{"width": _WIDTH, **how})
+
+
+def _width() -> int:
+    with contextlib.suppress(OSError, ValueError):
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size().columns)
+    return 80
+
+
+_WIDTH: Final = _width() - 2
+
+
+class Parser(argparse.ArgumentParser):
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**{"formatter_class": _Help, **how})
+
+
+def reading_options() -> Parser:
+    group = Parser(add_help=False)
+    group.add_argument("-j", "--json", action="store_true", help="JSON out, errors on stderr too")
+    group.add_argument("--strict", action="store_true", help="refuse what libvirt ignores or does not know")
+    group.add_argument(
+        "--network",
+        action="append",
+        type=_network,
+        metavar="NETWORK=BRIDGE",
+        help="the bridge a <source network=> stands for (may be repeated)",
+    )
+    group.add_argument("--nic", type=_nic, help="only this NIC of the file: its number from 0 on, its MAC or alias")
+    group.add_argument("--no-address", action="store_true", help="leave the NICs' places to QEMU, not to the XML")
+    return group
+
+
+def opening_options() -> Parser:
+    group = Parser(add_help=False)
+    group.add_argument("--engine", choices=("auto", "native", "pure"), default="auto", help="default: auto")
+    group.add_argument("--vhost", choices=("auto", "require", "off"), help="instead of <driver name=>")
+    group.add_argument("-n", "--netns", metavar="NETNS", help=f"make the NICs in {NETNS}")
+    group.add_argument("--qdisc", choices=("noqueue", "default"), default="noqueue", help="default: noqueue")
+    return group
+
+
+def dialect_options() -> Parser:
+    group = Parser(add_help=False)
+    group.add_argument("--dialect", choices=("classic", "keyval", "json"), default="classic", help="default: classic")
+    return group

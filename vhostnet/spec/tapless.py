@@ -1,0 +1,161 @@
+"""The map of <interface> for NICs without a TAP: what only they have, what they cannot have, and where they lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from vhostnet.errors import SpecError
+from vhostnet.spec.elements import LATER_ATTRIBUTES, Known, device_path, plain, whole, word, yesno
+from vhostnet.spec.parts import Source
+from vhostnet.spec.reading import Place, Reading, at, read
+from vhostnet.spec.sources import LENGTHS, SocketSource, UserSource, VdpaSource, VhostUserSource, canonical
+
+if TYPE_CHECKING:
+    from vhostnet.spec.document import Element
+
+# As elements.KNOWN, by type; every name begins with "_", since none is a field: finish() uses them.
+_SOCKET: Final[Known] = {"source": {"address": ("_address", plain), "port": ("_port", whole)}}
+OWN: Final[dict[str, Known]] = {
+    "user": {},
+    "vhostuser": {
+        "source": {
+            "type": ("_type", word(unix="unix")),
+            "path": ("_path", plain),
+            "mode": ("_server", word(client=False, server=True)),
+        },
+        "source/reconnect": {"enabled": ("_enabled", yesno), "timeout": ("_reconnect", whole)},
+    },
+    "vdpa": {"source": {"dev": ("_dev", device_path)}},
+    "udp": {**_SOCKET, "source/local": {"address": ("_local_address", plain), "port": ("_local_port", whole)}},
+    "mcast": _SOCKET,
+    "server": _SOCKET,
+    "client": _SOCKET,
+}
+
+# What only others have, with what would be right; libvirt ignores one of them, and refuses the rest.
+_REFUSED: Final = "is not for this type, and libvirt refuses it, too"
+_BRIDGED: Final = (_REFUSED, "type bridge or network")
+_ETHERNET: Final = (_REFUSED, "type ethernet")
+_ELSEWHERE: Final = {
+    "bandwidth": None,
+    "coalesce": _BRIDGED,
+    "filterref": _BRIDGED,
+    "port": _BRIDGED,
+    "vlan": _BRIDGED,
+    "virtualport": _BRIDGED,
+    "script": _ETHERNET,
+    "downscript": _ETHERNET,
+    "source/ip": _ETHERNET,
+    "source/route": _ETHERNET,
+}
+_MANY: Final = {"user": ("ip",)}  # elements that may come more than once
+
+
+def begin(element: Element, kind: str, strict: bool) -> Reading:
+    """What a NIC of type *kind* is read into; with passt what is in it would have another meaning."""
+    backend = element.find("backend")
+    if backend is not None and backend.get("type") == "passt":
+        raise at(backend, "type").error(f"is not supported yet: {LATER_ATTRIBUTES['backend', 'type']}")
+    reading = Reading(strict, OWN[kind], _ELSEWHERE, _MANY.get(kind, ()))
+    reading.values["type"] = kind
+    return reading
+
+
+def finish(element: Element, reading: Reading) -> None:
+    """Make the source of what was read, and leave in ``reading.values`` the fields of the spec alone."""
+    kind = reading.values["type"]
+    for name in ("vhost_path", "sndbuf", "ifname"):
+        reading.drop(name, f"on type {kind}, which has no TAP")
+    if reading.values.get("vhost") == "require":
+        reading.drop("vhost", f"on type {kind}, which has no TAP")
+    own = {name: reading.values.pop(name) for name in list(reading.values) if name.startswith("_")}
+    try:
+        source = _MAKERS.get(kind, _socket)(element, reading, own)
+        if source:
+            source.check(kind)
+            reading.values["source"] = source
+    except SpecError as error:
+        if error.element:
+            raise
+        missing = Place(*_PLACES.get(error.attribute or "", ("source", error.attribute)), at(element).line, None)
+        raise reading.places.get(f"_{error.attribute}", missing).error(error.problem, error.expected) from None
+
+
+_PLACES: Final = {"local_address": ("local", "address"), "local_port": ("local", "port"), "server": ("source", "mode")}
+
+
+def _socket(_: Element, __: Reading, own: dict[str, Any]) -> Source:
+    if "_port" not in own:
+        raise SpecError("is missing", attribute="port", expected="a port, 1..65535")
+    return SocketSource(**{name[1:]: value for name, value in own.items()})
+
+
+def _vdpa(_: Element, __: Reading, own: dict[str, Any]) -> Source:
+    if "_dev" not in own:
+        raise SpecError("is missing, and type vdpa needs it", attribute="dev", expected="/dev/vhost-vdpa-N")
+    return VdpaSource(own["_dev"])
+
+
+def _vhost_user(element: Element, reading: Reading, own: dict[str, Any]) -> Source:
+    if "_path" not in own:
+        raise SpecError("is missing, and type vhostuser needs it", attribute="path", expected="the path of a socket")
+    return VhostUserSource(own["_path"], own.get("_server", False), _reconnect(element, reading, own))
+
+
+def _reconnect(element: Element, reading: Reading, own: dict[str, Any]) -> int | None:
+    """In seconds; 0 where it is switched off."""
+    if own.get("_enabled") and "_reconnect" not in own:
+        found = element.find("source/reconnect")
+        raise at(element if found is None else found, "timeout").error("is missing", "timeout='SECONDS'")
+    if own.get("_enabled"):
+        return int(own["_reconnect"])
+    if "_reconnect" in own:
+        reading.unknown("has no effect without enabled='yes'", reading.places["_reconnect"])
+    return None if own.get("_enabled") is None else 0
+
+
+def _user(_: Element, reading: Reading, __: dict[str, Any]) -> Source | None:
+    """One <ip> of each family at most, with its length where one is given."""
+    found: dict[str, str] = {}
+    for element in reading.kept["ip"]:
+        family, network = _network(element, reading)
+        if family in found:
+            raise at(element).error(f"is a second {family} network", f"one <ip> of {family}")
+        found[family] = network
+    return UserSource(**found) if found else None
+
+
+def _network(element: Element, reading: Reading) -> tuple[str, str]:
+    """The family of an <ip>, and its address with its length."""
+    _check_ip(element, reading)
+    place, prefix = at(element, "address"), at(element, "prefix")
+    family = element.get("family") or ("ipv6" if ":" in (place.text or "") else "ipv4")
+    if family not in LENGTHS:
+        raise at(element, "family").error("is not allowed", " or ".join(LENGTHS))
+    if not canonical(family, place.text or ""):
+        raise place.error(f"is no {family} address", "an address such as 172.17.2.0 or 2001:db8::")
+    length = read(prefix, whole, reading) if prefix.text else 0
+    low, high = LENGTHS[family]
+    if length and not low <= length <= high:
+        raise prefix.error("is not allowed", f"{low}..{high}" if low < high else str(low))
+    return family, f"{place.text}/{length}" if length else str(place.text)
+
+
+def _check_ip(element: Element, reading: Reading) -> None:
+    """It has three attributes and nothing in it."""
+    if "peer" in element.attrib:
+        raise at(element, "peer").error("is nothing that QEMU has", "no peer=")
+    for name in sorted(set(element.keys()) - {"address", "family", "prefix"}):
+        reading.unknown("is no attribute that libvirt knows here", at(element, name))
+    for child in element:
+        reading.unknown("is no element that libvirt knows here", at(child))
+    if (element.text or "").strip():
+        reading.unknown("holds text that libvirt does not know", at(element, None, element.text))
+
+
+_MAKERS: Final[dict[str, Callable[[Element, Reading, dict[str, Any]], Source | None]]] = {
+    "user": _user,
+    "vdpa": _vdpa,
+    "vhostuser": _vhost_user,
+}

@@ -30,6 +30,8 @@ ROOT = TESTS.parent
 sys.path.append(str(ROOT))  # for bench; at the end, so that an installed vhostnet comes before this checkout's
 SEED = (ROOT / "examples" / "seed.xml").read_text()
 BRIDGE = "vbr2525476"
+CACHE = Path(os.environ.get("VHOSTNET_CACHE") or os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/vhostnet")
+LIBVIRT_SUITE = CACHE.expanduser() / "libvirt" / "trixie"
 REQUIRED = set(filter(None, os.environ.get("VHOSTNET_REQUIRE", "").split(",")))
 
 
@@ -114,6 +116,10 @@ def _lacks_netfilter() -> str | None:
     return done.stderr.strip() if done.returncode else None
 
 
+def _lacks_libvirt() -> str | None:
+    return None if LIBVIRT_SUITE.exists() else f"no {LIBVIRT_SUITE}: tests/libvirt/fetch gets it"
+
+
 _PROBES = {
     "native": _lacks_native,
     "tap": _lacks_tap,
@@ -127,6 +133,7 @@ _PROBES = {
     "seccomp": _lacks_seccomp,
     "systemd": _lacks_systemd,
     "netfilter": _lacks_netfilter,
+    "libvirt": _lacks_libvirt,
 }
 
 
@@ -144,7 +151,7 @@ def pytest_sessionstart() -> None:
 
 @pytest.fixture(autouse=True)
 def _needs(request: pytest.FixtureRequest) -> None:
-    for marker in ("tap", "udev", "qemu", "vhost", "vlan", "e2e"):
+    for marker in ("tap", "udev", "qemu", "vhost", "vlan", "libvirt", "e2e"):
         if request.node.get_closest_marker(marker):
             need(marker)
 

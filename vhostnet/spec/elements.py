@@ -104,7 +104,7 @@ def _model(text: str) -> str | None:
 
 
 def _loadparm(text: str) -> str:
-    return text.upper()
+    return text.upper() if text.isascii() else text  # another script's letter can be one of ours in upper case
 
 
 # --- the map ---------------------------------------------------------------------------------------------

@@ -13,20 +13,21 @@
 
 /* Acts, in the order of a NIC's life. */
 #define VN_TAP_OPEN 0
-#define VN_VHOST_OPEN 1
-#define VN_SELFTEST 2
-#define VN_QDISC 3
-#define VN_LINK 4
-#define VN_VLAN_ADD 5
-#define VN_VLAN_DEL 6
-#define VN_FDB 7
-#define VN_COALESCE 8
-#define VN_UP 9
-#define VN_ATTACH 10
-#define VN_ALTNAME 11
-#define VN_RENAME 12
-#define VN_DELETE 13
-#define VN_ACTS 14
+#define VN_ADOPT 1
+#define VN_VHOST_OPEN 2
+#define VN_SELFTEST 3
+#define VN_QDISC 4
+#define VN_LINK 5
+#define VN_VLAN_ADD 6
+#define VN_VLAN_DEL 7
+#define VN_FDB 8
+#define VN_COALESCE 9
+#define VN_UP 10
+#define VN_ATTACH 11
+#define VN_ALTNAME 12
+#define VN_RENAME 13
+#define VN_DELETE 14
+#define VN_ACTS 15
 
 /* vn_act.flags */
 #define VN_OPTIONAL 1
@@ -66,6 +67,8 @@
 #define VN_CALL_RTM_SETLINK 30
 #define VN_CALL_RTM_NEWNEIGH 31
 #define VN_CALL_ETHTOOL_SCOALESCE 32
+#define VN_CALL_TUNSETOFFLOAD 33
+#define VN_CALL_TUNSETVNETHDRSZ 34
 
 /* One VLAN of a port, or an end of a range of them: struct bridge_vlan_info. */
 struct vn_vlan {
@@ -105,6 +108,7 @@ struct vn_nic {
 	uint8_t isolated;
 	uint8_t set_fdb;    /* the bridge neither learns from it nor floods to it: its forwarding table has guest_mac, by FDB */
 	uint8_t guest_mac[6];
+	uint8_t adopted; /* the TAP is there, and somebody else's: by ADOPT, and closed it stays */
 	/* out */
 	uint32_t failed; /* an act of it was refused, and the later ones were left out */
 };

@@ -14,7 +14,16 @@ HERE = Path(__file__).resolve().parent
 ROOMS = ("_vhostnet", "acts", "calls", "links", "netlink", "removal")
 
 KERNEL_NUMBERS = (
-    *("TUNSETIFF", "TUNGETIFF", "TUNGETFEATURES", "TUNSETQUEUE", "SIOCGIFINDEX", "SIOCGIFMTU"),
+    *(
+        "TUNSETIFF",
+        "TUNGETIFF",
+        "TUNGETFEATURES",
+        "TUNSETQUEUE",
+        "TUNSETOFFLOAD",
+        "TUNSETVNETHDRSZ",
+        "SIOCGIFINDEX",
+        "SIOCGIFMTU",
+    ),
     *("SIOCGIFHWADDR", "SIOCSIFHWADDR", "ARPHRD_ETHER"),
     *("SIOCETHTOOL", "ETHTOOL_GDRVINFO", "SIOCDEVPRIVATE", "BRCTL_GET_PORT_LIST", "SIOCGSKNS", "TUNGETDEVNETNS"),
     *("IFF_TUN", "IFF_TAP", "IFF_NO_PI", "IFF_VNET_HDR", "IFF_MULTI_QUEUE", "IFF_TUN_EXCL"),

@@ -69,6 +69,7 @@ FIELDS = [
     *[("held", "n_tap", value) for value in (0, 3, BIG)],
     *[("held", "n_vhost", value) for value in (3, BIG)],
     *[("held", "ifindex", value) for value in (-1, -(2**31))],
+    ("new", "adopted", 1),  # the acts make it
     ("new", "held", 1),  # the acts are for a new one, which has no fds
     ("held", "held", 0),
     *[(row, "n_vlans", value) for row in ("new", "held") for value in (1, 1025, BIG)],  # and there are none
@@ -82,6 +83,7 @@ ORDERS = [
     *[[(op, 1)] for op in (Op.TAP_OPEN, Op.VHOST_OPEN, Op.SELFTEST)],
     *[[(Op.TAP_OPEN, 0), (op, 0)] for op in (Op.ATTACH, Op.DELETE, Op.TAP_OPEN)],
     *[[(op, 0)] for op in Op if op not in (Op.TAP_OPEN, Op.VHOST_OPEN)],
+    [(Op.ADOPT, 1)],
     *[[(Op.TAP_OPEN, 0), (op, 0)] for op in (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB)],  # it has nothing of that
     [(Op.VHOST_OPEN, 0), (Op.TAP_OPEN, 0), (Op.VHOST_OPEN, 0)],
     *[[(Op.DELETE, 1), (op, 1)] for op in (Op.DELETE, Op.ATTACH, Op.QDISC, Op.LINK, Op.UP, Op.ALTNAME, Op.RENAME)],
@@ -126,6 +128,14 @@ def with_a_port(op):
     return made
 
 
+def adopted(op):
+    """It is not ours to change."""
+    made = sound()
+    made.new.adopted = 1
+    ordered(made, [(Op.ADOPT, 0), (op, 0)])
+    return made
+
+
 def without_a_program():
     made = sound()
     made.program = made.ffi.NULL
@@ -142,6 +152,7 @@ MALFORMED = {
     "RENAME to nothing": lambda: without("wish", [(Op.RENAME, 1)]),
     "a bridge of no name": lambda: without("bridge", [(Op.TAP_OPEN, 0)]),
     **{f"VLANs {vids}": lambda v=vids: in_vlans(*v) for vids in ((0,), (4095,), (1, 65535))},
+    **{f"{op.name} of an adopted one": lambda o=op: adopted(o) for op in Op if op not in (Op.VHOST_OPEN, Op.SELFTEST)},
     **{f"{op.name} without a bridge": lambda o=op: with_a_port(o) for op in (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB)},
 }
 
@@ -153,7 +164,7 @@ def refusal(made):
 
 
 def test_there_are_many_and_each_is_another():
-    assert len(MALFORMED) == len(FIELDS) + len(ORDERS) + 10 >= 100
+    assert len(MALFORMED) == len(FIELDS) + len(ORDERS) + 10 + len(Op) - 2 >= 100
 
 
 @pytest.mark.parametrize("defect", MALFORMED)

@@ -27,6 +27,7 @@ ERRNOS: Final = tuple(
 )
 ENGINES: Final = ("native", "pure")
 BRIDGES: Final = ("flt0", "flt1")
+THERE: Final = "flt-there"
 
 
 ENOUGH: Final = 50
@@ -305,6 +306,11 @@ def _set_up(vlan: vhostnet.Vlan | None = None) -> list[InterfaceSpec]:
     return [_wish(bridge=name, **settings) for name in BRIDGES]
 
 
+def _there() -> InterfaceSpec:
+    """A TAP that is there before, and stays."""
+    return InterfaceSpec(type="ethernet", managed=False, ifname=THERE, queues=2, vhost="off")
+
+
 def _take_set_up(pool: vhostnet.NicPool) -> Nic:
     return pool.take(_set_up()[0])
 
@@ -313,6 +319,7 @@ def deeds() -> list[Deed]:
     """All of them."""
     return [
         Deed("port settings", lambda engine: engine, lambda engine: vhostnet.open_nics(_set_up(), engine=engine)),
+        Deed("adopt", lambda engine: engine, lambda engine: vhostnet.open_nics([_there(), *nics(1)], engine=engine)),
         Deed("take with port settings", _pool, _take_set_up),
         Deed("plan", lambda engine: engine, lambda engine: vhostnet.plan_nics(nics(1, 2), engine=engine)),
         Deed(
@@ -438,6 +445,7 @@ def sweep(parts: Sequence[str], errnos: Sequence[int]) -> Tally:
     tally = Tally()
     vhostnet.others.bridge.make_bridge(BRIDGES[0])
     vhostnet.others.bridge.make_bridge(BRIDGES[1], mtu=9000)
+    subprocess.run(["ip", "tuntap", "add", THERE, "mode", "tap", "multi_queue"], check=True)
     warnings.simplefilter("error")
     for engine in ENGINES:  # what is asked once a process, or imported late, is not to be counted
         vhostnet.close_nics(vhostnet.open_nics(nics(1, 1), engine=engine))

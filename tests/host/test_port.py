@@ -1,22 +1,17 @@
 """What a NIC is on its bridge, beyond a port of it: isolated, in VLANs, in the forwarding table; and its coalescing."""
 
-import ctypes
-import fcntl
 import os
 import select
-import socket
-import struct
 import subprocess
 import sys
 import threading
 
 import pytest
 from conftest import BRIDGE, link_names, open_fds
-from kernel import ip, run_json
+from kernel import ethtool, ip, run_json
 
 import vhostnet
 from vhostnet import InterfaceSpec, SpecError, Unsupported, Vlan
-from vhostnet.engines import _uapi
 from vhostnet.others import bridge as bridges
 
 pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
@@ -57,11 +52,7 @@ def vlans_of(nic):
 
 def frames_of(nic):
     """What its ethtool says of rx-frames."""
-    answer = ctypes.create_string_buffer(struct.pack("=I", 0x0E), 92)  # ETHTOOL_GCOALESCE, struct ethtool_coalesce
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        request = struct.pack("16sP", nic.ifname.encode(), ctypes.addressof(answer)).ljust(40, b"\0")
-        fcntl.ioctl(asking, _uapi.SIOCETHTOOL, request)
-    return struct.unpack_from("=3I", answer)[2]
+    return ethtool(nic.ifname, 0x0E, 23)[2]  # ETHTOOL_GCOALESCE, struct ethtool_coalesce
 
 
 # --- frames ----------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ PLACES = {
     "ifname": "<target dev=",
     "later": "is not supported yet",
     "mac": "<mac",
+    "managed": "<target (managed|dev)",
     "model": "<model type=",
     "mtu": "<mtu size=",
     "namespace": "not well-formed|is not an interface",

@@ -18,11 +18,12 @@ from vhostnet.engines._links import describe, ifreq_data
 from vhostnet.engines._removal import DELETE_BATCH, Doomed
 from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute
 from vhostnet.process.files import close_fd
-from vhostnet.program.program import Act, Fds, NicRow, Op, Port, TunFlag, VlanEntry, VlanFlag
+from vhostnet.program.program import Act, Fds, Link, NicRow, Op, Port, TunFlag, VlanEntry, VlanFlag
 
 _VHOST_NEEDED: Final = 1 << uapi.VIRTIO_NET_F_MRG_RXBUF | 1 << uapi.VIRTIO_F_VERSION_1
 _IDENTIFY_TRIES: Final = 3
 _IPV6_MIN_MTU: Final = 1280
+_VNET_HDR_BYTES: Final = 10  # struct virtio_net_hdr
 _RING_ENTRIES: Final = 256
 _RING_BYTES: Final = 16384
 
@@ -109,6 +110,37 @@ def _identify(netlink: Netlink, nic: Nic) -> None:
                 nic.ifindex = link.ifindex
                 return
     raise refusal(errno.ESTALE, call)
+
+
+def _adopt(netlink: Netlink, nic: Nic, running: Running) -> None:
+    """Whether it can have so many queues is its own, and so is what it was made as."""
+    row = nic.row
+    link = describe(netlink, [row.ifname]).get(row.ifname)
+    if link is None:
+        raise refusal(errno.ENODEV, "RTM_GETLINK")
+    if not link.tun_flags & TunFlag.TAP or (row.queues > 1 and not link.tun_flags & TunFlag.MULTI_QUEUE):
+        raise refusal(errno.EINVAL, "TUNSETIFF")
+    request = bytes(ifreq(row.ifname, row.tun_flags & ~TunFlag.MULTI_QUEUE | link.tun_flags & TunFlag.MULTI_QUEUE))
+    for queue in range(row.queues):
+        running.queue = queue
+        nic.tap_fds.append(open_device(row.tap_path))
+        ioctl(nic.tap_fds[queue], uapi.TUNSETIFF, request, "TUNSETIFF")
+    running.queue = None
+    _check_still(netlink, nic, link)
+    nic.ifindex, nic.mtu = link.ifindex, link.mtu
+    # What a QEMU that had it may have left in it: offloads that the next one has not asked for, and a larger header.
+    ioctl(nic.tap_fds[0], uapi.TUNSETOFFLOAD, 0, "TUNSETOFFLOAD")
+    ioctl(nic.tap_fds[0], uapi.TUNSETVNETHDRSZ, bytearray(struct.pack("=i", _VNET_HDR_BYTES)), "TUNSETVNETHDRSZ")
+
+
+def _check_still(netlink: Netlink, nic: Nic, before: Link) -> None:
+    """Every queue is of the link that was there before: had it gone, TUNSETIFF would have made another."""
+    name = nic.row.ifname
+    now = describe(netlink, [name]).get(name)
+    if now is None or now.ifindex != before.ifindex:
+        raise refusal(errno.ESTALE, "RTM_GETLINK")
+    if set(map(get_mac, nic.tap_fds)) != {now.mac}:
+        raise refusal(errno.ESTALE, "SIOCGIFHWADDR")
 
 
 def _open_vhost(path: str) -> int:
@@ -302,6 +334,7 @@ def _put_delete(netlink: Netlink, nic: Nic, running: Running) -> None:
 # op -> what does it, and how many are put together until the next flush does them; 0: it is done at once
 ACTS: Final[dict[Op, tuple[Callable[[Netlink, Nic, Running], None], int]]] = {
     Op.TAP_OPEN: (_tap_open, 0),
+    Op.ADOPT: (_adopt, 0),
     Op.VHOST_OPEN: (_vhost_open, 0),
     Op.SELFTEST: (_selftest, 0),
     Op.QDISC: (_put_qdisc, NL_BATCH),

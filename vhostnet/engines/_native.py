@@ -94,7 +94,7 @@ def _rows(
     rows = []
     for row in nics:
         name, queues, flags, tap_path, vhost_path, bridge, master, mtu, mac, no_ipv6, alias, wish = row[:12]
-        ifindex, held, up, port, frames = row[12:]
+        ifindex, held, up, port, frames, adopted = row[12:]
         vhosts = taps + queues
         joined = bridges.setdefault((bridge.encode(), master), len(bridges)) if bridge else -1
         fds: tuple[Any, ...] = 0, taps, vhosts
@@ -102,8 +102,8 @@ def _rows(
             fds = 1, taps, vhosts, len(held.tap), len(held.vhost), ifindex
             taps[0 : len(held.tap)] = held.tap
             vhosts[0 : len(held.vhost)] = held.vhost
-        if port is not PORT or frames:
-            fds = _with_port(fds, port, frames, vlans)
+        if port is not PORT or frames or adopted:
+            fds = *_with_port(fds, port, frames, vlans), adopted
         what = name.encode(), _string(tap_path), _string(vhost_path), queues, flags, joined, mtu
         rows.append((*what, mac or _NO_MAC, bool(mac), no_ipv6, up, wish.encode(), alias.encode(), *fds))
         taps = vhosts + queues

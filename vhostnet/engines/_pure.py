@@ -58,7 +58,8 @@ class _Run:
         # Of those that are held, what this run opened: vhost-net fds of one that had none.
         held = [nic for nic in failed if nic.row.held and not nic.row.held.vhost]
         close_fds([Doomed([], nic.vhost_fds, 0) for nic in held])
-        failed = [nic for nic in failed if not nic.row.held]
+        close_fds([Doomed(nic.tap_fds, nic.vhost_fds, 0) for nic in failed if nic.row.adopted and not nic.row.held])
+        failed = [nic for nic in failed if not (nic.row.held or nic.row.adopted)]
         for first in range(0, len(failed), DELETE_BATCH):
             doomed = [nic.doomed() for nic in failed[first : first + DELETE_BATCH]]
             delete_links(self.netlink, doomed, held=False)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final, NamedTuple, cast
 
-from vhostnet.engines import ActResult, Engine, NicResult, Result, keep_mac
+from vhostnet.engines import ActResult, Engine, NicResult, Result, get_mac, keep_mac
 from vhostnet.errors import NicClosed, vhost_problem
 from vhostnet.host.reasons import refusal
 from vhostnet.others import udev
@@ -57,6 +57,8 @@ class Run(NamedTuple):
 class Nic:
     """A NIC that exists: its TAP is up, and on its bridge, for as long as this object owns the fds.
 
+    One that was adopted (``spec.managed`` False) is what it was before, and stays when this object is closed.
+
     Use it as a context manager, or call ``close()``. One that is dropped open is closed with a
     ResourceWarning. A child made by ``os.fork()`` does not own it: there it is closed, so only this process
     decides how long the NIC lives; subprocess children get what ``pass_fds=nic.fds`` gives them.
@@ -72,6 +74,7 @@ class Nic:
         self.ifname: Final = _new_name(program, row) if nic.wish else nic.ifname
         self.ifindex: Final = made.ifindex
         self.mtu: Final = made.mtu
+        self._adopted = nic.adopted
         self._engine = engine
         self._runs = runs
         # A signal handler may close what it interrupts: hence the R. threading's is a function around this one.
@@ -83,7 +86,9 @@ class Nic:
 
     @property
     def mac(self) -> str:
-        """The TAP's own MAC; the guest's is ``spec.mac``."""
+        """The TAP's own MAC; the guest's is ``spec.mac``. Raises NicClosed for one that is adopted."""
+        if self._adopted:
+            return get_mac(self.tap_fds[0]).hex(":")
         return tap_mac(self.spec.mac).hex(":")
 
     @property
@@ -214,12 +219,13 @@ class Nic:
     def held(self) -> NicRow:
         """Its row in a Program for a NIC that exists. Raises NicClosed."""
         program, _, row = self._runs[-1]
-        return held_row(self.ifname, self.ifindex, self._fds(), program.nics[row].alias)
+        alias = program.nics[row].alias
+        return held_row(self.ifname, self.ifindex, self._fds(), alias, adopted=self._adopted)
 
     def surrender(self) -> tuple[Engine, NicRow] | None:
         """Give the NIC away to whoever deletes it, with the engine to do it; None when it is closed already."""
         try:
-            return self._engine, held_row(self.ifname, self.ifindex, self._give_away())
+            return self._engine, held_row(self.ifname, self.ifindex, self._give_away(), adopted=self._adopted)
         except NicClosed:
             return None
 
@@ -286,8 +292,9 @@ class _Settling:
 
 def settle_later(nics: Sequence[Nic], born: float) -> None:
     """A udevd listens, and will look at these NICs, which were made after *born* (``time.time()``)."""
-    settling = [_Settling(nic, born) for nic in nics]
-    for nic, its_own in zip(nics, settling, strict=True):
+    ours = [nic for nic in nics if not nic._adopted]
+    settling = [_Settling(nic, born) for nic in ours]
+    for nic, its_own in zip(ours, settling, strict=True):
         nic._settling = its_own
     watch(settling)
 

@@ -15,7 +15,7 @@ from vhostnet.errors import HostError, NameBusy, SpecError, host_error
 from vhostnet.host.closing import await_names
 from vhostnet.host.marks import make_marks
 from vhostnet.host.nic import Nic, Run, settle_later
-from vhostnet.host.reasons import describe, explained, free_memory, joined, refusals, unfit_bridge
+from vhostnet.host.reasons import describe, explained, free_memory, joined, refusals, unfit_bridge, unfit_taps
 from vhostnet.others import udev
 from vhostnet.process.files import allowed_files, open_files
 from vhostnet.process.forks import under_way
@@ -232,6 +232,8 @@ def _plan(engine: Engine, specs: Sequence[InterfaceSpec], vhost: VhostPolicy | N
         unfit = unfit_bridge(name, links.get(name), nics, _networks(specs).get(name))
         if unfit:
             raise unfit
+    for unfit in unfit_taps(engine, program):
+        raise unfit
     return resolve(program, links)
 
 

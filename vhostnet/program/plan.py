@@ -3,7 +3,8 @@
 The order of the acts and its reasons stand here and nowhere else. Before the first of them the run looks up the
 bridges that are only named: nothing is made where one is missing. Then:
 
-1. TAP_OPEN    the first queue creates the device (IFF_TUN_EXCL: a name somebody else holds is an error and
+1. ADOPT       a TAP that is there is opened first, if any: what it is decides. Nothing of it is changed.
+   TAP_OPEN    the first queue creates the device (IFF_TUN_EXCL: a name somebody else holds is an error and
                never shared), the others attach.
 2. VHOST_OPEN  what can fail for want of a driver fails before anything can be seen on the network.
 3. SELFTEST    where asked for: a private vhost-net fd is wired to the first TAP and thrown away.
@@ -121,7 +122,8 @@ def plan(
         policies.append(vhost_policy(spec, vhost))
     if park:  # its port is whoever takes it to set
         rows = [row._replace(port=PORT, frames=0) for row in rows]
-    return Program(tuple(rows), _acts(tuple(policies), _settings(rows), qdisc, selftest, park), keep)
+    adopted = tuple([number for number, spec in enumerate(specs) if spec.managed is False])
+    return Program(tuple(rows), _acts(tuple(policies), adopted, _settings(rows), qdisc, selftest, park), keep)
 
 
 def _settings(rows: Sequence[NicRow]) -> tuple[tuple[Op, ...], ...]:
@@ -143,11 +145,17 @@ def _settings_of(row: NicRow) -> tuple[Op, ...]:
 
 @lru_cache(maxsize=8)  # most batches are like the one before
 def _acts(
-    policies: tuple[VhostPolicy, ...], settings: tuple[tuple[Op, ...], ...], qdisc: Qdisc, selftest: bool, park: bool
+    policies: tuple[VhostPolicy, ...],
+    adopted: tuple[int, ...],
+    settings: tuple[tuple[Op, ...], ...],
+    qdisc: Qdisc,
+    selftest: bool,
+    park: bool,
 ) -> tuple[Act, ...]:
-    every = range(len(policies))
-    wanted = [nic for nic in every if policies[nic] != "off"]
-    acts = [Act(Op.TAP_OPEN, nic) for nic in every]
+    every = [nic for nic in range(len(policies)) if nic not in adopted]
+    wanted = [nic for nic, policy in enumerate(policies) if policy != "off"]
+    acts = [Act(Op.ADOPT, nic) for nic in adopted]
+    acts += [Act(Op.TAP_OPEN, nic) for nic in every]
     acts += [Act(Op.VHOST_OPEN, nic, optional=policies[nic] == "auto") for nic in wanted]
     if selftest:
         acts += [Act(Op.SELFTEST, nic) for nic in wanted[:1]]
@@ -157,7 +165,7 @@ def _acts(
     for op in _SETTINGS:
         acts += [Act(op, nic) for nic, ops in enumerate(settings) if op in ops]
     if not park:
-        acts += [Act(Op.UP, nic, barrier=nic == 0) for nic in every]
+        acts += [Act(Op.UP, nic, barrier=nic == every[0]) for nic in every]
     return tuple(acts)
 
 
@@ -233,6 +241,8 @@ def resolve(program: Program, bridges: Mapping[str, Link]) -> Program:
 
 
 def _row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRow:
+    if spec.managed is False:
+        return NicRow(name, spec.queues, tun_flags(spec, features), spec.tap_path, spec.vhost_path, adopted=True)
     bridge, mtu = _bridge_and_mtu(spec)
     return NicRow(
         name,

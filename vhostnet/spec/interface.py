@@ -112,12 +112,13 @@ class InterfaceSpec:
     ``type`` is ``"bridge"`` (default; ``bridge`` names a Linux bridge that exists), ``"ethernet"`` (a TAP
     of its own, no bridge) or ``"network"`` (``network`` is a name, ``bridge`` what it stands for here).
     ``mac`` is the guest's; left out, a random one in 52:54:00. ``ifname`` is the TAP's name, up to 15
-    characters, or a template with one ``%d``; None generates ``vnetN``. ``queues`` counts queue pairs,
-    1..256. ``mtu`` is in bytes, 68..65521; None takes the bridge's. ``sndbuf`` is in bytes. On its bridge an
-    ``isolated`` port sees none but those that are not, ``vlan`` are the VLANs it is in (of a bridge that heeds them),
-    and ``mac_table_manager`` "libvirt" has the guest's MAC put into the forwarding table, instead of learning and
-    flooding. ``rx_frames`` is ethtool's: how many frames the TAP may gather (the kernel takes 64 at the most). Fields
-    that are None leave the choice to QEMU, as libvirt does.
+    characters, or a template with one ``%d``; None generates ``vnetN``. With ``managed`` False the TAP of that name is
+    there already, and somebody else's (type ethernet): nothing of it is changed, and it stays. ``queues`` counts
+    queue pairs, 1..256. ``mtu`` is in bytes, 68..65521; None takes the bridge's. ``sndbuf`` is in bytes. On its bridge
+    an ``isolated`` port sees none but those that are not, ``vlan`` are the VLANs it is in (of a bridge that heeds
+    them), and ``mac_table_manager`` "libvirt" has the guest's MAC put into the forwarding table, instead of learning
+    and flooding. ``rx_frames`` is ethtool's: how many frames the TAP may gather (the kernel takes 64 at the most).
+    Fields that are None leave the choice to QEMU, as libvirt does.
 
     Raises SpecError, naming the argument, its value and what would be right.
     """
@@ -157,6 +158,7 @@ class InterfaceSpec:
     vhost_path: str = DEFAULT_VHOST
     sndbuf: int | None = None
     mtu: int | None = None
+    managed: bool | None = None
     isolated: bool | None = None
     vlan: Vlan | None = None
     mac_table_manager: str | None = None
@@ -176,6 +178,7 @@ class InterfaceSpec:
                 raise SpecError("is not allowed", attribute=name, value=value, expected=expected)
         object.__setattr__(self, "mac", _mac.normalize(self.mac))
         _check_source(self)
+        _check_managed(self)
         _check_port(self)
         _check_model(self)
         _check_address(self)
@@ -300,6 +303,7 @@ _RULES: Final[tuple[tuple[str, Check, str], ...]] = (
     ("vhost_path", _path, _PATH_WANTED),
     ("sndbuf", _whole(0, 2**64 - 1), "a whole number of bytes, 0..18446744073709551615"),
     ("mtu", _whole(68, 65521), "a whole number of bytes, 68..65521"),
+    ("managed", _is_bool, "yes or no (True or False)"),
     ("isolated", _is_bool, "yes or no (True or False)"),
     ("vlan", lambda value: isinstance(value, Vlan), "a Vlan"),
     ("mac_table_manager", _one_of("kernel", "libvirt"), "kernel or libvirt"),
@@ -330,6 +334,17 @@ def _check_source(spec: InterfaceSpec) -> None:
         raise SpecError("has no place in a NIC of type ethernet", attribute="bridge", value=spec.bridge)
     if spec.type != "network" and spec.network is not None:
         raise SpecError(f"has no place in a NIC of type {spec.type}", attribute="network", value=spec.network)
+
+
+def _check_managed(spec: InterfaceSpec) -> None:
+    if spec.managed is not False:
+        return
+    if spec.type != "ethernet":
+        raise SpecError(f"is not for type {spec.type}", attribute="managed", value="no", expected="type ethernet")
+    if spec.ifname is None or "%d" in spec.ifname:
+        raise SpecError(
+            "names no TAP that is there", attribute="ifname", value=spec.ifname, expected="a name, where managed is no"
+        )
 
 
 _PORT_ONLY: Final = ("isolated", "vlan", "mac_table_manager", "rx_frames")

@@ -151,6 +151,8 @@ def _child(element: _Element, path: str, reading: _Reading) -> None:
         reading.places["address"] = _at(element)  # there is one, even where it leaves the place open
     elif path == "vlan":
         reading.put("vlan", _vlan(element, reading), _at(element))
+    elif path == "target" and element.get("managed") == "no":
+        _unmanaged(element, reading)
     elif path in KNOWN:
         _walk(element, path, reading)
     elif path in IGNORED_ELEMENTS:
@@ -234,6 +236,17 @@ def _address(element: _Element, reading: _Reading) -> PciAddress | CcwAddress | 
     except SpecError as error:
         raise _at(element, error.attribute).error(error.problem, error.expected) from None
     return address
+
+
+def _unmanaged(element: _Element, reading: _Reading) -> None:
+    """A TAP that is there: its name is its own, whatever it begins with."""
+    for name, text in element.attrib.items():
+        if name not in ("dev", "managed"):
+            reading.unknown("is no attribute that libvirt knows here", _at(element, str(name), str(text)))
+    if not element.get("dev"):
+        raise _at(element, "dev").error("is missing", "the name of the TAP that is there, where managed is no")
+    reading.put("managed", False, _at(element, "managed", "no"))
+    reading.put("ifname", str(element.get("dev")), _at(element, "dev", str(element.get("dev"))))
 
 
 def _vlan(element: _Element, reading: _Reading) -> Vlan:

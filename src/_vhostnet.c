@@ -226,6 +226,9 @@ static bool sound_for(uint32_t op, const struct vn_nic *nic)
 		return nic->bridge >= 0 && nic->n_vlans > 0 && !nic->adopted;
 	case VN_FDB:
 		return nic->bridge >= 0 && nic->set_fdb && !nic->adopted;
+	case VN_PERSIST:
+		return nic->persist && !nic->adopted && nic->owner >= -1 && nic->owner < UINT32_MAX &&
+		       nic->group >= -1 && nic->group < UINT32_MAX;
 	case VN_ALTNAME:
 	case VN_RENAME:
 		return nic->wish[0] != 0 && !nic->adopted;
@@ -424,6 +427,13 @@ static void unadopt(const struct run *run, const struct vn_program *program)
 	}
 }
 
+/* Or its link would stay when its fds are closed. */
+static void unpersist(const struct vn_nic *nic)
+{
+	if (nic->persist && nic->n_tap > 0)
+		ioctl_retry(nic->tap_fds[0], TUNSETPERSIST, NULL);
+}
+
 /* Delete what this run made of the NICs that failed: by the group, and by closing what the group could not have. */
 static void unmake(struct run *run, struct vn_program *program)
 {
@@ -443,6 +453,8 @@ static void unmake(struct run *run, struct vn_program *program)
 				program->undo_error = doomed[d].error;
 				program->undo_call = doomed[d].call;
 			}
+			if (doomed[d].error < 0)
+				unpersist(doomed[d].nic);
 			doomed[d].error = 0; /* so that it is closed */
 		}
 		close_fds(doomed, n);

@@ -23,11 +23,12 @@
 #define VN_FDB 8
 #define VN_COALESCE 9
 #define VN_UP 10
-#define VN_ATTACH 11
-#define VN_ALTNAME 12
-#define VN_RENAME 13
-#define VN_DELETE 14
-#define VN_ACTS 15
+#define VN_PERSIST 11
+#define VN_ATTACH 12
+#define VN_ALTNAME 13
+#define VN_RENAME 14
+#define VN_DELETE 15
+#define VN_ACTS 16
 
 /* vn_act.flags */
 #define VN_OPTIONAL 1
@@ -69,6 +70,9 @@
 #define VN_CALL_ETHTOOL_SCOALESCE 32
 #define VN_CALL_TUNSETOFFLOAD 33
 #define VN_CALL_TUNSETVNETHDRSZ 34
+#define VN_CALL_TUNSETOWNER 35
+#define VN_CALL_TUNSETGROUP 36
+#define VN_CALL_TUNSETPERSIST 37
 
 /* One VLAN of a port, or an end of a range of them: struct bridge_vlan_info. */
 struct vn_vlan {
@@ -109,6 +113,9 @@ struct vn_nic {
 	uint8_t set_fdb;    /* the bridge neither learns from it nor floods to it: its forwarding table has guest_mac, by FDB */
 	uint8_t guest_mac[6];
 	uint8_t adopted; /* the TAP is there, and somebody else's: by ADOPT, and closed it stays */
+	uint8_t persist; /* by PERSIST: closed it stays, and is for owner and group to open */
+	int64_t owner;	 /* -1: none */
+	int64_t group;
 	/* out */
 	uint32_t failed; /* an act of it was refused, and the later ones were left out */
 };

@@ -569,6 +569,21 @@ static int coalesce(struct run *run, struct vn_nic *nic, struct vn_act *act)
 	return rc;
 }
 
+/* Whoever is let in, before it stays. */
+static int persist(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	int tap = nic->tap_fds[0];
+
+	(void)run;
+	if (nic->owner >= 0 && ioctl_retry(tap, TUNSETOWNER, (void *)(uintptr_t)nic->owner) < 0)
+		return refused(act, VN_CALL_TUNSETOWNER);
+	if (nic->group >= 0 && ioctl_retry(tap, TUNSETGROUP, (void *)(uintptr_t)nic->group) < 0)
+		return refused(act, VN_CALL_TUNSETGROUP);
+	if (ioctl_retry(tap, TUNSETPERSIST, (void *)1) < 0)
+		return refused(act, VN_CALL_TUNSETPERSIST);
+	return 0;
+}
+
 static int put_rename(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
 	struct nlmsghdr *message = begin_link(run, nic, act);
@@ -608,6 +623,7 @@ const struct act_kind ACTS[VN_ACTS] = {
 	[VN_FDB] = { put_fdb, NL_BATCH, THERE, GONE, 0 },
 	[VN_COALESCE] = { coalesce, 0, THERE, GONE, 0 },
 	[VN_UP] = { put_up, NL_BATCH, THERE, GONE, 0 },
+	[VN_PERSIST] = { persist, 0, THERE, HELD | GONE, 0 },
 	[VN_ATTACH] = { attach, 0, HELD, GONE, 0 },
 	[VN_ALTNAME] = { put_altname, NL_BATCH, THERE, GONE, 0 },
 	[VN_RENAME] = { put_rename, NL_BATCH, THERE, GONE, 0 },

@@ -45,6 +45,7 @@ from vhostnet.spec.parse import parse_any, parse_domain, parse_interface
 
 if TYPE_CHECKING:
     from vhostnet.host.effects import effects
+    from vhostnet.host.lasting import delete_nics
     from vhostnet.host.pool import NicPool, PoolStats
     from vhostnet.host.survey import FoundNic, list_nics
 
@@ -95,6 +96,7 @@ __all__ = [
     "caveats",
     "close_nics",
     "cost",
+    "delete_nics",
     "effects",
     "fitted",
     "limits",
@@ -114,6 +116,7 @@ __all__ = [
 _LATER = {
     "effects": "vhostnet.host.effects",
     "FoundNic": "vhostnet.host.survey",
+    "delete_nics": "vhostnet.host.lasting",
     "list_nics": "vhostnet.host.survey",
     "NicPool": "vhostnet.host.pool",
     "PoolStats": "vhostnet.host.pool",

@@ -72,6 +72,7 @@ FIELDS = [
     ("new", "adopted", 1),  # the acts make it
     ("new", "held", 1),  # the acts are for a new one, which has no fds
     ("held", "held", 0),
+    *[("persisted", field, value) for field in ("owner", "group") for value in (-2, -(2**63), 2**32 - 1, 2**63 - 1)],
     *[(row, "n_vlans", value) for row in ("new", "held") for value in (1, 1025, BIG)],  # and there are none
     *[(act, "op", value) for act in ("first", "last") for value in (len(Op), BIG)],
     *[(act, "nic", value) for act in ("first", "last") for value in (2, BIG)],
@@ -84,7 +85,9 @@ ORDERS = [
     *[[(Op.TAP_OPEN, 0), (op, 0)] for op in (Op.ATTACH, Op.DELETE, Op.TAP_OPEN)],
     *[[(op, 0)] for op in Op if op not in (Op.TAP_OPEN, Op.VHOST_OPEN)],
     [(Op.ADOPT, 1)],
-    *[[(Op.TAP_OPEN, 0), (op, 0)] for op in (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB)],  # it has nothing of that
+    # It has nothing of that.
+    *[[(Op.TAP_OPEN, 0), (op, 0)] for op in (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB, Op.PERSIST)],
+    [(Op.PERSIST, 1)],
     [(Op.VHOST_OPEN, 0), (Op.TAP_OPEN, 0), (Op.VHOST_OPEN, 0)],
     *[[(Op.DELETE, 1), (op, 1)] for op in (Op.DELETE, Op.ATTACH, Op.QDISC, Op.LINK, Op.UP, Op.ALTNAME, Op.RENAME)],
 ]
@@ -92,6 +95,10 @@ ORDERS = [
 
 def with_field(where, field, value):
     made = sound()
+    if where == "persisted":
+        made.persisted = made.new
+        made.new.persist, made.new.owner, made.new.group = 1, -1, -1
+        ordered(made, [(Op.TAP_OPEN, 0), (Op.PERSIST, 0)])
     setattr(getattr(made, where), field, made.ffi.NULL if value is None else value)
     return made
 

@@ -238,6 +238,7 @@ class Deed:
     prepare: Callable[[str], Any]
     act: Callable[[Any], Any]
     never_fails: bool = False
+    lasting: bool = False  # what is made stays when it is closed
 
 
 def sweep_deed(deed: Deed, errnos: Sequence[int], tally: Tally) -> None:
@@ -278,6 +279,8 @@ def _do(deed: Deed, engine: str, tally: Tally, case: str, *faults: Fault) -> tup
     got, calls = watched(work, *faults)
     for nic in (*_nics_in(prepared), *_nics_in(got)):
         nic.close()
+        if deed.lasting:
+            subprocess.run(["ip", "link", "del", nic.ifname], check=True)
     if isinstance(prepared, vhostnet.NicPool):
         prepared.close()
     left = settled(before)
@@ -320,6 +323,12 @@ def deeds() -> list[Deed]:
     return [
         Deed("port settings", lambda engine: engine, lambda engine: vhostnet.open_nics(_set_up(), engine=engine)),
         Deed("adopt", lambda engine: engine, lambda engine: vhostnet.open_nics([_there(), *nics(1)], engine=engine)),
+        Deed(
+            "persist",
+            lambda engine: engine,
+            lambda engine: vhostnet.open_nics(nics(2, 1), engine=engine, persist=True, owner=0, group=0),
+            lasting=True,
+        ),
         Deed("take with port settings", _pool, _take_set_up),
         Deed("plan", lambda engine: engine, lambda engine: vhostnet.plan_nics(nics(1, 2), engine=engine)),
         Deed(

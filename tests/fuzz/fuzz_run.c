@@ -612,6 +612,9 @@ static void make_port(struct vn_nic *nic)
 	nic->set_fdb = choice >> 1 & 1;
 	nic->frames = choice;
 	nic->adopted = byte() >= 192;
+	nic->persist = byte() & 1;
+	nic->owner = (int64_t)byte() - 2;
+	nic->group = -1;
 	if (choice < 128)
 		return;
 	nic->n_vlans = choice >= 252 ? (uint32_t[]){ VN_MAX_VLANS, VN_MAX_VLANS + 1, UINT32_MAX, 1 }[choice - 252]
@@ -695,6 +698,9 @@ static bool act_is_sound(const struct vn_act *act, const struct vn_program *prog
 		return !program->nics[act->nic].held;
 	if (act->op > VN_SELFTEST && act->op != VN_ATTACH && program->nics[act->nic].adopted)
 		return false;
+	if (act->op == VN_PERSIST)
+		return program->nics[act->nic].persist && !program->nics[act->nic].held &&
+		       program->nics[act->nic].owner >= -1;
 	if (act->op == VN_VLAN_ADD || act->op == VN_VLAN_DEL)
 		return program->nics[act->nic].bridge >= 0 && program->nics[act->nic].n_vlans > 0;
 	return (act->op != VN_ATTACH && act->op != VN_DELETE) || program->nics[act->nic].held;

@@ -184,6 +184,25 @@ def _examine(options: argparse.Namespace, doctor: Any) -> Iterator[Any]:
             yield from doctor.examine_specs(specs)
 
 
+def _create(options: argparse.Namespace) -> int:
+    specs = _specs(options.files, options)
+    how = {name: getattr(options, name) for name in ("engine", "netns", "qdisc", "owner", "group")}
+    nics = vhostnet.open_nics(specs, vhost="off", persist=True, **how)
+    until = time.monotonic() + UDEV_TIME
+    for nic in nics:
+        if not nic.settle(max(0.0, until - time.monotonic())):
+            _say(f"udev is not done with {nic.ifname} after {UDEV_TIME:.0f} s: its MAC may become udev's yet")
+    shown = [{"ifname": nic.ifname, "ifindex": nic.ifindex, "mac": nic.mac, "mtu": nic.mtu} for nic in nics]
+    vhostnet.close_nics(nics)
+    print(_json(shown) if options.json else "\n".join(nic["ifname"] for nic in shown))
+    return OK
+
+
+def _delete(options: argparse.Namespace) -> int:
+    vhostnet.delete_nics(options.names, engine=options.engine, netns=options.netns)
+    return OK
+
+
 def _list(options: argparse.Namespace) -> int:
     found = vhostnet.list_nics(netns=options.netns)
     if options.json:
@@ -258,6 +277,7 @@ def _nic_line(nic: vhostnet.FoundNic) -> str:
         f"made by {nic.mark.pid}" + ("" if nic.mark.maker_lives else " (gone)"),
         "held by " + (" ".join(f"{shlex.quote(holder.command)}({holder.pid})" for holder in nic.holders) or "?"),
         *(["parked"] if nic.mark.parked else []),
+        *(["persistent"] if nic.persistent else []),
     ]
     return "  ".join(parts)
 
@@ -330,8 +350,8 @@ def _fd_list(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _nic(text: str) -> int | str:
-    """A number, or a MAC or alias."""
+def _number_or(text: str) -> int | str:
+    """A number, or a name (a MAC, an alias)."""
     return int(text) if text.isascii() and text.isdigit() else text
 
 
@@ -372,7 +392,8 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vhostnet {vhostnet.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    reading, opening, dialect = _reading(), _opening_options(), _dialect()
+    reading, making, dialect = _reading(), _making(), _dialect()
+    opening = _opening_options(making)
 
     argv = commands.add_parser("argv", parents=[reading, dialect], help="print QEMU's arguments for fds you have")
     argv.add_argument("file", metavar="FILE", help="an <interface> or a <domain>; - reads standard input")
@@ -406,15 +427,37 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("-n", "--netns", metavar="NETNS", help=f"look at {_NETNS}")
     doctor.set_defaults(run=_doctor_there)
 
-    listing = commands.add_parser("list", help="say which NICs here are ours, who made them and who has them open")
-    listing.add_argument("-j", "--json", action="store_true", help="JSON out, errors on stderr too")
-    listing.add_argument("-n", "--netns", metavar="NETNS", help=f"those of {_NETNS}")
-    listing.set_defaults(run=_list)
+    _add_lasting(commands, reading, making)
 
     demo = commands.add_parser("demo", help="the whole job, in a network namespace of its own")
     demo.add_argument("--nics", type=int, default=64, metavar="N", help="how many to time (default: 64)")
     demo.set_defaults(run=_demo, json=False)
     return top
+
+
+def _add_lasting(commands: Any, reading: _Parser, making: _Parser) -> None:
+    """The commands about NICs that are there when the command has ended."""
+    listing = commands.add_parser("list", help="say which NICs here are ours, who made them and who has them open")
+    listing.add_argument("-j", "--json", action="store_true", help="JSON out, errors on stderr too")
+    listing.add_argument("-n", "--netns", metavar="NETNS", help=f"those of {_NETNS}")
+    listing.set_defaults(run=_list)
+
+    create = commands.add_parser(
+        "create", parents=[reading, making], help="make NICs that stay when nobody has them open, and print their names"
+    )
+    create.add_argument("files", metavar="FILE", nargs="+", help="an <interface> or a <domain>; - reads standard input")
+    create.add_argument(
+        "--owner", type=_number_or, metavar="USER", help="who may open them without privileges: name or uid"
+    )
+    create.add_argument("--group", type=_number_or, metavar="GROUP", help="those in it may, too: name or gid")
+    create.set_defaults(run=_create)
+
+    delete = commands.add_parser("delete", help="delete NICs of ours that nobody has open, all of them or none")
+    delete.add_argument("names", metavar="NAME", nargs="+", help="as vhostnet list has it")
+    delete.add_argument("-j", "--json", action="store_true", help="errors as JSON")
+    delete.add_argument("--engine", choices=("auto", "native", "pure"), default="auto", help="default: auto")
+    delete.add_argument("-n", "--netns", metavar="NETNS", help=f"those of {_NETNS}")
+    delete.set_defaults(run=_delete)
 
 
 def _reading() -> _Parser:
@@ -428,15 +471,22 @@ def _reading() -> _Parser:
         metavar="NETWORK=BRIDGE",
         help="the bridge a <source network=> stands for (may be repeated)",
     )
-    group.add_argument("--nic", type=_nic, help="only this NIC of the file: its number from 0 on, its MAC or alias")
+    group.add_argument(
+        "--nic", type=_number_or, help="only this NIC of the file: its number from 0 on, its MAC or alias"
+    )
     group.add_argument("--no-address", action="store_true", help="leave the NICs' places to QEMU, not to the XML")
     return group
 
 
-def _opening_options() -> _Parser:
+def _opening_options(making: _Parser) -> _Parser:
+    group = _Parser(add_help=False, parents=[making])
+    group.add_argument("--vhost", choices=("auto", "require", "off"), help="instead of <driver name=>")
+    return group
+
+
+def _making() -> _Parser:
     group = _Parser(add_help=False)
     group.add_argument("--engine", choices=("auto", "native", "pure"), default="auto", help="default: auto")
-    group.add_argument("--vhost", choices=("auto", "require", "off"), help="instead of <driver name=>")
     group.add_argument("-n", "--netns", metavar="NETNS", help=f"make the NICs in {_NETNS}")
     group.add_argument("--qdisc", choices=("noqueue", "default"), default="noqueue", help="default: noqueue")
     return group

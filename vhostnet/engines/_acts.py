@@ -18,7 +18,7 @@ from vhostnet.engines._links import describe, ifreq_data
 from vhostnet.engines._removal import DELETE_BATCH, Doomed
 from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute
 from vhostnet.process.files import close_fd
-from vhostnet.program.program import Act, Fds, Link, NicRow, Op, Port, TunFlag, VlanEntry, VlanFlag
+from vhostnet.program.program import Act, Fds, Link, NicRow, Op, Persist, Port, TunFlag, VlanEntry, VlanFlag
 
 _VHOST_NEEDED: Final = 1 << uapi.VIRTIO_NET_F_MRG_RXBUF | 1 << uapi.VIRTIO_F_VERSION_1
 _IDENTIFY_TRIES: Final = 3
@@ -313,6 +313,16 @@ def _coalesce(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: AR
     raise refusal(errno.ESTALE, "ETHTOOL_SCOALESCE")
 
 
+def _persist(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: ARG001
+    """Whoever is let in, before it stays."""
+    persist = nic.row.persist or Persist()
+    if persist.owner >= 0:
+        ioctl(nic.tap_fds[0], uapi.TUNSETOWNER, persist.owner, "TUNSETOWNER")
+    if persist.group >= 0:
+        ioctl(nic.tap_fds[0], uapi.TUNSETGROUP, persist.group, "TUNSETGROUP")
+    ioctl(nic.tap_fds[0], uapi.TUNSETPERSIST, 1, "TUNSETPERSIST")
+
+
 def _put_rename(netlink: Netlink, nic: Nic, running: Running) -> None:
     body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, 0, 0)
     body += attribute(uapi.IFLA_IFNAME, os.fsencode(nic.row.wish) + b"\0")
@@ -344,6 +354,7 @@ ACTS: Final[dict[Op, tuple[Callable[[Netlink, Nic, Running], None], int]]] = {
     Op.FDB: (_put_fdb, NL_BATCH),
     Op.COALESCE: (_coalesce, 0),
     Op.UP: (_put_up, NL_BATCH),
+    Op.PERSIST: (_persist, 0),
     Op.ATTACH: (_attach, 0),
     Op.ALTNAME: (_put_altname, NL_BATCH),
     Op.RENAME: (_put_rename, NL_BATCH),

@@ -57,7 +57,8 @@ class Run(NamedTuple):
 class Nic:
     """A NIC that exists: its TAP is up, and on its bridge, for as long as this object owns the fds.
 
-    One that was adopted (``spec.managed`` False) is what it was before, and stays when this object is closed.
+    One that was adopted (``spec.managed`` False) is what it was before, and stays when this object is closed; and so
+    does one that is persistent.
 
     Use it as a context manager, or call ``close()``. One that is dropped open is closed with a
     ResourceWarning. A child made by ``os.fork()`` does not own it: there it is closed, so only this process
@@ -75,6 +76,7 @@ class Nic:
         self.ifindex: Final = made.ifindex
         self.mtu: Final = made.mtu
         self._adopted = nic.adopted
+        self._stays = nic.adopted or nic.persist is not None  # whoever closes it
         self._engine = engine
         self._runs = runs
         # A signal handler may close what it interrupts: hence the R. threading's is a function around this one.
@@ -220,12 +222,12 @@ class Nic:
         """Its row in a Program for a NIC that exists. Raises NicClosed."""
         program, _, row = self._runs[-1]
         alias = program.nics[row].alias
-        return held_row(self.ifname, self.ifindex, self._fds(), alias, adopted=self._adopted)
+        return held_row(self.ifname, self.ifindex, self._fds(), alias, adopted=self._stays)
 
     def surrender(self) -> tuple[Engine, NicRow] | None:
         """Give the NIC away to whoever deletes it, with the engine to do it; None when it is closed already."""
         try:
-            return self._engine, held_row(self.ifname, self.ifindex, self._give_away(), adopted=self._adopted)
+            return self._engine, held_row(self.ifname, self.ifindex, self._give_away(), adopted=self._stays)
         except NicClosed:
             return None
 

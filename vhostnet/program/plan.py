@@ -22,6 +22,8 @@ bridges that are only named: nothing is made where one is missing. Then:
                anywhere was never up, and never up outside its bridge. What else there is to set of a port (isolated,
                learning, flood) rides in the same message, and stands before the port forwards: the kernel refuses it
                in the one that joins.
+10. PERSIST    where NICs are to outlive their fds: after all the rest, so that a run that fails or dies leaves none. A
+               kill among these few microseconds leaves those it was done with, marked as every NIC.
 
 A batch runs all acts of one kind before the next kind, so netlink messages go out many to a send.
 
@@ -45,6 +47,7 @@ from vhostnet.program.program import (
     Link,
     NicRow,
     Op,
+    Persist,
     Port,
     Program,
     TunFlag,
@@ -106,12 +109,13 @@ def plan(
     selftest: bool = False,
     keep: bool = False,
     park: bool = False,
+    persist: Persist | None = None,
 ) -> Program:
     """The Program that makes one NIC of each spec, under the name and with the mark that stand beside it.
 
-    Bridges are left to the run to look up. *vhost* overrides the specs' own policy. With *park* the NICs are
-    left down. Raises SpecError for two NICs of one name, for two of one MAC on one bridge, and for a network that
-    stands for no bridge.
+    Bridges are left to the run to look up. *vhost* overrides the specs' own policy. With *park* the NICs are left down,
+    with *persist* they outlive their fds. Raises SpecError for two NICs of one name, for two of one MAC on one bridge,
+    and for a network that stands for no bridge.
     """
     if len(specs) > 1:
         _check_unique("ifname", names)
@@ -123,7 +127,17 @@ def plan(
     if park:  # its port is whoever takes it to set
         rows = [row._replace(port=PORT, frames=0) for row in rows]
     adopted = tuple([number for number, spec in enumerate(specs) if spec.managed is False])
-    return Program(tuple(rows), _acts(tuple(policies), adopted, _settings(rows), qdisc, selftest, park), keep)
+    acts = _acts(tuple(policies), adopted, _settings(rows), qdisc, selftest, park)
+    if persist:
+        rows, acts = _lasting(rows, acts, persist)
+    return Program(tuple(rows), acts, keep)
+
+
+def _lasting(rows: list[NicRow], acts: tuple[Act, ...], persist: Persist) -> tuple[list[NicRow], tuple[Act, ...]]:
+    """What is there already lasts anyway."""
+    every = [number for number, row in enumerate(rows) if not row.adopted]
+    lasting = [row if row.adopted else row._replace(persist=persist) for row in rows]
+    return lasting, acts + tuple(Act(Op.PERSIST, nic, barrier=nic == every[0]) for nic in every)
 
 
 def _settings(rows: Sequence[NicRow]) -> tuple[tuple[Op, ...], ...]:

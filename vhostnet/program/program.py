@@ -28,10 +28,11 @@ class Op(enum.IntEnum):
     FDB = 8
     COALESCE = 9
     UP = 10
-    ATTACH = 11
-    ALTNAME = 12
-    RENAME = 13
-    DELETE = 14
+    PERSIST = 11
+    ATTACH = 12
+    ALTNAME = 13
+    RENAME = 14
+    DELETE = 15
 
 
 class TunFlag(enum.IntFlag):
@@ -103,6 +104,13 @@ class Port(NamedTuple):
 PORT: Final = Port()
 
 
+class Persist(NamedTuple):
+    """That a NIC outlives its fds; and the uid and gid that may open it without privileges, -1 for none."""
+
+    owner: int = -1
+    group: int = -1
+
+
 class NicRow(NamedTuple):
     """One NIC of a Program: everything an engine needs to know of it.
 
@@ -112,7 +120,8 @@ class NicRow(NamedTuple):
     and ``ifindex`` are the caller's, and no act but DELETE closes them; held without vhost-net fds it can be
     given some. With ``up`` the LINK act brings it up, too: for one that was parked. ``port`` is what UP, VLAN_ADD,
     VLAN_DEL and FDB set, ``frames`` what COALESCE does (rx-frames). One that is ``adopted`` is there already, is
-    somebody else's, and stays when its fds are closed: ADOPT in the place of TAP_OPEN, and nothing is set of it.
+    somebody else's, and stays when its fds are closed: ADOPT in the place of TAP_OPEN, and nothing is set of it. With
+    ``persist`` it stays, too, by PERSIST.
     """
 
     ifname: str
@@ -133,6 +142,7 @@ class NicRow(NamedTuple):
     port: Port = PORT
     frames: int = 0
     adopted: bool = False
+    persist: Persist | None = None
 
     @property
     def fds(self) -> Fds:
@@ -175,6 +185,8 @@ class Program:
                 state = 1 + bool(nic.held.vhost)
             if nic.port is not PORT and nic.bridge:
                 state += _HAS_VLANS * bool(nic.port.vlans) + _HAS_FDB * bool(nic.port.guest_mac)
+            if nic.persist:
+                state += _LASTS
             states.append(state)
         _check_acts(self.acts, tuple(states))
 
@@ -194,12 +206,12 @@ _MAKING: Final = (Op.TAP_OPEN, Op.ADOPT, Op.SELFTEST)
 # What is not for a NIC that is so.
 _BARRED: Final = (
     (Op.ADOPT, Op.ATTACH, Op.DELETE),
-    _MAKING,
-    (*_MAKING, Op.VHOST_OPEN),
+    (*_MAKING, Op.PERSIST),
+    (*_MAKING, Op.PERSIST, Op.VHOST_OPEN),
     tuple(op for op in Op if op not in (Op.ADOPT, Op.VHOST_OPEN, Op.SELFTEST)),
 )
-_HAS_VLANS, _HAS_FDB = 4, 8  # and is on a bridge
-_NEEDED: Final = {Op.VLAN_ADD: _HAS_VLANS, Op.VLAN_DEL: _HAS_VLANS, Op.FDB: _HAS_FDB}
+_HAS_VLANS, _HAS_FDB, _LASTS = 4, 8, 16  # the first two where it is on a bridge
+_NEEDED: Final = {Op.VLAN_ADD: _HAS_VLANS, Op.VLAN_DEL: _HAS_VLANS, Op.FDB: _HAS_FDB, Op.PERSIST: _LASTS}
 
 
 @lru_cache(maxsize=8)  # most batches are like the one before
@@ -223,6 +235,7 @@ def _sound(nic: NicRow) -> bool:
         and len(nic.alias) < ALIASSIZ
         and (not wish or len(wish.encode()) < IFNAMSIZ)
         and len(nic.port.vlans) <= MAX_VLANS
+        and (nic.persist is None or all(-1 <= number < 2**32 - 1 for number in nic.persist))
         and (held is None or (1 <= len(held.tap) <= nic.queues and len(held.vhost) <= nic.queues))
     )
 
@@ -240,6 +253,7 @@ def _describe(act: Act, nic: NicRow) -> str:
         Op.FDB: (nic.port.guest_mac.hex(":"), "static"),
         Op.COALESCE: (f"rx-frames {nic.frames}",),
         Op.UP: tuple(_port_parts(nic.port)),
+        Op.PERSIST: tuple(_persist_parts(nic.persist or Persist())),
         Op.ATTACH: (f"queues 1..{nic.queues - 1}",),
         Op.ALTNAME: (nic.wish,),
         Op.RENAME: (f"to {nic.wish}",),
@@ -285,6 +299,13 @@ def _port_parts(port: Port) -> Iterator[str]:
         yield "isolated"
     if port.guest_mac:
         yield "no learning, no flood"
+
+
+def _persist_parts(persist: Persist) -> Iterator[str]:
+    if persist.owner >= 0:
+        yield f"user {persist.owner}"
+    if persist.group >= 0:
+        yield f"group {persist.group}"
 
 
 def held_row(ifname: str, ifindex: int, fds: Fds, alias: str = "", *, adopted: bool = False) -> NicRow:

@@ -343,6 +343,7 @@ def deeds() -> list[Deed]:
             never_fails=True,
         ),
         Deed("close", lambda engine: vhostnet.open_nic(_wish(), engine=engine), Nic.close, never_fails=True),
+        Deed("up", lambda engine: vhostnet.open_nic(_set_up()[0], engine=engine, up=False), Nic.up),
         Deed("reset_queues", lambda engine: vhostnet.open_nic(_wish(queues=4), engine=engine), Nic.reset_queues),
         Deed("take", _pool, lambda pool: pool.take()),
         Deed("take with an altname", _pool, lambda pool: pool.take(_wish(ifname="flt-alt"))),

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 from conftest import BRIDGE, link_names, open_fds
-from kernel import ethtool, ip, run_json
+from kernel import ethtool, ip, link, run_json
 
 import vhostnet
 from vhostnet import InterfaceSpec, SpecError, Unsupported, Vlan
@@ -167,6 +167,28 @@ def test_no_frame_passes_before_it_is_isolated(bridge):
             vhostnet.open_nic(wish(1, isolated=True)).close()
         assert talker.sent > 0
         assert heard(other) == []
+
+
+def test_left_down_until_it_is_told(engine, bridge):
+    with vhostnet.open_nic(wish(9), engine=engine) as other:
+        with vhostnet.open_nic(wish(1, isolated=True, rx_frames=5), engine=engine, up=False) as nic:
+            assert (link(nic.ifname)["up"], link(nic.ifname)["master"], frames_of(nic)) == (False, BRIDGE, 5)
+            for _ in range(2):  # again does no harm
+                nic.up()
+            assert (link(nic.ifname)["up"], port_of(nic)["isolated"]) == (True, True)
+            said(nic, BROADCAST)
+            assert len(heard(other, 1)) == 1
+        with pytest.raises(vhostnet.NicClosed):
+            nic.up()
+
+
+def test_one_that_is_gone_cannot_be_brought_up(engine, bridge):
+    nic = vhostnet.open_nic(wish(), engine=engine, up=False)
+    ip(f"link del {nic.ifname}")
+    with pytest.raises(vhostnet.HostError) as caught:
+        nic.up()
+    assert caught.value.act == "UP"
+    nic.close()
 
 
 # --- VLANs, on a bridge that heeds them ------------------------------------------------------------------

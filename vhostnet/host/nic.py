@@ -22,7 +22,7 @@ from vhostnet.others import udev
 from vhostnet.others.settling import watch
 from vhostnet.process.files import close_fd
 from vhostnet.process.forks import under_way
-from vhostnet.program.plan import plan_reset
+from vhostnet.program.plan import plan_reset, plan_up
 from vhostnet.program.program import Act, Fds, NicRow, Op, Program, held_row
 from vhostnet.qemu.argv import Dialect, fitted, qemu_argv
 from vhostnet.spec.interface import InterfaceSpec
@@ -152,6 +152,18 @@ class Nic:
         tap, vhost = self._fds()
         spec = self.spec if exact else fitted(self.spec)
         return qemu_argv(spec, tap_fds=tap, vhost_fds=vhost, alias=alias, bus=bus, addr=addr, dialect=dialect)
+
+    def up(self) -> None:
+        """Bring it up, which was opened with ``up=False``; its port is isolated and the like before it forwards.
+
+        Nothing is done to one that is up. Raises HostError (act ``UP``); NicClosed.
+        """
+        with under_way, self._lock:
+            program, _, row = self._runs[-1]
+            program = plan_up(self.held()._replace(adopted=False), program.nics[row].port)
+            result = self._engine.run(program)
+            if result.failures:
+                raise refusal(program, result.failures[0])
 
     def reset_queues(self) -> None:
         """Make it ready for the next QEMU: every queue attached, and every vhost-net fd fresh, all or none.

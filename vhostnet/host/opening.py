@@ -38,6 +38,7 @@ def open_nic(
     netns: NetNs | None = None,
     qdisc: Qdisc = "noqueue",
     selftest: bool = False,
+    up: bool = True,
     persist: bool = False,
     owner: int | str | None = None,
     group: int | str | None = None,
@@ -50,6 +51,7 @@ def open_nic(
         netns=netns,
         qdisc=qdisc,
         selftest=selftest,
+        up=up,
         persist=persist,
         owner=owner,
         group=group,
@@ -66,6 +68,7 @@ def open_nics(
     netns: NetNs | None = None,
     qdisc: Qdisc = "noqueue",
     selftest: bool = False,
+    up: bool = True,
     persist: bool = False,
     owner: int | str | None = None,
     group: int | str | None = None,
@@ -82,6 +85,7 @@ def open_nics(
     netns: NetNs | None = None,
     qdisc: Qdisc = "noqueue",
     selftest: bool = False,
+    up: bool = True,
     persist: bool = False,
     owner: int | str | None = None,
     group: int | str | None = None,
@@ -97,6 +101,7 @@ def open_nics(
     netns: NetNs | None = None,
     qdisc: Qdisc = "noqueue",
     selftest: bool = False,
+    up: bool = True,
     persist: bool = False,
     owner: int | str | None = None,
     group: int | str | None = None,
@@ -114,6 +119,7 @@ def open_nics(
     first, before anything is made. With *on_error* ``keep`` the HostError of a NIC that was refused stands in
     its place, and the others are there.
 
+    Without *up* they are left down, until ``Nic.up()``: for who has to add filters of his own before the first frame.
     With *persist* they outlive this process (until ``delete_nics()``), and only whose uid is *owner* and who is in
     *group*, numbers or names, may open them without privileges. It is done last: a run that fails leaves nothing.
     """
@@ -123,7 +129,7 @@ def open_nics(
         raise SpecError("is not allowed", attribute="on_error", value=on_error, expected="undo or keep")
     if not specs:
         return []
-    how = How(vhost, qdisc, selftest, on_error == "keep", persist=_persist(persist, owner, group))
+    how = How(vhost, qdisc, selftest, on_error == "keep", up=up, persist=_persist(persist, owner, group))
     return call_inside(netns, make_nics, chosen, specs, how)
 
 
@@ -192,6 +198,7 @@ class How(NamedTuple):
     selftest: bool = False
     keep: bool = False
     park: bool = False
+    up: bool = True
     persist: Persist | None = None
 
 
@@ -221,6 +228,7 @@ def _make(engine: Engine, specs: Sequence[InterfaceSpec], how: How, names: Seque
         selftest=how.selftest and not _selftested,
         keep=how.keep,
         park=how.park,
+        up=how.up,
         persist=how.persist,
     )
     with under_way:

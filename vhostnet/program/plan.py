@@ -109,13 +109,14 @@ def plan(
     selftest: bool = False,
     keep: bool = False,
     park: bool = False,
+    up: bool = True,
     persist: Persist | None = None,
 ) -> Program:
     """The Program that makes one NIC of each spec, under the name and with the mark that stand beside it.
 
-    Bridges are left to the run to look up. *vhost* overrides the specs' own policy. With *park* the NICs are left down,
-    with *persist* they outlive their fds. Raises SpecError for two NICs of one name, for two of one MAC on one bridge,
-    and for a network that stands for no bridge.
+    Bridges are left to the run to look up. *vhost* overrides the specs' own policy. Without *up* the NICs are left down;
+    with *park*, too, and their ports as any; with *persist* they outlive their fds. Raises SpecError for two NICs of one
+    name, for two of one MAC on one bridge, and for a network that stands for no bridge.
     """
     if len(specs) > 1:
         _check_unique("ifname", names)
@@ -127,7 +128,7 @@ def plan(
     if park:  # its port is whoever takes it to set
         rows = [row._replace(port=PORT, frames=0) for row in rows]
     adopted = tuple([number for number, spec in enumerate(specs) if spec.managed is False])
-    acts = _acts(tuple(policies), adopted, _settings(rows), qdisc, selftest, park)
+    acts = _acts(tuple(policies), adopted, _settings(rows), qdisc, selftest, up and not park)
     if persist:
         rows, acts = _lasting(rows, acts, persist)
     return Program(tuple(rows), acts, keep)
@@ -164,7 +165,7 @@ def _acts(
     settings: tuple[tuple[Op, ...], ...],
     qdisc: Qdisc,
     selftest: bool,
-    park: bool,
+    up: bool,
 ) -> tuple[Act, ...]:
     every = [nic for nic in range(len(policies)) if nic not in adopted]
     wanted = [nic for nic, policy in enumerate(policies) if policy != "off"]
@@ -178,7 +179,7 @@ def _acts(
     acts += [Act(Op.LINK, nic) for nic in every]
     for op in _SETTINGS:
         acts += [Act(op, nic) for nic, ops in enumerate(settings) if op in ops]
-    if not park:
+    if up:
         acts += [Act(Op.UP, nic, barrier=nic == every[0]) for nic in every]
     return tuple(acts)
 
@@ -223,6 +224,11 @@ _LINK: Final = (Act(Op.LINK, 0),)
 _ALTNAME: Final = (Act(Op.ALTNAME, 0), *_LINK)
 _RENAME: Final = (Act(Op.RENAME, 0), *_LINK)
 _UP: Final = (Act(Op.UP, 0, barrier=True),)
+
+
+def plan_up(held: NicRow, port: Port) -> Program:
+    """The Program that brings up a NIC that was left down, as the port it is to be."""
+    return Program((held._replace(port=port),), _UP)
 
 
 def plan_reset(held: NicRow, vhost_path: str) -> Program:

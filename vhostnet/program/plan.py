@@ -114,9 +114,9 @@ def plan(
 ) -> Program:
     """The Program that makes one NIC of each spec, under the name and with the mark that stand beside it.
 
-    Bridges are left to the run to look up. *vhost* overrides the specs' own policy. Without *up* the NICs are left down;
-    with *park*, too, and their ports as any; with *persist* they outlive their fds. Raises SpecError for two NICs of one
-    name, for two of one MAC on one bridge, and for a network that stands for no bridge.
+    Bridges are left to the run to look up. *vhost* overrides the specs' own policy. Without *up* the NICs are left
+    down; with *park*, too, and their ports as any; with *persist* they outlive their fds. Raises SpecError for two NICs
+    of one name, for two of one MAC on one bridge, and for a network that stands for no bridge.
     """
     if len(specs) > 1:
         _check_unique("ifname", names)

@@ -467,6 +467,20 @@ static int put_link(struct run *run, struct vn_nic *nic, struct vn_act *act)
 	return 0;
 }
 
+/* Down, and then off its bridge: with the port goes all that was set of it. */
+static int put_leave(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	struct nlmsghdr *message = begin_link(run, nic, act);
+	struct ifinfomsg *body = NLMSG_DATA(message);
+	uint32_t none = 0;
+
+	act->call = VN_CALL_RTM_NEWLINK;
+	body->ifi_change = IFF_UP;
+	nl_attr(message, IFLA_MASTER, &none, sizeof(none));
+	nl_end(&run->nl, message);
+	return 0;
+}
+
 static int put_up(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
 	struct nlmsghdr *message = begin_link(run, nic, act);
@@ -617,6 +631,7 @@ const struct act_kind ACTS[VN_ACTS] = {
 	[VN_VHOST_OPEN] = { vhost_open, 0, 0, VHOST | GONE, VHOST },
 	[VN_SELFTEST] = { selftest, 0, THERE, HELD, 0 },
 	[VN_QDISC] = { put_qdisc, NL_BATCH, THERE, GONE, 0 },
+	[VN_LEAVE] = { put_leave, NL_BATCH, HELD, GONE, 0 },
 	[VN_LINK] = { put_link, NL_BATCH, THERE, GONE, 0 },
 	[VN_VLAN_ADD] = { put_vlan_add, NL_BATCH, THERE, GONE, 0 },
 	[VN_VLAN_DEL] = { put_vlan_del, NL_BATCH, THERE, GONE, 0 },

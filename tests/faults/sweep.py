@@ -12,7 +12,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
@@ -314,6 +314,14 @@ def _there() -> InterfaceSpec:
     return InterfaceSpec(type="ethernet", managed=False, ifname=THERE, queues=2, vhost="off")
 
 
+_OF_GUEST: Final[dict[str, str]] = {"mac": "52:54:00:00:00:01"}
+
+
+def _update(nic: Nic) -> None:
+    """To another bridge, as another port."""
+    nic.update(replace(_set_up()[1], ifname="flt-u", **_OF_GUEST))
+
+
 def _take_set_up(pool: vhostnet.NicPool) -> Nic:
     return pool.take(_set_up()[0])
 
@@ -343,6 +351,7 @@ def deeds() -> list[Deed]:
             never_fails=True,
         ),
         Deed("close", lambda engine: vhostnet.open_nic(_wish(), engine=engine), Nic.close, never_fails=True),
+        Deed("update", lambda engine: vhostnet.open_nic(_wish(ifname="flt-u", **_OF_GUEST), engine=engine), _update),
         Deed("up", lambda engine: vhostnet.open_nic(_set_up()[0], engine=engine, up=False), Nic.up),
         Deed("reset_queues", lambda engine: vhostnet.open_nic(_wish(queues=4), engine=engine), Nic.reset_queues),
         Deed("take", _pool, lambda pool: pool.take()),

@@ -246,6 +246,13 @@ def _put_link(netlink: Netlink, nic: Nic, running: Running) -> None:
     _put(netlink, running, uapi.RTM_NEWLINK, 0, body, "RTM_NEWLINK")
 
 
+def _put_leave(netlink: Netlink, nic: Nic, running: Running) -> None:
+    """Down, and then off its bridge: with the port goes all that was set of it."""
+    body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, 0, uapi.IFF_UP)
+    body += attribute(uapi.IFLA_MASTER, struct.pack("=I", 0))
+    _put(netlink, running, uapi.RTM_NEWLINK, 0, body, "RTM_NEWLINK")
+
+
 def _put_up(netlink: Netlink, nic: Nic, running: Running) -> None:
     body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, uapi.IFF_UP, uapi.IFF_UP)
     port = nic.row.port
@@ -348,6 +355,7 @@ ACTS: Final[dict[Op, tuple[Callable[[Netlink, Nic, Running], None], int]]] = {
     Op.VHOST_OPEN: (_vhost_open, 0),
     Op.SELFTEST: (_selftest, 0),
     Op.QDISC: (_put_qdisc, NL_BATCH),
+    Op.LEAVE: (_put_leave, NL_BATCH),
     Op.LINK: (_put_link, NL_BATCH),
     Op.VLAN_ADD: (_put_vlan_add, NL_BATCH),
     Op.VLAN_DEL: (_put_vlan_del, NL_BATCH),

@@ -16,13 +16,13 @@ from types import TracebackType
 from typing import Final, NamedTuple, cast
 
 from vhostnet.engines import ActResult, Engine, NicResult, Result, get_mac, keep_mac
-from vhostnet.errors import NicClosed, vhost_problem
+from vhostnet.errors import NicClosed, SpecError, vhost_problem
 from vhostnet.host.reasons import refusal
 from vhostnet.others import udev
 from vhostnet.others.settling import watch
 from vhostnet.process.files import close_fd
 from vhostnet.process.forks import under_way
-from vhostnet.program.plan import plan_reset, plan_up
+from vhostnet.program.plan import plan_reset, plan_up, plan_update
 from vhostnet.program.program import Act, Fds, NicRow, Op, Program, held_row
 from vhostnet.qemu.argv import Dialect, fitted, qemu_argv
 from vhostnet.spec.interface import InterfaceSpec
@@ -70,11 +70,12 @@ class Nic:
         program, result, row = runs[-1]
         made = result.nics[row]
         assert made, "its row failed"
-        self.spec: Final = spec
+        self.spec = spec
         nic = program.nics[row]
         self.ifname: Final = _new_name(program, row) if nic.wish else nic.ifname
         self.ifindex: Final = made.ifindex
-        self.mtu: Final = made.mtu
+        self.mtu = made.mtu
+        self._is_up = nic.up or any(act.op == Op.UP and act.nic == row for act in program.acts)
         self._adopted = nic.adopted
         self._stays = nic.adopted or nic.persist is not None  # whoever closes it
         self._engine = engine
@@ -159,11 +160,31 @@ class Nic:
         Nothing is done to one that is up. Raises HostError (act ``UP``); NicClosed.
         """
         with under_way, self._lock:
-            program, _, row = self._runs[-1]
-            program = plan_up(self.held()._replace(adopted=False), program.nics[row].port)
+            program = plan_up(self.held()._replace(adopted=False), self.spec)
             result = self._engine.run(program)
             if result.failures:
                 raise refusal(program, result.failures[0])
+            self._is_up = True
+
+    def update(self, spec: InterfaceSpec) -> None:
+        """Make it the port that *spec* asks for: its bridge, VLANs, isolation, forwarding entry, coalescing, MTU.
+
+        All of it or nothing; no frame passes in between, and for about a millisecond none at all. What a guest would
+        have to know of cannot be changed. Raises SpecError naming that; HostError, and then it is the port it was
+        (``undoing`` says what was refused while it was made so again); NicClosed.
+        """
+        _check_update(self.spec, spec)
+        with under_way, self._lock:
+            held = self.held()
+            program = plan_update(held, spec, up=self._is_up)
+            result = self._engine.run(program)
+            if result.failures:
+                error = refusal(program, result.failures[0])
+                before = plan_update(held, self.spec, up=self._is_up)
+                undone = self._engine.run(before)
+                error.undoing = refusal(before, undone.failures[0]) if undone.failures else None
+                raise error
+            self.spec, self.mtu = spec, cast(NicResult, result.nics[0]).mtu
 
     def reset_queues(self) -> None:
         """Make it ready for the next QEMU: every queue attached, and every vhost-net fd fresh, all or none.
@@ -274,6 +295,23 @@ class Nic:
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.spec.queues} queues, vhost {'on' if self.vhost else 'off'}"
         return f"<Nic {self.ifname} ({self.ifindex}): {state}>"
+
+
+_PORTS: Final = ("type", "bridge", "network", "mtu", "isolated", "vlan", "mac_table_manager", "rx_frames")
+
+
+def _check_update(old: InterfaceSpec, new: InterfaceSpec) -> None:
+    for spec in (old, new):
+        if spec.type == "ethernet":
+            raise SpecError("is on no bridge", attribute="type", value=spec.type, expected="type bridge or network")
+    for name, value in vars(old).items():
+        if name not in _PORTS and getattr(new, name) != value:
+            raise SpecError(
+                "cannot change while the NIC is there",
+                attribute=name,
+                value=getattr(new, name),
+                expected=f"{value!r}, as it is",
+            )
 
 
 def _new_name(program: Program, row: int) -> str:

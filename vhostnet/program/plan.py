@@ -29,7 +29,8 @@ A batch runs all acts of one kind before the next kind, so netlink messages go o
 
 A NIC that exists already (``held``) takes other acts: VHOST_OPEN and ATTACH for the next QEMU on it; ALTNAME or RENAME
 and LINK, in one send, for one that was made ahead and is taken now, and 6 to 9 where its port has settings; DELETE,
-which takes link and fds away.
+which takes link and fds
+away; LEAVE, and then as a new one from LINK on, for one that becomes another port.
 """
 
 from collections import Counter
@@ -194,10 +195,20 @@ def plan_take(parked: NicRow, spec: InterfaceSpec, mark: str, *, wish: str = "",
     nobody has the fds yet, so one that fails is thrown away before anybody could use it. Where its port has settings
     they come between the two.
     """
+    row = _port_row(parked, spec, mark)._replace(wish=wish, up=True)
+    acts: tuple[Act, ...] = _LINK if not wish else _RENAME if rename else _ALTNAME
+    if row.port is not PORT or row.frames:
+        row = row._replace(up=False)
+        acts += _set(row) + _UP
+    return Program((row,), acts)
+
+
+def _port_row(held: NicRow, spec: InterfaceSpec, mark: str) -> NicRow:
+    """One that is held, as the port that *spec* asks for."""
     bridge, mtu = _bridge_and_mtu(spec)
-    row = NicRow(
-        parked.ifname,
-        parked.queues,
+    return NicRow(
+        held.ifname,
+        held.queues,
         0,
         "",
         "",
@@ -206,18 +217,15 @@ def plan_take(parked: NicRow, spec: InterfaceSpec, mark: str, *, wish: str = "",
         mtu,
         tap_mac(spec.mac),
         alias=mark,
-        wish=wish,
-        ifindex=parked.ifindex,
-        held=parked.held,
-        up=True,
+        ifindex=held.ifindex,
+        held=held.held,
         port=_port(spec),
         frames=spec.rx_frames or 0,
     )
-    acts: tuple[Act, ...] = _LINK if not wish else _RENAME if rename else _ALTNAME
-    if row.port is not PORT or row.frames:
-        row = row._replace(up=False)
-        acts += tuple(Act(op, 0) for op in _settings_of(row)) + _UP
-    return Program((row,), acts)
+
+
+def _set(row: NicRow) -> tuple[Act, ...]:
+    return tuple(Act(op, 0) for op in _settings_of(row))
 
 
 _LINK: Final = (Act(Op.LINK, 0),)
@@ -226,9 +234,24 @@ _RENAME: Final = (Act(Op.RENAME, 0), *_LINK)
 _UP: Final = (Act(Op.UP, 0, barrier=True),)
 
 
-def plan_up(held: NicRow, port: Port) -> Program:
+def plan_up(held: NicRow, spec: InterfaceSpec) -> Program:
     """The Program that brings up a NIC that was left down, as the port it is to be."""
-    return Program((held._replace(port=port),), _UP)
+    return Program((held._replace(port=_port(spec)),), _UP)
+
+
+def plan_update(held: NicRow, spec: InterfaceSpec, *, up: bool = True) -> Program:
+    """The Program that makes a NIC the port that *spec* asks for, whatever port it is now.
+
+    It leaves its bridge, and with that all that was set of the port, and joins as a new one does: at no time does a
+    frame pass between what it was and what it is to be.
+    """
+    row = _port_row(held, spec, held.alias)
+    frames = () if row.frames else _COALESCE  # none, where there were some
+    return Program((row,), _LEAVE + _LINK + _set(row) + frames + (_UP if up else ()))
+
+
+_LEAVE: Final = (Act(Op.LEAVE, 0),)
+_COALESCE: Final = (Act(Op.COALESCE, 0),)
 
 
 def plan_reset(held: NicRow, vhost_path: str) -> Program:

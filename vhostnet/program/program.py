@@ -22,17 +22,18 @@ class Op(enum.IntEnum):
     VHOST_OPEN = 2
     SELFTEST = 3
     QDISC = 4
-    LINK = 5
-    VLAN_ADD = 6
-    VLAN_DEL = 7
-    FDB = 8
-    COALESCE = 9
-    UP = 10
-    PERSIST = 11
-    ATTACH = 12
-    ALTNAME = 13
-    RENAME = 14
-    DELETE = 15
+    LEAVE = 5
+    LINK = 6
+    VLAN_ADD = 7
+    VLAN_DEL = 8
+    FDB = 9
+    COALESCE = 10
+    UP = 11
+    PERSIST = 12
+    ATTACH = 13
+    ALTNAME = 14
+    RENAME = 15
+    DELETE = 16
 
 
 class TunFlag(enum.IntFlag):
@@ -205,7 +206,7 @@ _STATES: Final = ("new", "held", "held with its vhost-net fds", "adopted")
 _MAKING: Final = (Op.TAP_OPEN, Op.ADOPT, Op.SELFTEST)
 # What is not for a NIC that is so.
 _BARRED: Final = (
-    (Op.ADOPT, Op.ATTACH, Op.DELETE),
+    (Op.ADOPT, Op.LEAVE, Op.ATTACH, Op.DELETE),
     (*_MAKING, Op.PERSIST),
     (*_MAKING, Op.PERSIST, Op.VHOST_OPEN),
     tuple(op for op in Op if op not in (Op.ADOPT, Op.VHOST_OPEN, Op.SELFTEST)),

@@ -363,6 +363,25 @@ def deeds() -> list[Deed]:
 # --- crashes ---------------------------------------------------------------------------------------------
 
 
+def sweep_lasting(tally: Tally) -> None:
+    """One that is to outlive the process, which is killed at every call until it lasts: nothing is left before."""
+    for engine in ENGINES:
+        before = snapshot()
+        _, calls = watched(partial(_open_lasting, engine))
+        for index in range(calls.index("TUNSETPERSIST") + 1):
+            case = f"lasting {engine}: killed at call {index} {calls[index]}"
+            status = _killed(partial(watched, partial(_open_lasting, engine), Fault(index, kind=Kind.KILL)))
+            tally.check("killed", os.WTERMSIG(status) == 9, case, status)
+            tally.check("leak", _gone(before), case, settled(before))
+            tally.cases[f"lasting killed {engine}"] += 1
+
+
+def _open_lasting(engine: str) -> None:
+    (nic,) = vhostnet.open_nics(nics(2), engine=engine, persist=True)
+    nic.close()
+    subprocess.run(["ip", "link", "del", nic.ifname], check=True)
+
+
 def sweep_crashes(batch: Batch, tally: Tally) -> None:
     """The process is killed at every call: within 3 s no link and no port, and the same names work at once."""
     for engine in ENGINES:
@@ -428,6 +447,7 @@ def life(errnos: Sequence[int], tally: Tally) -> None:
 def crashes(_: Sequence[int], tally: Tally) -> None:
     """In a batch."""
     sweep_crashes(SEVERAL, tally)
+    sweep_lasting(tally)
 
 
 def vhost(errnos: Sequence[int], tally: Tally) -> None:

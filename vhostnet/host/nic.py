@@ -89,7 +89,7 @@ class Nic:
 
     @property
     def mac(self) -> str:
-        """The TAP's own MAC; the guest's is ``spec.mac``. Raises NicClosed for one that is adopted."""
+        """The TAP's own MAC; the guest's is ``spec.mac``. Of one that was adopted the kernel is asked: NicClosed."""
         if self._adopted:
             return get_mac(self.tap_fds[0]).hex(":")
         return tap_mac(self.spec.mac).hex(":")

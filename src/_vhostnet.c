@@ -214,17 +214,26 @@ static bool sound_for(uint32_t op, const struct vn_nic *nic)
 {
 	switch (op) {
 	case VN_TAP_OPEN:
-		return sound_flags(nic->tun_flags);
+		return sound_flags(nic->tun_flags) && !nic->adopted;
+	case VN_ADOPT:
+		return sound_flags(nic->tun_flags) && nic->adopted && !nic->set_mac;
+	case VN_VHOST_OPEN:
+	case VN_SELFTEST:
+	case VN_ATTACH:
+		return true;
 	case VN_VLAN_ADD:
 	case VN_VLAN_DEL:
-		return nic->bridge >= 0 && nic->n_vlans > 0;
+		return nic->bridge >= 0 && nic->n_vlans > 0 && !nic->adopted;
 	case VN_FDB:
-		return nic->bridge >= 0 && nic->set_fdb;
+		return nic->bridge >= 0 && nic->set_fdb && !nic->adopted;
+	case VN_PERSIST:
+		return nic->persist && !nic->adopted && nic->owner >= -1 && nic->owner < UINT32_MAX &&
+		       nic->group >= -1 && nic->group < UINT32_MAX;
 	case VN_ALTNAME:
 	case VN_RENAME:
-		return nic->wish[0] != 0;
+		return nic->wish[0] != 0 && !nic->adopted;
 	default:
-		return true;
+		return !nic->adopted;
 	}
 }
 
@@ -407,6 +416,24 @@ static void unmake_vhost(struct run *run, const struct vn_program *program)
 	}
 }
 
+/* The fds of TAPs that are somebody else's. */
+static void unadopt(const struct run *run, const struct vn_program *program)
+{
+	for (uint32_t i = 0; i < program->n_nics; i++) {
+		struct doomed doomed = { .nic = &run->nics[i], .gone = true };
+
+		if (doomed.nic->failed && doomed.nic->adopted && !doomed.nic->held)
+			close_fds(&doomed, 1);
+	}
+}
+
+/* Or its link would stay when its fds are closed. */
+static void unpersist(const struct vn_nic *nic)
+{
+	if (nic->persist && nic->n_tap > 0)
+		ioctl_retry(nic->tap_fds[0], TUNSETPERSIST, NULL);
+}
+
 /* Delete what this run made of the NICs that failed: by the group, and by closing what the group could not have. */
 static void unmake(struct run *run, struct vn_program *program)
 {
@@ -416,7 +443,7 @@ static void unmake(struct run *run, struct vn_program *program)
 	for (uint32_t i = 0; i < program->n_nics; i++) {
 		struct vn_nic *nic = &run->nics[i];
 
-		if (nic->failed && !nic->held && nic->n_tap + nic->n_vhost > 0)
+		if (nic->failed && !nic->held && !nic->adopted && nic->n_tap + nic->n_vhost > 0)
 			doomed[n++] = (struct doomed){ .nic = nic };
 		if (n == 0 || (n < DELETE_BATCH && i + 1 < program->n_nics))
 			continue;
@@ -426,6 +453,8 @@ static void unmake(struct run *run, struct vn_program *program)
 				program->undo_error = doomed[d].error;
 				program->undo_call = doomed[d].call;
 			}
+			if (doomed[d].error < 0)
+				unpersist(doomed[d].nic);
 			doomed[d].error = 0; /* so that it is closed */
 		}
 		close_fds(doomed, n);
@@ -470,7 +499,8 @@ static int check_files(struct run *run, const struct vn_program *program)
 	for (uint32_t i = 0; i < program->n_acts; i++) {
 		const struct vn_act *act = &program->acts[i];
 
-		if (act->op == VN_TAP_OPEN || (act->op == VN_VHOST_OPEN && !(act->flags & VN_OPTIONAL)))
+		if (act->op == VN_TAP_OPEN || act->op == VN_ADOPT ||
+		    (act->op == VN_VHOST_OPEN && !(act->flags & VN_OPTIONAL)))
 			needed += program->nics[act->nic].queues;
 	}
 	if (needed == 0 || run->keep || getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY ||
@@ -517,6 +547,7 @@ static int run_acts(struct run *run, struct vn_program *program)
 	for (uint32_t i = 0; i < program->n_nics && rc < 0; i++)
 		run->nics[i].failed = 1; /* all or none */
 	unmake_vhost(run, program);
+	unadopt(run, program);
 	unmake(run, program);
 	return rc;
 }

@@ -13,20 +13,23 @@
 
 /* Acts, in the order of a NIC's life. */
 #define VN_TAP_OPEN 0
-#define VN_VHOST_OPEN 1
-#define VN_SELFTEST 2
-#define VN_QDISC 3
-#define VN_LINK 4
-#define VN_VLAN_ADD 5
-#define VN_VLAN_DEL 6
-#define VN_FDB 7
-#define VN_COALESCE 8
-#define VN_UP 9
-#define VN_ATTACH 10
-#define VN_ALTNAME 11
-#define VN_RENAME 12
-#define VN_DELETE 13
-#define VN_ACTS 14
+#define VN_ADOPT 1
+#define VN_VHOST_OPEN 2
+#define VN_SELFTEST 3
+#define VN_QDISC 4
+#define VN_LEAVE 5
+#define VN_LINK 6
+#define VN_VLAN_ADD 7
+#define VN_VLAN_DEL 8
+#define VN_FDB 9
+#define VN_COALESCE 10
+#define VN_UP 11
+#define VN_PERSIST 12
+#define VN_ATTACH 13
+#define VN_ALTNAME 14
+#define VN_RENAME 15
+#define VN_DELETE 16
+#define VN_ACTS 17
 
 /* vn_act.flags */
 #define VN_OPTIONAL 1
@@ -66,6 +69,11 @@
 #define VN_CALL_RTM_SETLINK 30
 #define VN_CALL_RTM_NEWNEIGH 31
 #define VN_CALL_ETHTOOL_SCOALESCE 32
+#define VN_CALL_TUNSETOFFLOAD 33
+#define VN_CALL_TUNSETVNETHDRSZ 34
+#define VN_CALL_TUNSETOWNER 35
+#define VN_CALL_TUNSETGROUP 36
+#define VN_CALL_TUNSETPERSIST 37
 
 /* One VLAN of a port, or an end of a range of them: struct bridge_vlan_info. */
 struct vn_vlan {
@@ -105,6 +113,10 @@ struct vn_nic {
 	uint8_t isolated;
 	uint8_t set_fdb;    /* the bridge neither learns from it nor floods to it: its forwarding table has guest_mac, by FDB */
 	uint8_t guest_mac[6];
+	uint8_t adopted; /* the TAP is there, and somebody else's: by ADOPT, and closed it stays */
+	uint8_t persist; /* by PERSIST: closed it stays, and is for owner and group to open */
+	int64_t owner;	 /* -1: none */
+	int64_t group;
 	/* out */
 	uint32_t failed; /* an act of it was refused, and the later ones were left out */
 };

@@ -64,7 +64,7 @@ static int set_unique_mac(int tap, struct vn_act *act)
 	return rc;
 }
 
-/* One queue; the first creates the device and must be alone in that. */
+/* One queue; the first creates the device and must be alone in that, unless the device is there. */
 static int open_queue(struct vn_nic *nic, struct vn_act *act)
 {
 	struct ifreq request;
@@ -74,7 +74,7 @@ static int open_queue(struct vn_nic *nic, struct vn_act *act)
 		return refused(act, VN_CALL_OPEN);
 	nic->tap_fds[nic->n_tap++] = fd;
 	name_request(&request, nic);
-	request.ifr_flags = (short)(nic->tun_flags | (nic->n_tap == 1 ? IFF_TUN_EXCL : 0));
+	request.ifr_flags = (short)(nic->tun_flags | (nic->n_tap == 1 && !nic->adopted ? IFF_TUN_EXCL : 0));
 	if (ioctl_retry(fd, TUNSETIFF, &request) < 0)
 		return refused(act, VN_CALL_TUNSETIFF);
 	return nic->n_tap == 1 && nic->set_mac ? set_unique_mac(fd, act) : 0;
@@ -94,21 +94,32 @@ static int common_mac(const struct vn_nic *nic, uint8_t *mac)
 	return rc;
 }
 
+/* The link that has the NIC's name now; its ifindex is 0 where there is none. */
+static int find_link(struct run *run, const struct vn_nic *nic, struct vn_act *act, struct vn_link *link)
+{
+	int rc;
+
+	memset(link, 0, sizeof(*link));
+	memcpy(link->name, nic->name, VN_IFNAMSIZ);
+	put_lookup(&run->nl, link, 0);
+	rc = nl_exchange(&run->nl, take_link, link, &act->call);
+	if (rc == 0)
+		act->call = VN_CALL_RTM_GETLINK;
+	return rc;
+}
+
 static int identify_once(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
-	struct vn_link link = { 0 };
+	struct vn_link link;
 	uint8_t mac[ETH_ALEN];
 	int rc = common_mac(nic, mac);
 
 	act->call = VN_CALL_SIOCGIFHWADDR;
 	if (rc < 0)
 		return rc;
-	memcpy(link.name, nic->name, VN_IFNAMSIZ);
-	put_lookup(&run->nl, &link, 0);
-	rc = nl_exchange(&run->nl, take_link, &link, &act->call);
+	rc = find_link(run, nic, act, &link);
 	if (rc < 0)
 		return rc;
-	act->call = VN_CALL_RTM_GETLINK;
 	if (link.mac_len != ETH_ALEN || memcmp(link.mac, mac, ETH_ALEN) != 0)
 		return -ESTALE;
 	nic->ifindex = link.ifindex;
@@ -146,6 +157,67 @@ static int tap_open(struct run *run, struct vn_nic *nic, struct vn_act *act)
 		return rc;
 	act->call = VN_CALL_SIOCSIFHWADDR;
 	return set_mac(nic->tap_fds[0], nic->mac); /* the one it is to have: soon, since udev's rules may look at it */
+}
+
+/* ---- ADOPT ----------------------------------------------------------------------------------------- */
+
+/* What a QEMU that had it may have left in it: offloads that the next reader has not asked for, and a larger header. */
+static int forget_the_last(const struct vn_nic *nic, struct vn_act *act)
+{
+	int size = sizeof(struct virtio_net_hdr);
+
+	if (ioctl_retry(nic->tap_fds[0], TUNSETOFFLOAD, NULL) < 0)
+		return refused(act, VN_CALL_TUNSETOFFLOAD);
+	if (ioctl_retry(nic->tap_fds[0], TUNSETVNETHDRSZ, &size) < 0)
+		return refused(act, VN_CALL_TUNSETVNETHDRSZ);
+	return 0;
+}
+
+/* Every queue is of the link that was there before: had it gone, TUNSETIFF would have made another. */
+static int is_still(struct run *run, const struct vn_nic *nic, struct vn_act *act, const struct vn_link *before)
+{
+	struct vn_link now;
+	uint8_t mac[ETH_ALEN];
+	int rc = find_link(run, nic, act, &now);
+
+	if (rc < 0)
+		return rc;
+	if (now.ifindex != before->ifindex)
+		return -ESTALE;
+	rc = common_mac(nic, mac);
+	act->call = VN_CALL_SIOCGIFHWADDR;
+	if (rc == 0 && (now.mac_len != ETH_ALEN || memcmp(now.mac, mac, ETH_ALEN) != 0))
+		rc = -ESTALE;
+	return rc;
+}
+
+/* Whether it can have so many queues is its own, and so is what it was made as. */
+static int adopt(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	struct vn_link link;
+	int rc = find_link(run, nic, act, &link);
+
+	if (rc < 0)
+		return rc;
+	if (link.ifindex == 0)
+		return -ENODEV;
+	act->call = VN_CALL_TUNSETIFF;
+	if (!(link.tun_flags & IFF_TAP) || (nic->queues > 1 && !(link.tun_flags & IFF_MULTI_QUEUE)))
+		return -EINVAL;
+	nic->tun_flags = (nic->tun_flags & ~(uint32_t)IFF_MULTI_QUEUE) | (link.tun_flags & IFF_MULTI_QUEUE);
+	for (uint32_t queue = 0; queue < nic->queues; queue++) {
+		rc = open_queue(nic, act);
+		if (rc < 0) {
+			act->queue = (int32_t)queue;
+			return rc;
+		}
+	}
+	rc = is_still(run, nic, act, &link);
+	if (rc < 0)
+		return rc;
+	nic->ifindex = link.ifindex;
+	nic->mtu = link.mtu;
+	return forget_the_last(nic, act);
 }
 
 /* ---- VHOST_OPEN ------------------------------------------------------------------------------------ */
@@ -395,6 +467,20 @@ static int put_link(struct run *run, struct vn_nic *nic, struct vn_act *act)
 	return 0;
 }
 
+/* Down, and then off its bridge: with the port goes all that was set of it. */
+static int put_leave(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	struct nlmsghdr *message = begin_link(run, nic, act);
+	struct ifinfomsg *body = NLMSG_DATA(message);
+	uint32_t none = 0;
+
+	act->call = VN_CALL_RTM_NEWLINK;
+	body->ifi_change = IFF_UP;
+	nl_attr(message, IFLA_MASTER, &none, sizeof(none));
+	nl_end(&run->nl, message);
+	return 0;
+}
+
 static int put_up(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
 	struct nlmsghdr *message = begin_link(run, nic, act);
@@ -497,6 +583,21 @@ static int coalesce(struct run *run, struct vn_nic *nic, struct vn_act *act)
 	return rc;
 }
 
+/* Whoever is let in, before it stays. */
+static int persist(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	int tap = nic->tap_fds[0];
+
+	(void)run;
+	if (nic->owner >= 0 && ioctl_retry(tap, TUNSETOWNER, (void *)(uintptr_t)nic->owner) < 0)
+		return refused(act, VN_CALL_TUNSETOWNER);
+	if (nic->group >= 0 && ioctl_retry(tap, TUNSETGROUP, (void *)(uintptr_t)nic->group) < 0)
+		return refused(act, VN_CALL_TUNSETGROUP);
+	if (ioctl_retry(tap, TUNSETPERSIST, (void *)1) < 0)
+		return refused(act, VN_CALL_TUNSETPERSIST);
+	return 0;
+}
+
 static int put_rename(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
 	struct nlmsghdr *message = begin_link(run, nic, act);
@@ -526,15 +627,18 @@ static int put_altname(struct run *run, struct vn_nic *nic, struct vn_act *act)
 
 const struct act_kind ACTS[VN_ACTS] = {
 	[VN_TAP_OPEN] = { tap_open, 0, 0, THERE, THERE },
+	[VN_ADOPT] = { adopt, 0, 0, THERE | HELD, THERE },
 	[VN_VHOST_OPEN] = { vhost_open, 0, 0, VHOST | GONE, VHOST },
 	[VN_SELFTEST] = { selftest, 0, THERE, HELD, 0 },
 	[VN_QDISC] = { put_qdisc, NL_BATCH, THERE, GONE, 0 },
+	[VN_LEAVE] = { put_leave, NL_BATCH, HELD, GONE, 0 },
 	[VN_LINK] = { put_link, NL_BATCH, THERE, GONE, 0 },
 	[VN_VLAN_ADD] = { put_vlan_add, NL_BATCH, THERE, GONE, 0 },
 	[VN_VLAN_DEL] = { put_vlan_del, NL_BATCH, THERE, GONE, 0 },
 	[VN_FDB] = { put_fdb, NL_BATCH, THERE, GONE, 0 },
 	[VN_COALESCE] = { coalesce, 0, THERE, GONE, 0 },
 	[VN_UP] = { put_up, NL_BATCH, THERE, GONE, 0 },
+	[VN_PERSIST] = { persist, 0, THERE, HELD | GONE, 0 },
 	[VN_ATTACH] = { attach, 0, HELD, GONE, 0 },
 	[VN_ALTNAME] = { put_altname, NL_BATCH, THERE, GONE, 0 },
 	[VN_RENAME] = { put_rename, NL_BATCH, THERE, GONE, 0 },

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import json
+import socket
+import struct
 import subprocess
 from typing import Any
 
 from pyroute2 import IPRoute
+
+SIOCETHTOOL = 0x8946
 
 
 def link(name: str) -> dict[str, Any]:
@@ -36,6 +42,15 @@ def run_json(command: str) -> Any:
     program, *words = command.split()
     found = subprocess.run([program, "-j", *words], capture_output=True, text=True, check=True).stdout
     return json.loads(found or "[]")
+
+
+def ethtool(name: str, command: int, words: int) -> tuple[int, ...]:
+    """What the kernel answers to a command (ETHTOOL_G...) in so many words, the first of them the command."""
+    answer = ctypes.create_string_buffer(struct.pack("=I", command), 4 * words)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        request = struct.pack("16sP", name.encode(), ctypes.addressof(answer)).ljust(40, b"\0")
+        fcntl.ioctl(asking, SIOCETHTOOL, request)
+    return struct.unpack(f"={words}I", answer)
 
 
 def addrgenmode(name: str) -> str:

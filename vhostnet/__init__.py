@@ -21,6 +21,7 @@ from vhostnet.errors import (
     NameBusy,
     NicClosed,
     NoSuchBridge,
+    NoSuchTap,
     NotABridge,
     NotPermitted,
     PoolClosed,
@@ -53,6 +54,7 @@ from vhostnet.spec.parts import (
 
 if TYPE_CHECKING:
     from vhostnet.host.effects import effects
+    from vhostnet.host.lasting import delete_nics
     from vhostnet.host.pool import NicPool, PoolStats
     from vhostnet.host.survey import FoundNic, list_nics
     from vhostnet.host.vdpa import open_vdpa
@@ -82,6 +84,7 @@ __all__ = [
     "NicPool",
     "NicRow",
     "NoSuchBridge",
+    "NoSuchTap",
     "NotABridge",
     "NotPermitted",
     "Op",
@@ -111,6 +114,7 @@ __all__ = [
     "caveats",
     "close_nics",
     "cost",
+    "delete_nics",
     "effects",
     "fitted",
     "limits",
@@ -131,6 +135,7 @@ __all__ = [
 _LATER = {
     "effects": "vhostnet.host.effects",
     "FoundNic": "vhostnet.host.survey",
+    "delete_nics": "vhostnet.host.lasting",
     "list_nics": "vhostnet.host.survey",
     "NicPool": "vhostnet.host.pool",
     "PoolStats": "vhostnet.host.pool",

@@ -160,6 +160,10 @@ class NoSuchBridge(HostError):
     """No link of the name the spec gives as its bridge."""
 
 
+class NoSuchTap(HostError):
+    """No link of the name of a TAP that is to be there (managed='no')."""
+
+
 class NotABridge(HostError):
     """The link the spec names as its bridge is of another kind."""
 
@@ -230,6 +234,12 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
     ("TAP_OPEN", _errno.ENOTTY): (Unsupported, "<backend tap=> is no TUN/TAP device; the usual one is /dev/net/tun"),
     ("VDPA_OPEN", _errno.ENOENT): (Unsupported, "no such device node: vdpa dev show says which there are"),
     ("VDPA_OPEN", _errno.EBUSY): (HostError, "another has it open: a vDPA device is for one QEMU at a time"),
+    ("ADOPT", _errno.ENODEV): (NoSuchTap, "make it: ip tuntap add {subject} mode tap; or leave managed='no' out"),
+    ("ADOPT", _errno.EBUSY): (NameBusy, "it has one queue, and that is in use: end who has it open"),
+    ("ADOPT", _errno.EPERM): (
+        NotPermitted,
+        "it is another user's or group's: ip tuntap add {subject} mode tap user USER; or it needs CAP_NET_ADMIN",
+    ),
     ("QDISC", _errno.ENOENT): (Unsupported, "this kernel has no noqueue qdisc to give: pass qdisc='default'"),
     ("LINK", _errno.EXFULL): (BridgeFull, "a Linux bridge takes at most 1023 ports: use another bridge"),
     ("LINK", _errno.EOPNOTSUPP): (NotABridge, "name a Linux bridge in <source bridge=>"),
@@ -253,7 +263,8 @@ def host_error(
 
     *subject* is what the act was about besides the NIC: a device's path, or a bridge's name.
     """
-    rows = (_MEANINGS.get((key, errno)) for key in (act, call, None))
+    likewise = "TAP_OPEN" if act == "ADOPT" else act
+    rows = (_MEANINGS.get((key, errno)) for key in (act, call, likewise, None))
     kind, remedy = next(filter(None, rows), (HostError, ""))
     problem = os.strerror(errno)
     if act in ("VHOST_OPEN", "SELFTEST"):
@@ -264,7 +275,7 @@ def host_error(
         kind, remedy = DeviceGone, _RENAMED  # name and flags were good enough for the first one
     elif kind is NoSuchBridge and call == "RTM_NEWLINK" and errno == _errno.ENODEV:
         kind, remedy = DeviceGone, _GONE  # the bridge was found by then
-    elif kind is NoSuchBridge and errno == _errno.ENODEV:
+    elif (kind is NoSuchBridge and errno == _errno.ENODEV) or kind is NoSuchTap:
         problem = f"no link {subject!r} here"
     elif kind is NotABridge:
         problem = f"{subject!r} is not a Linux bridge"

@@ -69,8 +69,10 @@ FIELDS = [
     *[("held", "n_tap", value) for value in (0, 3, BIG)],
     *[("held", "n_vhost", value) for value in (3, BIG)],
     *[("held", "ifindex", value) for value in (-1, -(2**31))],
+    ("new", "adopted", 1),  # the acts make it
     ("new", "held", 1),  # the acts are for a new one, which has no fds
     ("held", "held", 0),
+    *[("persisted", field, value) for field in ("owner", "group") for value in (-2, -(2**63), 2**32 - 1, 2**63 - 1)],
     *[(row, "n_vlans", value) for row in ("new", "held") for value in (1, 1025, BIG)],  # and there are none
     *[(act, "op", value) for act in ("first", "last") for value in (len(Op), BIG)],
     *[(act, "nic", value) for act in ("first", "last") for value in (2, BIG)],
@@ -82,7 +84,10 @@ ORDERS = [
     *[[(op, 1)] for op in (Op.TAP_OPEN, Op.VHOST_OPEN, Op.SELFTEST)],
     *[[(Op.TAP_OPEN, 0), (op, 0)] for op in (Op.ATTACH, Op.DELETE, Op.TAP_OPEN)],
     *[[(op, 0)] for op in Op if op not in (Op.TAP_OPEN, Op.VHOST_OPEN)],
-    *[[(Op.TAP_OPEN, 0), (op, 0)] for op in (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB)],  # it has nothing of that
+    [(Op.ADOPT, 1)],
+    # It has nothing of that.
+    *[[(Op.TAP_OPEN, 0), (op, 0)] for op in (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB, Op.PERSIST)],
+    [(Op.PERSIST, 1)],
     [(Op.VHOST_OPEN, 0), (Op.TAP_OPEN, 0), (Op.VHOST_OPEN, 0)],
     *[[(Op.DELETE, 1), (op, 1)] for op in (Op.DELETE, Op.ATTACH, Op.QDISC, Op.LINK, Op.UP, Op.ALTNAME, Op.RENAME)],
 ]
@@ -90,6 +95,10 @@ ORDERS = [
 
 def with_field(where, field, value):
     made = sound()
+    if where == "persisted":
+        made.persisted = made.new
+        made.new.persist, made.new.owner, made.new.group = 1, -1, -1
+        ordered(made, [(Op.TAP_OPEN, 0), (Op.PERSIST, 0)])
     setattr(getattr(made, where), field, made.ffi.NULL if value is None else value)
     return made
 
@@ -126,6 +135,14 @@ def with_a_port(op):
     return made
 
 
+def adopted(op):
+    """It is not ours to change."""
+    made = sound()
+    made.new.adopted = 1
+    ordered(made, [(Op.ADOPT, 0), (op, 0)])
+    return made
+
+
 def without_a_program():
     made = sound()
     made.program = made.ffi.NULL
@@ -142,6 +159,7 @@ MALFORMED = {
     "RENAME to nothing": lambda: without("wish", [(Op.RENAME, 1)]),
     "a bridge of no name": lambda: without("bridge", [(Op.TAP_OPEN, 0)]),
     **{f"VLANs {vids}": lambda v=vids: in_vlans(*v) for vids in ((0,), (4095,), (1, 65535))},
+    **{f"{op.name} of an adopted one": lambda o=op: adopted(o) for op in Op if op not in (Op.VHOST_OPEN, Op.SELFTEST)},
     **{f"{op.name} without a bridge": lambda o=op: with_a_port(o) for op in (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB)},
 }
 
@@ -153,7 +171,7 @@ def refusal(made):
 
 
 def test_there_are_many_and_each_is_another():
-    assert len(MALFORMED) == len(FIELDS) + len(ORDERS) + 10 >= 100
+    assert len(MALFORMED) == len(FIELDS) + len(ORDERS) + 10 + len(Op) - 2 >= 100
 
 
 @pytest.mark.parametrize("defect", MALFORMED)

@@ -12,7 +12,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ ERRNOS: Final = tuple(
 )
 ENGINES: Final = ("native", "pure")
 BRIDGES: Final = ("flt0", "flt1")
+THERE: Final = "flt-there"
 
 
 ENOUGH: Final = 50
@@ -237,6 +238,7 @@ class Deed:
     prepare: Callable[[str], Any]
     act: Callable[[Any], Any]
     never_fails: bool = False
+    lasting: bool = False  # what is made stays when it is closed
 
 
 def sweep_deed(deed: Deed, errnos: Sequence[int], tally: Tally) -> None:
@@ -277,6 +279,8 @@ def _do(deed: Deed, engine: str, tally: Tally, case: str, *faults: Fault) -> tup
     got, calls = watched(work, *faults)
     for nic in (*_nics_in(prepared), *_nics_in(got)):
         nic.close()
+        if deed.lasting:
+            subprocess.run(["ip", "link", "del", nic.ifname], check=True)
     if isinstance(prepared, vhostnet.NicPool):
         prepared.close()
     left = settled(before)
@@ -305,6 +309,19 @@ def _set_up(vlan: vhostnet.Vlan | None = None) -> list[InterfaceSpec]:
     return [_wish(bridge=name, **settings) for name in BRIDGES]
 
 
+def _there() -> InterfaceSpec:
+    """A TAP that is there before, and stays."""
+    return InterfaceSpec(type="ethernet", managed=False, ifname=THERE, queues=2, vhost="off")
+
+
+_OF_GUEST: Final[dict[str, str]] = {"mac": "52:54:00:00:00:01"}
+
+
+def _update(nic: Nic) -> None:
+    """To another bridge, as another port."""
+    nic.update(replace(_set_up()[1], ifname="flt-u", **_OF_GUEST))
+
+
 def _take_set_up(pool: vhostnet.NicPool) -> Nic:
     return pool.take(_set_up()[0])
 
@@ -313,6 +330,13 @@ def deeds() -> list[Deed]:
     """All of them."""
     return [
         Deed("port settings", lambda engine: engine, lambda engine: vhostnet.open_nics(_set_up(), engine=engine)),
+        Deed("adopt", lambda engine: engine, lambda engine: vhostnet.open_nics([_there(), *nics(1)], engine=engine)),
+        Deed(
+            "persist",
+            lambda engine: engine,
+            lambda engine: vhostnet.open_nics(nics(2, 1), engine=engine, persist=True, owner=0, group=0),
+            lasting=True,
+        ),
         Deed("take with port settings", _pool, _take_set_up),
         Deed("plan", lambda engine: engine, lambda engine: vhostnet.plan_nics(nics(1, 2), engine=engine)),
         Deed(
@@ -327,6 +351,8 @@ def deeds() -> list[Deed]:
             never_fails=True,
         ),
         Deed("close", lambda engine: vhostnet.open_nic(_wish(), engine=engine), Nic.close, never_fails=True),
+        Deed("update", lambda engine: vhostnet.open_nic(_wish(ifname="flt-u", **_OF_GUEST), engine=engine), _update),
+        Deed("up", lambda engine: vhostnet.open_nic(_set_up()[0], engine=engine, up=False), Nic.up),
         Deed("reset_queues", lambda engine: vhostnet.open_nic(_wish(queues=4), engine=engine), Nic.reset_queues),
         Deed("take", _pool, lambda pool: pool.take()),
         Deed("take with an altname", _pool, lambda pool: pool.take(_wish(ifname="flt-alt"))),
@@ -335,6 +361,25 @@ def deeds() -> list[Deed]:
 
 
 # --- crashes ---------------------------------------------------------------------------------------------
+
+
+def sweep_lasting(tally: Tally) -> None:
+    """One that is to outlive the process, which is killed at every call until it lasts: nothing is left before."""
+    for engine in ENGINES:
+        before = snapshot()
+        _, calls = watched(partial(_open_lasting, engine))
+        for index in range(calls.index("TUNSETPERSIST") + 1):
+            case = f"lasting {engine}: killed at call {index} {calls[index]}"
+            status = _killed(partial(watched, partial(_open_lasting, engine), Fault(index, kind=Kind.KILL)))
+            tally.check("killed", os.WTERMSIG(status) == 9, case, status)
+            tally.check("leak", _gone(before), case, settled(before))
+            tally.cases[f"lasting killed {engine}"] += 1
+
+
+def _open_lasting(engine: str) -> None:
+    (nic,) = vhostnet.open_nics(nics(2), engine=engine, persist=True)
+    nic.close()
+    subprocess.run(["ip", "link", "del", nic.ifname], check=True)
 
 
 def sweep_crashes(batch: Batch, tally: Tally) -> None:
@@ -402,6 +447,7 @@ def life(errnos: Sequence[int], tally: Tally) -> None:
 def crashes(_: Sequence[int], tally: Tally) -> None:
     """In a batch."""
     sweep_crashes(SEVERAL, tally)
+    sweep_lasting(tally)
 
 
 def vhost(errnos: Sequence[int], tally: Tally) -> None:
@@ -438,6 +484,7 @@ def sweep(parts: Sequence[str], errnos: Sequence[int]) -> Tally:
     tally = Tally()
     vhostnet.others.bridge.make_bridge(BRIDGES[0])
     vhostnet.others.bridge.make_bridge(BRIDGES[1], mtu=9000)
+    subprocess.run(["ip", "tuntap", "add", THERE, "mode", "tap", "multi_queue"], check=True)
     warnings.simplefilter("error")
     for engine in ENGINES:  # what is asked once a process, or imported late, is not to be counted
         vhostnet.close_nics(vhostnet.open_nics(nics(1, 1), engine=engine))

@@ -611,6 +611,10 @@ static void make_port(struct vn_nic *nic)
 	nic->isolated = choice & 1;
 	nic->set_fdb = choice >> 1 & 1;
 	nic->frames = choice;
+	nic->adopted = byte() >= 192;
+	nic->persist = byte() & 1;
+	nic->owner = (int64_t)byte() - 2;
+	nic->group = -1;
 	if (choice < 128)
 		return;
 	nic->n_vlans = choice >= 252 ? (uint32_t[]){ VN_MAX_VLANS, VN_MAX_VLANS + 1, UINT32_MAX, 1 }[choice - 252]
@@ -637,11 +641,12 @@ static void make_nic(struct vn_nic *nic, int32_t *fds, uint32_t n_bridges)
 	if (byte() >= 252)
 		nic->bridge = (int32_t)byte() - 128;
 	nic->mtu = byte() < 128 ? 0 : word();
-	nic->set_mac = nic->no_ipv6 = nic->up = byte() & 1;
+	nic->no_ipv6 = nic->up = byte() & 1;
 	nic->tap_fds = fds;
 	nic->vhost_fds = fds + VN_MAX_QUEUES;
 	room = nic->queues < VN_MAX_QUEUES ? nic->queues : VN_MAX_QUEUES;
 	make_port(nic);
+	nic->set_mac = nic->up && !nic->adopted;
 	if (byte() & 1)
 		make_held(nic, room);
 	if (nic->held && byte() >= 252)
@@ -663,7 +668,8 @@ static void open_first(struct vn_program *program)
 {
 	for (uint32_t i = 0, at = 0; i < program->n_nics && at < program->n_acts; i++)
 		if (!program->nics[i].held)
-			program->acts[at++] = (struct vn_act){ .op = VN_TAP_OPEN, .nic = i };
+			program->acts[at++] =
+				(struct vn_act){ .op = program->nics[i].adopted ? VN_ADOPT : VN_TAP_OPEN, .nic = i };
 }
 
 /* What no run survives, by the contract in the header. The core refuses more: acts in an order that means nothing. */
@@ -686,8 +692,15 @@ static bool act_is_sound(const struct vn_act *act, const struct vn_program *prog
 		return false;
 	if (act->op == VN_VHOST_OPEN)
 		return !program->nics[act->nic].held || program->nics[act->nic].n_vhost == 0;
-	if (act->op == VN_TAP_OPEN || act->op == VN_SELFTEST)
+	if (act->op == VN_TAP_OPEN || act->op == VN_ADOPT)
+		return !program->nics[act->nic].held && (program->nics[act->nic].adopted != 0) == (act->op == VN_ADOPT);
+	if (act->op == VN_SELFTEST)
 		return !program->nics[act->nic].held;
+	if (act->op > VN_SELFTEST && act->op != VN_ATTACH && program->nics[act->nic].adopted)
+		return false;
+	if (act->op == VN_PERSIST)
+		return program->nics[act->nic].persist && !program->nics[act->nic].held &&
+		       program->nics[act->nic].owner >= -1;
 	if (act->op == VN_VLAN_ADD || act->op == VN_VLAN_DEL)
 		return program->nics[act->nic].bridge >= 0 && program->nics[act->nic].n_vlans > 0;
 	return (act->op != VN_ATTACH && act->op != VN_DELETE) || program->nics[act->nic].held;

@@ -1,22 +1,17 @@
 """What a NIC is on its bridge, beyond a port of it: isolated, in VLANs, in the forwarding table; and its coalescing."""
 
-import ctypes
-import fcntl
 import os
 import select
-import socket
-import struct
 import subprocess
 import sys
 import threading
 
 import pytest
 from conftest import BRIDGE, link_names, open_fds
-from kernel import ip, run_json
+from kernel import ethtool, ip, link, run_json
 
 import vhostnet
 from vhostnet import InterfaceSpec, SpecError, Unsupported, Vlan
-from vhostnet.engines import _uapi
 from vhostnet.others import bridge as bridges
 
 pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
@@ -57,11 +52,7 @@ def vlans_of(nic):
 
 def frames_of(nic):
     """What its ethtool says of rx-frames."""
-    answer = ctypes.create_string_buffer(struct.pack("=I", 0x0E), 92)  # ETHTOOL_GCOALESCE, struct ethtool_coalesce
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        request = struct.pack("16sP", nic.ifname.encode(), ctypes.addressof(answer)).ljust(40, b"\0")
-        fcntl.ioctl(asking, _uapi.SIOCETHTOOL, request)
-    return struct.unpack_from("=3I", answer)[2]
+    return ethtool(nic.ifname, 0x0E, 23)[2]  # ETHTOOL_GCOALESCE, struct ethtool_coalesce
 
 
 # --- frames ----------------------------------------------------------------------------------------------
@@ -176,6 +167,28 @@ def test_no_frame_passes_before_it_is_isolated(bridge):
             vhostnet.open_nic(wish(1, isolated=True)).close()
         assert talker.sent > 0
         assert heard(other) == []
+
+
+def test_left_down_until_it_is_told(engine, bridge):
+    with vhostnet.open_nic(wish(9), engine=engine) as other:
+        with vhostnet.open_nic(wish(1, isolated=True, rx_frames=5), engine=engine, up=False) as nic:
+            assert (link(nic.ifname)["up"], link(nic.ifname)["master"], frames_of(nic)) == (False, BRIDGE, 5)
+            for _ in range(2):  # again does no harm
+                nic.up()
+            assert (link(nic.ifname)["up"], port_of(nic)["isolated"]) == (True, True)
+            said(nic, BROADCAST)
+            assert len(heard(other, 1)) == 1
+        with pytest.raises(vhostnet.NicClosed):
+            nic.up()
+
+
+def test_one_that_is_gone_cannot_be_brought_up(engine, bridge):
+    nic = vhostnet.open_nic(wish(), engine=engine, up=False)
+    ip(f"link del {nic.ifname}")
+    with pytest.raises(vhostnet.HostError) as caught:
+        nic.up()
+    assert caught.value.act == "UP"
+    nic.close()
 
 
 # --- VLANs, on a bridge that heeds them ------------------------------------------------------------------

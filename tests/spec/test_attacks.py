@@ -38,6 +38,7 @@ PLACES = {
     "later": "is not supported yet",
     "loadparm": "<boot loadparm=",
     "mac": "<mac",
+    "managed": "<target (managed|dev)",
     "model": "<model type=",
     "mtu": "<mtu size=",
     "namespace": "not well-formed|is not an interface",

@@ -147,13 +147,19 @@ def test_a_microvm_has_no_bus_at_all():
     assert (device["driver"], device["mq"], "vectors" in device) == ("virtio-net-device", True, False)
 
 
+def test_a_tap_that_is_there_already():
+    (spec,) = parse("kubevirt-unmanaged", strict=True)
+    assert (spec.managed, spec.ifname, spec.mac) == (False, "tap0", "02:00:00:1a:2b:3c")
+    (device,) = devices([spec])
+    assert (device["mac"], device["host_mtu"]) == ("02:00:00:1a:2b:3c", 1450)
+
+
 # --- refused, with the way out ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "what", "way_out"),
     [
-        ("kubevirt-unmanaged", "<target managed='no'>", "vhostnet argv --tap-fds"),
         ("ovirt-filterref", "<filterref>", "nft"),
         ("nova-ovs", "<bandwidth>", "tc qdisc"),
         ("hostdev-only", "<interface type='hostdev'>", "-device vfio-pci"),

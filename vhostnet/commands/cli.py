@@ -24,7 +24,16 @@ from vhostnet import (
     VhostnetError,
     VhostUnavailable,
 )
-from vhostnet.commands.options import FDS, NETNS, Parser, dialect_options, opening_options, reading_options
+from vhostnet.commands.options import (
+    FDS,
+    NETNS,
+    Parser,
+    dialect_options,
+    making_options,
+    number_or_name,
+    opening_options,
+    reading_options,
+)
 from vhostnet.process.netns import call_inside
 from vhostnet.qemu.argv import check_qemu
 from vhostnet.qemu.command import Command, closers, read_command, settle, unplaced
@@ -220,6 +229,25 @@ def _examine(options: argparse.Namespace, doctor: Any) -> Iterator[Any]:
             yield from doctor.examine_specs(specs)
 
 
+def _create(options: argparse.Namespace) -> int:
+    specs = _specs(options.files, options)
+    how = {name: getattr(options, name) for name in ("engine", "netns", "qdisc", "owner", "group")}
+    nics = vhostnet.open_nics(specs, vhost="off", persist=True, **how)
+    until = time.monotonic() + UDEV_TIME
+    for nic in nics:
+        if not nic.settle(max(0.0, until - time.monotonic())):
+            _say(f"udev is not done with {nic.ifname} after {UDEV_TIME:.0f} s: its MAC may become udev's yet")
+    shown = [{"ifname": nic.ifname, "ifindex": nic.ifindex, "mac": nic.mac, "mtu": nic.mtu} for nic in nics]
+    vhostnet.close_nics(nics)
+    print(_json(shown) if options.json else "\n".join(nic["ifname"] for nic in shown))
+    return OK
+
+
+def _delete(options: argparse.Namespace) -> int:
+    vhostnet.delete_nics(options.names, engine=options.engine, netns=options.netns)
+    return OK
+
+
 def _list(options: argparse.Namespace) -> int:
     found = vhostnet.list_nics(netns=options.netns)
     if options.json:
@@ -294,6 +322,7 @@ def _nic_line(nic: vhostnet.FoundNic) -> str:
         f"made by {nic.mark.pid}" + ("" if nic.mark.maker_lives else " (gone)"),
         "held by " + (" ".join(f"{shlex.quote(holder.command)}({holder.pid})" for holder in nic.holders) or "?"),
         *(["parked"] if nic.mark.parked else []),
+        *(["persistent"] if nic.persistent else []),
     ]
     return "  ".join(parts)
 
@@ -367,7 +396,8 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vhostnet {vhostnet.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    reading, opening, dialect = reading_options(), opening_options(), dialect_options()
+    reading, making, dialect = reading_options(), making_options(), dialect_options()
+    opening = opening_options(making)
 
     argv = commands.add_parser("argv", parents=[reading, dialect], help="print QEMU's arguments for fds you have")
     argv.add_argument("file", metavar="FILE", help="an <interface> or a <domain>; - reads standard input")
@@ -403,12 +433,34 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("-n", "--netns", metavar="NETNS", help=f"look at {NETNS}")
     doctor.set_defaults(run=_doctor_there)
 
-    listing = commands.add_parser("list", help="say which NICs here are ours, who made them and who has them open")
-    listing.add_argument("-j", "--json", action="store_true", help="JSON out, errors on stderr too")
-    listing.add_argument("-n", "--netns", metavar="NETNS", help=f"those of {NETNS}")
-    listing.set_defaults(run=_list)
+    _add_lasting(commands, reading, making)
 
     demo = commands.add_parser("demo", help="the whole job, in a network namespace of its own")
     demo.add_argument("--nics", type=int, default=64, metavar="N", help="how many to time (default: 64)")
     demo.set_defaults(run=_demo, json=False)
     return top
+
+
+def _add_lasting(commands: Any, reading: Parser, making: Parser) -> None:
+    """The commands about NICs that are there when the command has ended."""
+    listing = commands.add_parser("list", help="say which NICs here are ours, who made them and who has them open")
+    listing.add_argument("-j", "--json", action="store_true", help="JSON out, errors on stderr too")
+    listing.add_argument("-n", "--netns", metavar="NETNS", help=f"those of {NETNS}")
+    listing.set_defaults(run=_list)
+
+    create = commands.add_parser(
+        "create", parents=[reading, making], help="make NICs that stay when nobody has them open, and print their names"
+    )
+    create.add_argument("files", metavar="FILE", nargs="+", help="an <interface> or a <domain>; - reads standard input")
+    create.add_argument(
+        "--owner", type=number_or_name, metavar="USER", help="who may open them without privileges: name or uid"
+    )
+    create.add_argument("--group", type=number_or_name, metavar="GROUP", help="those in it may, too: name or gid")
+    create.set_defaults(run=_create)
+
+    delete = commands.add_parser("delete", help="delete NICs of ours that nobody has open, all of them or none")
+    delete.add_argument("names", metavar="NAME", nargs="+", help="as vhostnet list has it")
+    delete.add_argument("-j", "--json", action="store_true", help="errors as JSON")
+    delete.add_argument("--engine", choices=("auto", "native", "pure"), default="auto", help="default: auto")
+    delete.add_argument("-n", "--netns", metavar="NETNS", help=f"those of {NETNS}")
+    delete.set_defaults(run=_delete)

@@ -20,7 +20,7 @@ from vhostnet.engines import Engine, _uapi
 from vhostnet.errors import EngineUnavailable, HostError, SpecError, VhostnetError, host_error, vhost_problem
 from vhostnet.host import opening
 from vhostnet.host.effects import effects, without_tap
-from vhostnet.host.reasons import describe, free_files, free_memory, joined, name_taken, unfit_bridge
+from vhostnet.host.reasons import describe, free_files, free_memory, joined, name_taken, unfit_bridge, unfit_taps
 from vhostnet.host.vdpa import open_vdpa
 from vhostnet.others import bridge, surroundings, udev
 from vhostnet.process.files import allowed_files, open_files
@@ -91,6 +91,7 @@ def _examine_taps(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
     yield Check("plan", "ok", f"{len(program.acts)} acts for {len(specs)} NICs")
     yield from _resources(program)
     yield from _joined(engine, program, specs)
+    yield from _adopted(engine, program)
     yield from _names(engine, program, specs)
     yield from (Check("mtu", "note", effect) for effect in effects(specs, program, engine=engine.name))
     yield from _reserved(specs)
@@ -327,9 +328,18 @@ def _joined(engine: Engine, program: Program, specs: Sequence[InterfaceSpec]) ->
         yield _failed("bridge", unfit) if unfit else Check("bridge", "ok", free)
 
 
+def _adopted(engine: Engine, program: Program) -> Iterator[Check]:
+    """TAPs that are to be there."""
+    return (_failed("TAP", unfit) for unfit in unfit_taps(engine, program))
+
+
 def _names(engine: Engine, program: Program, specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
     """Names that were asked for and are somebody's."""
-    asked = [row for row, spec in zip(program.nics, specs, strict=True) if not opening.is_template(spec.ifname)]
+    asked = [
+        row
+        for row, spec in zip(program.nics, specs, strict=True)
+        if not (row.adopted or opening.is_template(spec.ifname))
+    ]
     taken = describe(engine, [row.ifname for row in asked])
     for row in asked:
         if row.ifname in taken:

@@ -25,8 +25,8 @@ FDS: Final = (
 )
 
 
-def _nic(text: str) -> int | str:
-    """A number, or a MAC or alias."""
+def number_or_name(text: str) -> int | str:
+    """A number, or a name (a MAC, an alias)."""
     return int(text) if text.isascii() and text.isdigit() else text
 
 
@@ -69,15 +69,22 @@ def reading_options() -> Parser:
         metavar="NETWORK=BRIDGE",
         help="the bridge a <source network=> stands for (may be repeated)",
     )
-    group.add_argument("--nic", type=_nic, help="only this NIC of the file: its number from 0 on, its MAC or alias")
+    group.add_argument(
+        "--nic", type=number_or_name, help="only this NIC of the file: its number (from 0), MAC or alias"
+    )
     group.add_argument("--no-address", action="store_true", help="leave the NICs' places to QEMU, not to the XML")
     return group
 
 
-def opening_options() -> Parser:
+def opening_options(making: Parser) -> Parser:
+    group = Parser(add_help=False, parents=[making])
+    group.add_argument("--vhost", choices=("auto", "require", "off"), help="instead of <driver name=>")
+    return group
+
+
+def making_options() -> Parser:
     group = Parser(add_help=False)
     group.add_argument("--engine", choices=("auto", "native", "pure"), default="auto", help="default: auto")
-    group.add_argument("--vhost", choices=("auto", "require", "off"), help="instead of <driver name=>")
     group.add_argument("-n", "--netns", metavar="NETNS", help=f"make the NICs in {NETNS}")
     group.add_argument("--qdisc", choices=("noqueue", "default"), default="noqueue", help="default: noqueue")
     return group

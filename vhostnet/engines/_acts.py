@@ -18,11 +18,12 @@ from vhostnet.engines._links import describe, ifreq_data
 from vhostnet.engines._removal import DELETE_BATCH, Doomed
 from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute
 from vhostnet.process.files import close_fd
-from vhostnet.program.program import Act, Fds, NicRow, Op, Port, TunFlag, VlanEntry, VlanFlag
+from vhostnet.program.program import Act, Fds, Link, NicRow, Op, Persist, Port, TunFlag, VlanEntry, VlanFlag
 
 _VHOST_NEEDED: Final = 1 << uapi.VIRTIO_NET_F_MRG_RXBUF | 1 << uapi.VIRTIO_F_VERSION_1
 _IDENTIFY_TRIES: Final = 3
 _IPV6_MIN_MTU: Final = 1280
+_VNET_HDR_BYTES: Final = 10  # struct virtio_net_hdr
 _RING_ENTRIES: Final = 256
 _RING_BYTES: Final = 16384
 
@@ -109,6 +110,37 @@ def _identify(netlink: Netlink, nic: Nic) -> None:
                 nic.ifindex = link.ifindex
                 return
     raise refusal(errno.ESTALE, call)
+
+
+def _adopt(netlink: Netlink, nic: Nic, running: Running) -> None:
+    """Whether it can have so many queues is its own, and so is what it was made as."""
+    row = nic.row
+    link = describe(netlink, [row.ifname]).get(row.ifname)
+    if link is None:
+        raise refusal(errno.ENODEV, "RTM_GETLINK")
+    if not link.tun_flags & TunFlag.TAP or (row.queues > 1 and not link.tun_flags & TunFlag.MULTI_QUEUE):
+        raise refusal(errno.EINVAL, "TUNSETIFF")
+    request = bytes(ifreq(row.ifname, row.tun_flags & ~TunFlag.MULTI_QUEUE | link.tun_flags & TunFlag.MULTI_QUEUE))
+    for queue in range(row.queues):
+        running.queue = queue
+        nic.tap_fds.append(open_device(row.tap_path))
+        ioctl(nic.tap_fds[queue], uapi.TUNSETIFF, request, "TUNSETIFF")
+    running.queue = None
+    _check_still(netlink, nic, link)
+    nic.ifindex, nic.mtu = link.ifindex, link.mtu
+    # What a QEMU that had it may have left in it: offloads that the next one has not asked for, and a larger header.
+    ioctl(nic.tap_fds[0], uapi.TUNSETOFFLOAD, 0, "TUNSETOFFLOAD")
+    ioctl(nic.tap_fds[0], uapi.TUNSETVNETHDRSZ, bytearray(struct.pack("=i", _VNET_HDR_BYTES)), "TUNSETVNETHDRSZ")
+
+
+def _check_still(netlink: Netlink, nic: Nic, before: Link) -> None:
+    """Every queue is of the link that was there before: had it gone, TUNSETIFF would have made another."""
+    name = nic.row.ifname
+    now = describe(netlink, [name]).get(name)
+    if now is None or now.ifindex != before.ifindex:
+        raise refusal(errno.ESTALE, "RTM_GETLINK")
+    if set(map(get_mac, nic.tap_fds)) != {now.mac}:
+        raise refusal(errno.ESTALE, "SIOCGIFHWADDR")
 
 
 def _open_vhost(path: str) -> int:
@@ -214,6 +246,13 @@ def _put_link(netlink: Netlink, nic: Nic, running: Running) -> None:
     _put(netlink, running, uapi.RTM_NEWLINK, 0, body, "RTM_NEWLINK")
 
 
+def _put_leave(netlink: Netlink, nic: Nic, running: Running) -> None:
+    """Down, and then off its bridge: with the port goes all that was set of it."""
+    body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, 0, uapi.IFF_UP)
+    body += attribute(uapi.IFLA_MASTER, struct.pack("=I", 0))
+    _put(netlink, running, uapi.RTM_NEWLINK, 0, body, "RTM_NEWLINK")
+
+
 def _put_up(netlink: Netlink, nic: Nic, running: Running) -> None:
     body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, uapi.IFF_UP, uapi.IFF_UP)
     port = nic.row.port
@@ -281,6 +320,16 @@ def _coalesce(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: AR
     raise refusal(errno.ESTALE, "ETHTOOL_SCOALESCE")
 
 
+def _persist(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: ARG001
+    """Whoever is let in, before it stays."""
+    persist = nic.row.persist or Persist()
+    if persist.owner >= 0:
+        ioctl(nic.tap_fds[0], uapi.TUNSETOWNER, persist.owner, "TUNSETOWNER")
+    if persist.group >= 0:
+        ioctl(nic.tap_fds[0], uapi.TUNSETGROUP, persist.group, "TUNSETGROUP")
+    ioctl(nic.tap_fds[0], uapi.TUNSETPERSIST, 1, "TUNSETPERSIST")
+
+
 def _put_rename(netlink: Netlink, nic: Nic, running: Running) -> None:
     body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, 0, 0)
     body += attribute(uapi.IFLA_IFNAME, os.fsencode(nic.row.wish) + b"\0")
@@ -302,15 +351,18 @@ def _put_delete(netlink: Netlink, nic: Nic, running: Running) -> None:
 # op -> what does it, and how many are put together until the next flush does them; 0: it is done at once
 ACTS: Final[dict[Op, tuple[Callable[[Netlink, Nic, Running], None], int]]] = {
     Op.TAP_OPEN: (_tap_open, 0),
+    Op.ADOPT: (_adopt, 0),
     Op.VHOST_OPEN: (_vhost_open, 0),
     Op.SELFTEST: (_selftest, 0),
     Op.QDISC: (_put_qdisc, NL_BATCH),
+    Op.LEAVE: (_put_leave, NL_BATCH),
     Op.LINK: (_put_link, NL_BATCH),
     Op.VLAN_ADD: (_put_vlan_add, NL_BATCH),
     Op.VLAN_DEL: (_put_vlan_del, NL_BATCH),
     Op.FDB: (_put_fdb, NL_BATCH),
     Op.COALESCE: (_coalesce, 0),
     Op.UP: (_put_up, NL_BATCH),
+    Op.PERSIST: (_persist, 0),
     Op.ATTACH: (_attach, 0),
     Op.ALTNAME: (_put_altname, NL_BATCH),
     Op.RENAME: (_put_rename, NL_BATCH),

@@ -57,7 +57,7 @@ def _check(rc: int, call: str) -> None:
         raise OSError(-rc, os.strerror(-rc), call)
 
 
-_NO_MAC = bytes(6)
+_NO_MAC, _NOBODY = bytes(6), (-1, -1)
 _FLAGS = {(False, False): 0, (True, False): lib.VN_OPTIONAL, (False, True): lib.VN_BARRIER}
 # Types and not their names, which cffi would look up each time.
 _FDS, _NICS, _ACTS = ffi.typeof("int32_t[]"), ffi.typeof("struct vn_nic[]"), ffi.typeof("struct vn_act[]")
@@ -94,7 +94,7 @@ def _rows(
     rows = []
     for row in nics:
         name, queues, flags, tap_path, vhost_path, bridge, master, mtu, mac, no_ipv6, alias, wish = row[:12]
-        ifindex, held, up, port, frames = row[12:]
+        ifindex, held, up, port, frames, adopted, persist = row[12:]
         vhosts = taps + queues
         joined = bridges.setdefault((bridge.encode(), master), len(bridges)) if bridge else -1
         fds: tuple[Any, ...] = 0, taps, vhosts
@@ -102,8 +102,8 @@ def _rows(
             fds = 1, taps, vhosts, len(held.tap), len(held.vhost), ifindex
             taps[0 : len(held.tap)] = held.tap
             vhosts[0 : len(held.vhost)] = held.vhost
-        if port is not PORT or frames:
-            fds = _with_port(fds, port, frames, vlans)
+        if port is not PORT or frames or adopted or persist:
+            fds = *_with_port(fds, port, frames, vlans), adopted, bool(persist), *(persist or _NOBODY)
         what = name.encode(), _string(tap_path), _string(vhost_path), queues, flags, joined, mtu
         rows.append((*what, mac or _NO_MAC, bool(mac), no_ipv6, up, wish.encode(), alias.encode(), *fds))
         taps = vhosts + queues

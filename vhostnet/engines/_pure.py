@@ -6,6 +6,7 @@ one place that catches it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import struct
 import time
@@ -58,13 +59,17 @@ class _Run:
         # Of those that are held, what this run opened: vhost-net fds of one that had none.
         held = [nic for nic in failed if nic.row.held and not nic.row.held.vhost]
         close_fds([Doomed([], nic.vhost_fds, 0) for nic in held])
-        failed = [nic for nic in failed if not nic.row.held]
+        close_fds([Doomed(nic.tap_fds, nic.vhost_fds, 0) for nic in failed if nic.row.adopted and not nic.row.held])
+        failed = [nic for nic in failed if not (nic.row.held or nic.row.adopted)]
         for first in range(0, len(failed), DELETE_BATCH):
             doomed = [nic.doomed() for nic in failed[first : first + DELETE_BATCH]]
             delete_links(self.netlink, doomed, held=False)
-            for d in doomed:
+            for d, nic in zip(doomed, failed[first:], strict=False):
                 if d.error and d.ifindex and not self.undo:
                     self.undo = ActResult(d.error, d.call, None, 0)
+                if d.error and nic.row.persist and nic.tap_fds:  # or its link would stay
+                    with contextlib.suppress(OSError):
+                        ioctl(nic.tap_fds[0], uapi.TUNSETPERSIST, 0, "TUNSETPERSIST")
                 d.error = 0  # so that it is closed
             close_fds(doomed)
 

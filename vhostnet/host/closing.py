@@ -60,7 +60,8 @@ def _delete(doomed: Doomed) -> None:
 
 def _delete_by(engine: Engine, rows: Sequence[NicRow]) -> None:
     """In this thread's network namespace what is here, then in that of the first of the others, and so on."""
-    elsewhere = _delete_in(None, engine, rows)
+    engine.close([row.fds for row in rows if row.adopted])  # and they stay
+    elsewhere = _delete_in(None, engine, [row for row in rows if not row.adopted])
     while elsewhere:
         first, *others = elsewhere
         try:

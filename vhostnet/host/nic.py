@@ -15,14 +15,14 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final, NamedTuple, cast
 
-from vhostnet.engines import ActResult, Engine, NicResult, Result, keep_mac
-from vhostnet.errors import NicClosed, vhost_problem
+from vhostnet.engines import ActResult, Engine, NicResult, Result, get_mac, keep_mac
+from vhostnet.errors import NicClosed, SpecError, vhost_problem
 from vhostnet.host.reasons import refusal
 from vhostnet.others import udev
 from vhostnet.others.settling import watch
 from vhostnet.process.files import close_fd
 from vhostnet.process.forks import under_way
-from vhostnet.program.plan import plan_reset
+from vhostnet.program.plan import plan_reset, plan_up, plan_update
 from vhostnet.program.program import Act, Fds, NicRow, Op, Program, held_row
 from vhostnet.qemu.argv import Dialect, fitted, qemu_argv
 from vhostnet.spec.interface import InterfaceSpec
@@ -57,6 +57,9 @@ class Run(NamedTuple):
 class Nic:
     """A NIC that exists: its TAP is up, and on its bridge, for as long as this object owns the fds.
 
+    One that was adopted (``spec.managed`` False) is what it was before, and stays when this object is closed; and so
+    does one that is persistent.
+
     Use it as a context manager, or call ``close()``. One that is dropped open is closed with a
     ResourceWarning. A child made by ``os.fork()`` does not own it: there it is closed, so only this process
     decides how long the NIC lives; subprocess children get what ``pass_fds=nic.fds`` gives them.
@@ -67,11 +70,14 @@ class Nic:
         program, result, row = runs[-1]
         made = result.nics[row]
         assert made, "its row failed"
-        self.spec: Final = spec
+        self.spec = spec
         nic = program.nics[row]
         self.ifname: Final = _new_name(program, row) if nic.wish else nic.ifname
         self.ifindex: Final = made.ifindex
-        self.mtu: Final = made.mtu
+        self.mtu = made.mtu
+        self._is_up = nic.up or any(act.op == Op.UP and act.nic == row for act in program.acts)
+        self._adopted = nic.adopted
+        self._stays = nic.adopted or nic.persist is not None  # whoever closes it
         self._engine = engine
         self._runs = runs
         # A signal handler may close what it interrupts: hence the R. threading's is a function around this one.
@@ -83,7 +89,9 @@ class Nic:
 
     @property
     def mac(self) -> str:
-        """The TAP's own MAC; the guest's is ``spec.mac``."""
+        """The TAP's own MAC; the guest's is ``spec.mac``. Of one that was adopted the kernel is asked: NicClosed."""
+        if self._adopted:
+            return get_mac(self.tap_fds[0]).hex(":")
         return tap_mac(self.spec.mac).hex(":")
 
     @property
@@ -145,6 +153,38 @@ class Nic:
         tap, vhost = self._fds()
         spec = self.spec if exact else fitted(self.spec)
         return qemu_argv(spec, tap_fds=tap, vhost_fds=vhost, alias=alias, bus=bus, addr=addr, dialect=dialect)
+
+    def up(self) -> None:
+        """Bring it up, which was opened with ``up=False``; its port is isolated and the like before it forwards.
+
+        Nothing is done to one that is up. Raises HostError (act ``UP``); NicClosed.
+        """
+        with under_way, self._lock:
+            program = plan_up(self.held()._replace(adopted=False), self.spec)
+            result = self._engine.run(program)
+            if result.failures:
+                raise refusal(program, result.failures[0])
+            self._is_up = True
+
+    def update(self, spec: InterfaceSpec) -> None:
+        """Make it the port that *spec* asks for: its bridge, VLANs, isolation, forwarding entry, coalescing, MTU.
+
+        All of it or nothing; no frame passes in between, and for about a millisecond none at all. What a guest would
+        have to know of cannot be changed. Raises SpecError naming that; HostError, and then it is the port it was
+        (``undoing`` says what was refused while it was made so again); NicClosed.
+        """
+        _check_update(self.spec, spec)
+        with under_way, self._lock:
+            held = self.held()
+            program = plan_update(held, spec, up=self._is_up)
+            result = self._engine.run(program)
+            if result.failures:
+                error = refusal(program, result.failures[0])
+                before = plan_update(held, self.spec, up=self._is_up)
+                undone = self._engine.run(before)
+                error.undoing = refusal(before, undone.failures[0]) if undone.failures else None
+                raise error
+            self.spec, self.mtu = spec, cast(NicResult, result.nics[0]).mtu
 
     def reset_queues(self) -> None:
         """Make it ready for the next QEMU: every queue attached, and every vhost-net fd fresh, all or none.
@@ -214,12 +254,13 @@ class Nic:
     def held(self) -> NicRow:
         """Its row in a Program for a NIC that exists. Raises NicClosed."""
         program, _, row = self._runs[-1]
-        return held_row(self.ifname, self.ifindex, self._fds(), program.nics[row].alias)
+        alias = program.nics[row].alias
+        return held_row(self.ifname, self.ifindex, self._fds(), alias, adopted=self._stays)
 
     def surrender(self) -> tuple[Engine, NicRow] | None:
         """Give the NIC away to whoever deletes it, with the engine to do it; None when it is closed already."""
         try:
-            return self._engine, held_row(self.ifname, self.ifindex, self._give_away())
+            return self._engine, held_row(self.ifname, self.ifindex, self._give_away(), adopted=self._stays)
         except NicClosed:
             return None
 
@@ -256,6 +297,23 @@ class Nic:
         return f"<Nic {self.ifname} ({self.ifindex}): {state}>"
 
 
+_PORTS: Final = ("type", "bridge", "network", "mtu", "isolated", "vlan", "mac_table_manager", "rx_frames")
+
+
+def _check_update(old: InterfaceSpec, new: InterfaceSpec) -> None:
+    for spec in (old, new):
+        if spec.type == "ethernet":
+            raise SpecError("is on no bridge", attribute="type", value=spec.type, expected="type bridge or network")
+    for name, value in vars(old).items():
+        if name not in _PORTS and getattr(new, name) != value:
+            raise SpecError(
+                "cannot change while the NIC is there",
+                attribute=name,
+                value=getattr(new, name),
+                expected=f"{value!r}, as it is",
+            )
+
+
 def _new_name(program: Program, row: int) -> str:
     """What one with a wish is called now: ALTNAME leaves it its name."""
     nic = program.nics[row]
@@ -286,8 +344,9 @@ class _Settling:
 
 def settle_later(nics: Sequence[Nic], born: float) -> None:
     """A udevd listens, and will look at these NICs, which were made after *born* (``time.time()``)."""
-    settling = [_Settling(nic, born) for nic in nics]
-    for nic, its_own in zip(nics, settling, strict=True):
+    ours = [nic for nic in nics if not nic._adopted]
+    settling = [_Settling(nic, born) for nic in ours]
+    for nic, its_own in zip(ours, settling, strict=True):
         nic._settling = its_own
     watch(settling)
 

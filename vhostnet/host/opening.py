@@ -1,5 +1,6 @@
 """Opening NICs on this host, one or a thousand: from specs to a Program, through an engine, to Nics."""
 
+import contextlib
 import errno
 import itertools
 import os
@@ -15,14 +16,14 @@ from vhostnet.errors import HostError, NameBusy, SpecError, host_error
 from vhostnet.host.closing import await_names
 from vhostnet.host.marks import make_marks
 from vhostnet.host.nic import Nic, Run, settle_later
-from vhostnet.host.reasons import describe, explained, free_memory, joined, refusals, unfit_bridge
+from vhostnet.host.reasons import describe, explained, free_memory, joined, refusals, unfit_bridge, unfit_taps
 from vhostnet.others import udev
 from vhostnet.process.files import allowed_files, open_files
 from vhostnet.process.forks import under_way
 from vhostnet.process.netns import NetNs, call_inside
 from vhostnet.program.cost import Limits
 from vhostnet.program.plan import QDISCS, Features, Qdisc, plan, resolve
-from vhostnet.program.program import MAX_PORTS, Op, Program
+from vhostnet.program.program import MAX_PORTS, Op, Persist, Program
 from vhostnet.spec.interface import DEFAULT_TAP, VHOST_POLICIES, InterfaceSpec, VhostPolicy
 
 NAME_TRIES: Final = 16  # how often a generated name may be snatched away before we give up
@@ -37,9 +38,24 @@ def open_nic(
     netns: NetNs | None = None,
     qdisc: Qdisc = "noqueue",
     selftest: bool = False,
+    up: bool = True,
+    persist: bool = False,
+    owner: int | str | None = None,
+    group: int | str | None = None,
 ) -> Nic:
     """The NIC *spec* asks for: a TAP, up and on its bridge, and its vhost-net fds. As open_nics() for one."""
-    return open_nics([spec], engine=engine, vhost=vhost, netns=netns, qdisc=qdisc, selftest=selftest)[0]
+    return open_nics(
+        [spec],
+        engine=engine,
+        vhost=vhost,
+        netns=netns,
+        qdisc=qdisc,
+        selftest=selftest,
+        up=up,
+        persist=persist,
+        owner=owner,
+        group=group,
+    )[0]
 
 
 @overload
@@ -52,6 +68,10 @@ def open_nics(
     netns: NetNs | None = None,
     qdisc: Qdisc = "noqueue",
     selftest: bool = False,
+    up: bool = True,
+    persist: bool = False,
+    owner: int | str | None = None,
+    group: int | str | None = None,
 ) -> list[Nic]: ...
 
 
@@ -65,6 +85,10 @@ def open_nics(
     netns: NetNs | None = None,
     qdisc: Qdisc = "noqueue",
     selftest: bool = False,
+    up: bool = True,
+    persist: bool = False,
+    owner: int | str | None = None,
+    group: int | str | None = None,
 ) -> list[Nic | HostError]: ...
 
 
@@ -77,6 +101,10 @@ def open_nics(
     netns: NetNs | None = None,
     qdisc: Qdisc = "noqueue",
     selftest: bool = False,
+    up: bool = True,
+    persist: bool = False,
+    owner: int | str | None = None,
+    group: int | str | None = None,
 ) -> list[Nic] | list[Nic | HostError]:
     """All the NICs of *specs*, in their order, or none: one engine call for the whole batch.
 
@@ -90,6 +118,10 @@ def open_nics(
     host refuses; then nothing is left. Open files (RLIMIT_NOFILE) and the bridges' free ports are counted
     first, before anything is made. With *on_error* ``keep`` the HostError of a NIC that was refused stands in
     its place, and the others are there.
+
+    Without *up* they are left down, until ``Nic.up()``: for who has to add filters of his own before the first frame.
+    With *persist* they outlive this process (until ``delete_nics()``), and only whose uid is *owner* and who is in
+    *group*, numbers or names, may open them without privileges. It is done last: a run that fails leaves nothing.
     """
     chosen = engines.select(engine)
     _check(vhost, qdisc)
@@ -97,8 +129,32 @@ def open_nics(
         raise SpecError("is not allowed", attribute="on_error", value=on_error, expected="undo or keep")
     if not specs:
         return []
-    how = How(vhost, qdisc, selftest, on_error == "keep")
+    how = How(vhost, qdisc, selftest, on_error == "keep", up=up, persist=_persist(persist, owner, group))
     return call_inside(netns, make_nics, chosen, specs, how)
+
+
+def _persist(persist: bool, owner: int | str | None, group: int | str | None) -> Persist | None:
+    for name, value in (("owner", owner), ("group", group)):
+        if value is not None and not persist:
+            raise SpecError("means nothing without persist", attribute=name, value=value)
+    if not persist:
+        return None
+    return Persist(_number("owner", owner), _number("group", group))
+
+
+def _number(what: str, who: int | str | None) -> int:
+    """A uid or gid, and -1 for nobody's. Raises SpecError."""
+    if who is None:
+        return -1
+    if type(who) is int and 0 <= who < 2**32 - 1:
+        return who
+    if isinstance(who, str):
+        import grp  # who has names for them is not in a hurry
+        import pwd
+
+        with contextlib.suppress(KeyError):
+            return grp.getgrnam(who).gr_gid if what == "group" else pwd.getpwnam(who).pw_uid
+    raise SpecError("is nobody here", attribute=what, value=who, expected="a name or a number that this host knows")
 
 
 def plan_nics(
@@ -142,6 +198,8 @@ class How(NamedTuple):
     selftest: bool = False
     keep: bool = False
     park: bool = False
+    up: bool = True
+    persist: Persist | None = None
 
 
 def make_nics(engine: Engine, specs: Sequence[InterfaceSpec], how: How) -> list[Nic]:
@@ -170,6 +228,8 @@ def _make(engine: Engine, specs: Sequence[InterfaceSpec], how: How, names: Seque
         selftest=how.selftest and not _selftested,
         keep=how.keep,
         park=how.park,
+        up=how.up,
+        persist=how.persist,
     )
     with under_way:
         result = engine.run(program)
@@ -232,6 +292,8 @@ def _plan(engine: Engine, specs: Sequence[InterfaceSpec], vhost: VhostPolicy | N
         unfit = unfit_bridge(name, links.get(name), nics, _networks(specs).get(name))
         if unfit:
             raise unfit
+    for unfit in unfit_taps(engine, program):
+        raise unfit
     return resolve(program, links)
 
 

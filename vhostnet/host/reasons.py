@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from vhostnet.engines import Engine, Failure, Result
@@ -34,8 +34,10 @@ def refusal(program: Program, failure: Failure) -> HostError:
     nic = program.nics[act.nic]
     result = failure.result
     subject = nic.vhost_path
-    if act.op == Op.TAP_OPEN:
+    if act.op == Op.TAP_OPEN or (act.op == Op.ADOPT and result.call == "open"):
         subject = nic.tap_path
+    elif act.op == Op.ADOPT:
+        subject = nic.ifname
     elif act.op in (Op.ALTNAME, Op.RENAME):
         subject = nic.wish
     elif act.op in _ON_BRIDGE:
@@ -80,6 +82,8 @@ def explained(engine: Engine, program: Program, error: HostError, networks: Mapp
             _say_of_bridge(error, row.bridge, describe(engine, [row.bridge]).get(row.bridge), networks.get(row.bridge))
         elif error.act == Op.TAP_OPEN.name and error.errno in (errno.EBUSY, errno.EINVAL):
             return name_taken(engine, row, error)
+        elif error.act == Op.ADOPT.name and error.errno in (errno.EBUSY, errno.EINVAL):
+            return _unfit_tap(engine, row, error)
         elif isinstance(error, ResourceExhausted):
             _count_resources(program, error)
     except HostError:  # there is no asking: what the kernel said first has to do
@@ -185,6 +189,43 @@ def _taken_by(link: Link, flags: Sequence[str], holders: Sequence[Holder]) -> st
     kind = f"a {' '.join(flags)} device" if link.kind == "tun" else f"a link of kind {link.kind or 'hardware'!r}"
     held = ", ".join(f"{holder.command!r} (pid {holder.pid})" for holder in holders)
     return f"the name is that of {kind}" + (f", held by {held}" if held else "")
+
+
+def unfit_taps(engine: Engine, program: Program) -> Iterator[HostError]:
+    """Why TAPs that are to be there could not be adopted, one reason each."""
+    adopted = [row for row in program.nics if row.adopted]
+    links = describe(engine, [row.ifname for row in adopted])
+    for row in adopted:
+        link = links.get(row.ifname)
+        if link is None:
+            code, call = errno.ENODEV, "RTM_GETLINK"
+        elif link.tun_flags & TunFlag.TAP and (row.queues == 1 or link.tun_flags & TunFlag.MULTI_QUEUE):
+            continue
+        else:
+            code, call = errno.EINVAL, "TUNSETIFF"
+        error = host_error(code, act=Op.ADOPT.name, call=call, ifname=row.ifname, queue=None, subject=row.ifname)
+        yield _unfit_tap(engine, row, error)
+
+
+def _unfit_tap(engine: Engine, row: NicRow, error: HostError) -> HostError:
+    """What it is that was to be adopted, beside what was asked for."""
+    link = describe(engine, [row.ifname]).get(row.ifname)
+    if link is None:
+        return error
+    asked, found = flag_names(row.tun_flags), flag_names(link.tun_flags)
+    holders = find_holders([row.ifname]).get(row.ifname, ()) if link.kind == "tun" else ()
+    queues = "1 queue" if row.queues == 1 else f"{row.queues} queues"
+    problem = _taken_by(link, found, holders).replace("the name is that of", "it is") + f", and {queues} are asked for"
+    kind = NameBusy if error.errno == errno.EBUSY else FlagMismatch
+    unfit = kind(error.errno or 0, problem, act=error.act, call=error.call, ifname=row.ifname, queue=error.queue)
+    unfit.remedy, unfit.holders, unfit.undoing = error.remedy, holders, error.undoing
+    if isinstance(unfit, FlagMismatch):
+        unfit.asked, unfit.found = asked, found
+        more = " multi_queue" if row.queues > 1 else ""
+        unfit.remedy = f"make it so: ip tuntap del {row.ifname} mode tap, ip tuntap add {row.ifname} mode tap{more}"
+        if link.kind != "tun":
+            unfit.remedy = "name a TAP in <target dev=>"
+    return unfit
 
 
 # --- resources -------------------------------------------------------------------------------------------

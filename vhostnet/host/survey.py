@@ -19,7 +19,8 @@ class FoundNic(NamedTuple):
     """A NIC as it stands: ``bridge`` None when it is on none.
 
     ``attached`` queues have an fd that takes part, ``detached`` ones an fd that does not, as a QEMU that ended leaves
-    them. The mark names who made it, ``holders`` have it open now, as far as /proc tells.
+    them. The mark names who made it, ``holders`` have it open now, as far as /proc tells. A ``persistent`` one stays
+    without any.
     """
 
     ifname: str
@@ -30,14 +31,16 @@ class FoundNic(NamedTuple):
     detached: int
     mark: Mark
     holders: tuple[Holder, ...]
+    persistent: bool
 
 
 def list_nics(*, netns: NetNs | None = None) -> tuple[FoundNic, ...]:
     """Every NIC of this package's in the namespace, whichever process made it, by ifindex. Raises HostError."""
-    return call_inside(netns, _survey)
+    return call_inside(netns, survey)
 
 
-def _survey() -> tuple[FoundNic, ...]:
+def survey() -> tuple[FoundNic, ...]:
+    """As list_nics(), where this thread is."""
     links = bridge.list_links()
     names = {link["index"]: str(link.get("ifname")) for link in links}
     marked = [(link, mark) for link in links if (mark := read_mark(link.get("ifalias")))]
@@ -58,6 +61,7 @@ def _found(link: Any, mark: Mark, names: Mapping[int, str], holders: Mapping[str
         detached=_count(tun, "IFLA_TUN_NUM_DISABLED_QUEUES", 0),
         mark=mark,
         holders=holders.get(name, ()),
+        persistent=bool(tun and tun.get_attr("IFLA_TUN_PERSIST")),
     )
 
 

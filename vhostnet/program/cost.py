@@ -20,8 +20,8 @@ _QDISCS: Final = 6384 * _KIB  # for each of the 256
 
 # Turns at RTNL, the lock that all of the host's network configuration takes, one at a time.
 # TAP_OPEN: two MACs, the ifindex, and the look at the MAC when all is done.
-_ONCE: Final = ("QDISC", "LINK", "VLAN_ADD", "VLAN_DEL", "FDB", "COALESCE", "UP", "ALTNAME", "RENAME")
-_TURNS_EACH_NIC: Final = {Op.TAP_OPEN: 4, Op.DELETE: 4, **{Op[name]: 1 for name in _ONCE}}
+_ONCE: Final = ("QDISC", "LEAVE", "LINK", "VLAN_ADD", "VLAN_DEL", "FDB", "COALESCE", "UP", "ALTNAME", "RENAME")
+_TURNS_EACH_NIC: Final = {Op.TAP_OPEN: 4, Op.ADOPT: 2, Op.DELETE: 4, **{Op[name]: 1 for name in _ONCE}}
 _TURNS_EACH_QUEUE: Final = 2  # to attach it, and to ask whose it is
 _TURNS_EACH_BRIDGE: Final = 2
 

@@ -3,7 +3,8 @@
 The order of the acts and its reasons stand here and nowhere else. Before the first of them the run looks up the
 bridges that are only named: nothing is made where one is missing. Then:
 
-1. TAP_OPEN    the first queue creates the device (IFF_TUN_EXCL: a name somebody else holds is an error and
+1. ADOPT       a TAP that is there is opened first, if any: what it is decides. Nothing of it is changed.
+   TAP_OPEN    the first queue creates the device (IFF_TUN_EXCL: a name somebody else holds is an error and
                never shared), the others attach.
 2. VHOST_OPEN  what can fail for want of a driver fails before anything can be seen on the network.
 3. SELFTEST    where asked for: a private vhost-net fd is wired to the first TAP and thrown away.
@@ -21,12 +22,15 @@ bridges that are only named: nothing is made where one is missing. Then:
                anywhere was never up, and never up outside its bridge. What else there is to set of a port (isolated,
                learning, flood) rides in the same message, and stands before the port forwards: the kernel refuses it
                in the one that joins.
+10. PERSIST    where NICs are to outlive their fds: after all the rest, so that a run that fails or dies leaves none. A
+               kill among these few microseconds leaves those it was done with, marked as every NIC.
 
 A batch runs all acts of one kind before the next kind, so netlink messages go out many to a send.
 
 A NIC that exists already (``held``) takes other acts: VHOST_OPEN and ATTACH for the next QEMU on it; ALTNAME or RENAME
 and LINK, in one send, for one that was made ahead and is taken now, and 6 to 9 where its port has settings; DELETE,
-which takes link and fds away.
+which takes link and fds
+away; LEAVE, and then as a new one from LINK on, for one that becomes another port.
 """
 
 from collections import Counter
@@ -44,6 +48,7 @@ from vhostnet.program.program import (
     Link,
     NicRow,
     Op,
+    Persist,
     Port,
     Program,
     TunFlag,
@@ -106,12 +111,14 @@ def plan(
     selftest: bool = False,
     keep: bool = False,
     park: bool = False,
+    up: bool = True,
+    persist: Persist | None = None,
 ) -> Program:
     """The Program that makes one NIC of each spec, under the name and with the mark that stand beside it.
 
-    Bridges are left to the run to look up. *vhost* overrides the specs' own policy. With *park* the NICs are
-    left down. Raises SpecError for two NICs of one name, for two of one MAC on one bridge, and for a network that
-    stands for no bridge, and for a spec without a TAP.
+    Bridges are left to the run to look up. *vhost* overrides the specs' own policy. Without *up* the NICs are left
+    down; with *park*, too, and their ports as any; with *persist* they outlive their fds. Raises SpecError for two NICs
+    of one name, for two of one MAC on one bridge, for a network that stands for no bridge, for a spec without a TAP.
     """
     if len(specs) > 1:
         _check_unique("ifname", names)
@@ -122,7 +129,18 @@ def plan(
         policies.append(vhost_policy(spec, vhost))
     if park:  # its port is whoever takes it to set
         rows = [row._replace(port=PORT, frames=0) for row in rows]
-    return Program(tuple(rows), _acts(tuple(policies), _settings(rows), qdisc, selftest, park), keep)
+    adopted = tuple([number for number, spec in enumerate(specs) if spec.managed is False])
+    acts = _acts(tuple(policies), adopted, _settings(rows), qdisc, selftest, up and not park)
+    if persist:
+        rows, acts = _lasting(rows, acts, persist)
+    return Program(tuple(rows), acts, keep)
+
+
+def _lasting(rows: list[NicRow], acts: tuple[Act, ...], persist: Persist) -> tuple[list[NicRow], tuple[Act, ...]]:
+    """What is there already lasts anyway."""
+    every = [number for number, row in enumerate(rows) if not row.adopted]
+    lasting = [row if row.adopted else row._replace(persist=persist) for row in rows]
+    return lasting, acts + tuple(Act(Op.PERSIST, nic, barrier=nic == every[0]) for nic in every)
 
 
 def _settings(rows: Sequence[NicRow]) -> tuple[tuple[Op, ...], ...]:
@@ -144,11 +162,17 @@ def _settings_of(row: NicRow) -> tuple[Op, ...]:
 
 @lru_cache(maxsize=8)  # most batches are like the one before
 def _acts(
-    policies: tuple[VhostPolicy, ...], settings: tuple[tuple[Op, ...], ...], qdisc: Qdisc, selftest: bool, park: bool
+    policies: tuple[VhostPolicy, ...],
+    adopted: tuple[int, ...],
+    settings: tuple[tuple[Op, ...], ...],
+    qdisc: Qdisc,
+    selftest: bool,
+    up: bool,
 ) -> tuple[Act, ...]:
-    every = range(len(policies))
-    wanted = [nic for nic in every if policies[nic] != "off"]
-    acts = [Act(Op.TAP_OPEN, nic) for nic in every]
+    every = [nic for nic in range(len(policies)) if nic not in adopted]
+    wanted = [nic for nic, policy in enumerate(policies) if policy != "off"]
+    acts = [Act(Op.ADOPT, nic) for nic in adopted]
+    acts += [Act(Op.TAP_OPEN, nic) for nic in every]
     acts += [Act(Op.VHOST_OPEN, nic, optional=policies[nic] == "auto") for nic in wanted]
     if selftest:
         acts += [Act(Op.SELFTEST, nic) for nic in wanted[:1]]
@@ -157,8 +181,8 @@ def _acts(
     acts += [Act(Op.LINK, nic) for nic in every]
     for op in _SETTINGS:
         acts += [Act(op, nic) for nic, ops in enumerate(settings) if op in ops]
-    if not park:
-        acts += [Act(Op.UP, nic, barrier=nic == 0) for nic in every]
+    if up:
+        acts += [Act(Op.UP, nic, barrier=nic == every[0]) for nic in every]
     return tuple(acts)
 
 
@@ -172,10 +196,20 @@ def plan_take(parked: NicRow, spec: InterfaceSpec, mark: str, *, wish: str = "",
     nobody has the fds yet, so one that fails is thrown away before anybody could use it. Where its port has settings
     they come between the two.
     """
+    row = _port_row(parked, spec, mark)._replace(wish=wish, up=True)
+    acts: tuple[Act, ...] = _LINK if not wish else _RENAME if rename else _ALTNAME
+    if row.port is not PORT or row.frames:
+        row = row._replace(up=False)
+        acts += _set(row) + _UP
+    return Program((row,), acts)
+
+
+def _port_row(held: NicRow, spec: InterfaceSpec, mark: str) -> NicRow:
+    """One that is held, as the port that *spec* asks for."""
     bridge, mtu = _bridge_and_mtu(spec)
-    row = NicRow(
-        parked.ifname,
-        parked.queues,
+    return NicRow(
+        held.ifname,
+        held.queues,
         0,
         "",
         "",
@@ -184,24 +218,41 @@ def plan_take(parked: NicRow, spec: InterfaceSpec, mark: str, *, wish: str = "",
         mtu,
         tap_mac(spec.mac),
         alias=mark,
-        wish=wish,
-        ifindex=parked.ifindex,
-        held=parked.held,
-        up=True,
+        ifindex=held.ifindex,
+        held=held.held,
         port=_port(spec),
         frames=spec.rx_frames or 0,
     )
-    acts: tuple[Act, ...] = _LINK if not wish else _RENAME if rename else _ALTNAME
-    if row.port is not PORT or row.frames:
-        row = row._replace(up=False)
-        acts += tuple(Act(op, 0) for op in _settings_of(row)) + _UP
-    return Program((row,), acts)
+
+
+def _set(row: NicRow) -> tuple[Act, ...]:
+    return tuple(Act(op, 0) for op in _settings_of(row))
 
 
 _LINK: Final = (Act(Op.LINK, 0),)
 _ALTNAME: Final = (Act(Op.ALTNAME, 0), *_LINK)
 _RENAME: Final = (Act(Op.RENAME, 0), *_LINK)
 _UP: Final = (Act(Op.UP, 0, barrier=True),)
+
+
+def plan_up(held: NicRow, spec: InterfaceSpec) -> Program:
+    """The Program that brings up a NIC that was left down, as the port it is to be."""
+    return Program((held._replace(port=_port(spec)),), _UP)
+
+
+def plan_update(held: NicRow, spec: InterfaceSpec, *, up: bool = True) -> Program:
+    """The Program that makes a NIC the port that *spec* asks for, whatever port it is now.
+
+    It leaves its bridge, and with that all that was set of the port, and joins as a new one does: at no time does a
+    frame pass between what it was and what it is to be.
+    """
+    row = _port_row(held, spec, held.alias)
+    frames = () if row.frames else _COALESCE  # none, where there were some
+    return Program((row,), _LEAVE + _LINK + _set(row) + frames + (_UP if up else ()))
+
+
+_LEAVE: Final = (Act(Op.LEAVE, 0),)
+_COALESCE: Final = (Act(Op.COALESCE, 0),)
 
 
 def plan_reset(held: NicRow, vhost_path: str) -> Program:
@@ -234,6 +285,8 @@ def resolve(program: Program, bridges: Mapping[str, Link]) -> Program:
 
 
 def _row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRow:
+    if spec.managed is False:
+        return NicRow(name, spec.queues, tun_flags(spec, features), spec.tap_path, spec.vhost_path, adopted=True)
     bridge, mtu = _bridge_and_mtu(spec)
     return NicRow(
         name,

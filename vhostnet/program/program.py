@@ -18,19 +18,22 @@ class Op(enum.IntEnum):
     """What an act does; the numbers are the C core's (VN_TAP_OPEN, ...)."""
 
     TAP_OPEN = 0
-    VHOST_OPEN = 1
-    SELFTEST = 2
-    QDISC = 3
-    LINK = 4
-    VLAN_ADD = 5
-    VLAN_DEL = 6
-    FDB = 7
-    COALESCE = 8
-    UP = 9
-    ATTACH = 10
-    ALTNAME = 11
-    RENAME = 12
-    DELETE = 13
+    ADOPT = 1
+    VHOST_OPEN = 2
+    SELFTEST = 3
+    QDISC = 4
+    LEAVE = 5
+    LINK = 6
+    VLAN_ADD = 7
+    VLAN_DEL = 8
+    FDB = 9
+    COALESCE = 10
+    UP = 11
+    PERSIST = 12
+    ATTACH = 13
+    ALTNAME = 14
+    RENAME = 15
+    DELETE = 16
 
 
 class TunFlag(enum.IntFlag):
@@ -102,6 +105,13 @@ class Port(NamedTuple):
 PORT: Final = Port()
 
 
+class Persist(NamedTuple):
+    """That a NIC outlives its fds; and the uid and gid that may open it without privileges, -1 for none."""
+
+    owner: int = -1
+    group: int = -1
+
+
 class NicRow(NamedTuple):
     """One NIC of a Program: everything an engine needs to know of it.
 
@@ -110,7 +120,9 @@ class NicRow(NamedTuple):
     (IFLA_IFALIAS); ``wish`` the name that ALTNAME or RENAME gives it. With ``held`` the NIC exists: its fds
     and ``ifindex`` are the caller's, and no act but DELETE closes them; held without vhost-net fds it can be
     given some. With ``up`` the LINK act brings it up, too: for one that was parked. ``port`` is what UP, VLAN_ADD,
-    VLAN_DEL and FDB set, ``frames`` what COALESCE does (rx-frames).
+    VLAN_DEL and FDB set, ``frames`` what COALESCE does (rx-frames). One that is ``adopted`` is there already, is
+    somebody else's, and stays when its fds are closed: ADOPT in the place of TAP_OPEN, and nothing is set of it. With
+    ``persist`` it stays, too, by PERSIST.
     """
 
     ifname: str
@@ -130,6 +142,8 @@ class NicRow(NamedTuple):
     up: bool = False
     port: Port = PORT
     frames: int = 0
+    adopted: bool = False
+    persist: Persist | None = None
 
     @property
     def fds(self) -> Fds:
@@ -167,9 +181,13 @@ class Program:
         for nic in self.nics:
             if not _sound(nic):
                 raise ValueError(f"a malformed row: {nic}")
-            state = 0 if nic.held is None else 1 + bool(nic.held.vhost)
+            state = 3 if nic.adopted else 0
+            if nic.held is not None:
+                state = 1 + bool(nic.held.vhost)
             if nic.port is not PORT and nic.bridge:
                 state += _HAS_VLANS * bool(nic.port.vlans) + _HAS_FDB * bool(nic.port.guest_mac)
+            if nic.persist:
+                state += _LASTS
             states.append(state)
         _check_acts(self.acts, tuple(states))
 
@@ -184,11 +202,17 @@ class Program:
         return "\n".join(lines)
 
 
-# What is not for a NIC that is new, that is held, and that is held with vhost-net fds.
-_BARRED: Final = ((Op.ATTACH, Op.DELETE), (Op.TAP_OPEN, Op.SELFTEST), (Op.TAP_OPEN, Op.SELFTEST, Op.VHOST_OPEN))
-_STATES: Final = ("new", "held", "held with its vhost-net fds")
-_HAS_VLANS, _HAS_FDB = 4, 8  # and is on a bridge
-_NEEDED: Final = {Op.VLAN_ADD: _HAS_VLANS, Op.VLAN_DEL: _HAS_VLANS, Op.FDB: _HAS_FDB}
+_STATES: Final = ("new", "held", "held with its vhost-net fds", "adopted")
+_MAKING: Final = (Op.TAP_OPEN, Op.ADOPT, Op.SELFTEST)
+# What is not for a NIC that is so.
+_BARRED: Final = (
+    (Op.ADOPT, Op.LEAVE, Op.ATTACH, Op.DELETE),
+    (*_MAKING, Op.PERSIST),
+    (*_MAKING, Op.PERSIST, Op.VHOST_OPEN),
+    tuple(op for op in Op if op not in (Op.ADOPT, Op.VHOST_OPEN, Op.SELFTEST)),
+)
+_HAS_VLANS, _HAS_FDB, _LASTS = 4, 8, 16  # the first two where it is on a bridge
+_NEEDED: Final = {Op.VLAN_ADD: _HAS_VLANS, Op.VLAN_DEL: _HAS_VLANS, Op.FDB: _HAS_FDB, Op.PERSIST: _LASTS}
 
 
 @lru_cache(maxsize=8)  # most batches are like the one before
@@ -212,6 +236,7 @@ def _sound(nic: NicRow) -> bool:
         and len(nic.alias) < ALIASSIZ
         and (not wish or len(wish.encode()) < IFNAMSIZ)
         and len(nic.port.vlans) <= MAX_VLANS
+        and (nic.persist is None or all(-1 <= number < 2**32 - 1 for number in nic.persist))
         and (held is None or (1 <= len(held.tap) <= nic.queues and len(held.vhost) <= nic.queues))
     )
 
@@ -219,6 +244,7 @@ def _sound(nic: NicRow) -> bool:
 def _describe(act: Act, nic: NicRow) -> str:
     parts: dict[Op, tuple[str, ...]] = {
         Op.TAP_OPEN: (_count(nic.queues), " ".join(flag_names(nic.tun_flags)), "excl"),
+        Op.ADOPT: (_count(nic.queues), "of a TAP that is there"),
         Op.VHOST_OPEN: (f"{nic.queues} x {nic.vhost_path}", "optional" if act.optional else "required"),
         Op.SELFTEST: (f"a private {nic.vhost_path} on queue 0",),
         Op.QDISC: ("noqueue",),
@@ -228,6 +254,7 @@ def _describe(act: Act, nic: NicRow) -> str:
         Op.FDB: (nic.port.guest_mac.hex(":"), "static"),
         Op.COALESCE: (f"rx-frames {nic.frames}",),
         Op.UP: tuple(_port_parts(nic.port)),
+        Op.PERSIST: tuple(_persist_parts(nic.persist or Persist())),
         Op.ATTACH: (f"queues 1..{nic.queues - 1}",),
         Op.ALTNAME: (nic.wish,),
         Op.RENAME: (f"to {nic.wish}",),
@@ -275,12 +302,19 @@ def _port_parts(port: Port) -> Iterator[str]:
         yield "no learning, no flood"
 
 
-def held_row(ifname: str, ifindex: int, fds: Fds, alias: str = "") -> NicRow:
+def _persist_parts(persist: Persist) -> Iterator[str]:
+    if persist.owner >= 0:
+        yield f"user {persist.owner}"
+    if persist.group >= 0:
+        yield f"group {persist.group}"
+
+
+def held_row(ifname: str, ifindex: int, fds: Fds, alias: str = "", *, adopted: bool = False) -> NicRow:
     """The row of a NIC that exists."""
-    return NicRow(ifname, len(fds.tap), 0, "", "", alias=alias, ifindex=ifindex, held=fds)
+    return NicRow(ifname, len(fds.tap), 0, "", "", alias=alias, ifindex=ifindex, held=fds, adopted=adopted)
 
 
 def fds_needed(program: Program) -> int:
     """How many fds must be opened; vhost-net's where it is required."""
-    must = (act for act in program.acts if act.op == Op.TAP_OPEN or (act.op == Op.VHOST_OPEN and not act.optional))
-    return sum(program.nics[act.nic].queues for act in must)
+    opening = (Op.TAP_OPEN, Op.ADOPT, Op.VHOST_OPEN)
+    return sum(program.nics[nic].queues for op, nic, optional, _ in program.acts if op in opening and not optional)

@@ -264,7 +264,6 @@ LATER_ATTRIBUTES: Final = {
     ("source", "dev"): "this network is not a bridge here: map it to one (--network NAME=BRIDGE), and leave dev= out",
     ("source", "mode"): "this network is not a bridge here: map it to one (--network NAME=BRIDGE), and leave mode= out",
     ("source", "portgroup"): "leave it out, and map the network to the bridge that has the group's settings",
-    ("target", "managed"): "leave it out and the TAP is made; for one of your own: vhostnet argv --tap-fds",
 }
 LATER_ADDRESSES: Final = (
     "ccid",

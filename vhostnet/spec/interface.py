@@ -55,12 +55,13 @@ class InterfaceSpec:
     The others have no TAP (``tap`` is False), and QEMU's arguments are all there is of them: ``"user"``,
     ``"vhostuser"``, ``"vdpa"``, ``"udp"``, ``"mcast"``, ``"server"``, ``"client"``; ``source`` says where they lead to.
     ``mac`` is the guest's; left out, a random one in 52:54:00. ``ifname`` is the TAP's name, up to 15
-    characters, or a template with one ``%d``; None generates ``vnetN``. ``queues`` counts queue pairs,
-    1..256. ``mtu`` is in bytes, 68..65521; None takes the bridge's. ``sndbuf`` is in bytes. On its bridge an
-    ``isolated`` port sees none but those that are not, ``vlan`` are the VLANs it is in (of a bridge that heeds them),
-    and ``mac_table_manager`` "libvirt" has the guest's MAC put into the forwarding table, instead of learning and
-    flooding. ``rx_frames`` is ethtool's: how many frames the TAP may gather (the kernel takes 64 at the most). Fields
-    that are None leave the choice to QEMU, as libvirt does.
+    characters, or a template with one ``%d``; None generates ``vnetN``. With ``managed`` False the TAP of that name is
+    there already, and somebody else's (type ethernet): nothing of it is changed, and it stays. ``queues`` counts
+    queue pairs, 1..256. ``mtu`` is in bytes, 68..65521; None takes the bridge's. ``sndbuf`` is in bytes. On its bridge
+    an ``isolated`` port sees none but those that are not, ``vlan`` are the VLANs it is in (of a bridge that heeds
+    them), and ``mac_table_manager`` "libvirt" has the guest's MAC put into the forwarding table, instead of learning
+    and flooding. ``rx_frames`` is ethtool's: how many frames the TAP may gather (the kernel takes 64 at the most).
+    Fields that are None leave the choice to QEMU, as libvirt does.
 
     Raises SpecError, naming the argument, its value and what would be right.
     """
@@ -101,6 +102,7 @@ class InterfaceSpec:
     vhost_path: str = DEFAULT_VHOST
     sndbuf: int | None = None
     mtu: int | None = None
+    managed: bool | None = None
     isolated: bool | None = None
     vlan: Vlan | None = None
     mac_table_manager: str | None = None
@@ -123,6 +125,7 @@ class InterfaceSpec:
         object.__setattr__(self, "mac", _mac.normalize(self.mac))
         _check_source(self)
         _check_type(self)
+        _check_managed(self)
         _check_model(self)
         _check_address(self)
 
@@ -211,6 +214,7 @@ _RULES: Final[tuple[tuple[str, Check, str], ...]] = (
     ("vhost_path", is_path, _PATH_WANTED),
     ("sndbuf", whole(0, 2**64 - 1), "a whole number of bytes, 0..18446744073709551615"),
     ("mtu", whole(68, 65521), "a whole number of bytes, 68..65521"),
+    ("managed", is_bool, "yes or no (True or False)"),
     ("isolated", is_bool, "yes or no (True or False)"),
     ("vlan", lambda value: isinstance(value, Vlan), "a Vlan"),
     ("mac_table_manager", one_of("kernel", "libvirt"), "kernel or libvirt"),
@@ -264,6 +268,17 @@ _NEEDED: Final = {
     **dict.fromkeys(("udp", "mcast", "server", "client"), ("source", "a SocketSource")),
 }
 _PLACES: Final = {"bridge": ("bridge", "network"), "network": ("network",), "source": TAPLESS_TYPES}
+
+
+def _check_managed(spec: InterfaceSpec) -> None:
+    if spec.managed is not False:
+        return
+    if spec.type != "ethernet":
+        raise SpecError(f"is not for type {spec.type}", attribute="managed", value="no", expected="type ethernet")
+    if spec.ifname is None or "%d" in spec.ifname:
+        raise SpecError(
+            "names no TAP that is there", attribute="ifname", value=spec.ifname, expected="a name, where managed is no"
+        )
 
 
 # The settings that only some types have, and what the others have instead.

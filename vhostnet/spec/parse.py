@@ -107,6 +107,8 @@ def _child(element: _Element, path: str, reading: Reading) -> None:
         reading.unknown(f"has no effect: libvirt does nothing with it for type {reading.values['type']}", at(element))
     elif path == "vlan":
         reading.put("vlan", _vlan(element, reading), at(element))
+    elif path == "target" and element.get("managed") == "no":
+        _unmanaged(element, reading)
     elif path in KNOWN or path in reading.own:
         _walk(element, path, reading)
     elif path in IGNORED_ELEMENTS:
@@ -217,6 +219,19 @@ def _made(make: type[Any], parts: Mapping[str, Any], element: _Element) -> Any:
         return make(**parts)
     except SpecError as error:
         raise at(element, error.attribute).error(error.problem, error.expected) from None
+
+
+def _unmanaged(element: _Element, reading: Reading) -> None:
+    """A TAP that is there: its name is its own, whatever it begins with."""
+    if reading.values.get("type") != "ethernet":
+        raise at(element, "managed").error(f"is not for type {reading.values.get('type')}", "type ethernet")
+    for name, text in element.attrib.items():
+        if name not in ("dev", "managed"):
+            reading.unknown("is no attribute that libvirt knows here", at(element, str(name), str(text)))
+    if not element.get("dev"):
+        raise at(element, "dev").error("is missing", "the name of the TAP that is there, where managed is no")
+    reading.put("managed", False, at(element, "managed"))
+    reading.put("ifname", str(element.get("dev")), at(element, "dev"))
 
 
 def _vlan(element: _Element, reading: Reading) -> Vlan:

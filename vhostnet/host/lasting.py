@@ -1,0 +1,57 @@
+"""NICs that outlived their makers: taken away by name, as the survey finds them."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+
+from vhostnet import engines
+from vhostnet.engines import Engine
+from vhostnet.errors import HostError, NameBusy, NoSuchTap
+from vhostnet.host.opening import How, make_nics
+from vhostnet.host.reasons import refusal
+from vhostnet.host.survey import FoundNic, survey
+from vhostnet.process.netns import NetNs, call_inside
+from vhostnet.program.plan import plan_delete
+from vhostnet.spec.interface import InterfaceSpec
+
+
+def delete_nics(names: Sequence[str], *, engine: str = "auto", netns: NetNs | None = None) -> None:
+    """Delete these NICs, which are marked as ours and which nobody has open, in one round; all of them or none.
+
+    Each is opened first: by its fd it is proven that it is the one that was found. Raises NoSuchTap for one that is not
+    there, or that carries no mark; NameBusy for one that somebody has open; and what opening it raises.
+    """
+    if names:
+        call_inside(netns, _delete, engines.select(engine), list(dict.fromkeys(names)))
+
+
+def _delete(engine: Engine, names: Sequence[str]) -> None:
+    there = {nic.ifname: nic for nic in survey()}
+    for name in names:
+        _check(name, there.get(name))
+    specs = [InterfaceSpec(type="ethernet", managed=False, ifname=name, vhost="off") for name in names]
+    rows = []
+    for nic in make_nics(engine, specs, How("off", "noqueue")):
+        # It is whoever's it is: by ifindex and fd, and not by a name that may be another's by now.
+        rows.append(nic.held()._replace(adopted=False, ifindex=there[nic.ifname].ifindex))
+        nic.detach()
+    program = plan_delete(rows)
+    result = engine.run(program)
+    engine.close([rows[program.acts[failure.act].nic].fds for failure in result.failures])
+    if result.failures:
+        raise refusal(program, result.failures[0])
+
+
+def _check(name: str, found: FoundNic | None) -> None:
+    error: HostError
+    if found is None:
+        problem = f"no NIC {name!r} of vhostnet's here"
+        error = NoSuchTap(errno.ENODEV, problem, act="DELETE", call=None, ifname=name, queue=None)
+        error.remedy = "vhostnet list shows those that there are; for others: ip link del"
+        raise error
+    if found.holders:
+        held = ", ".join(f"{holder.command!r} (pid {holder.pid})" for holder in found.holders)
+        error = NameBusy(errno.EBUSY, f"held by {held}", act="DELETE", call=None, ifname=name, queue=None)
+        error.holders, error.remedy = found.holders, "end who has it open, and it can be deleted"
+        raise error

@@ -230,13 +230,10 @@ def _examine(options: argparse.Namespace, doctor: Any) -> Iterator[Any]:
 
 
 def _create(options: argparse.Namespace) -> int:
-    specs = _specs(options.files, options)
+    specs = [spec for spec in _specs(options.files, options) if spec.tap]
     how = {name: getattr(options, name) for name in ("engine", "netns", "qdisc", "owner", "group")}
     nics = vhostnet.open_nics(specs, vhost="off", persist=True, **how)
-    until = time.monotonic() + UDEV_TIME
-    for nic in nics:
-        if not nic.settle(max(0.0, until - time.monotonic())):
-            _say(f"udev is not done with {nic.ifname} after {UDEV_TIME:.0f} s: its MAC may become udev's yet")
+    _await_udev(nics)
     shown = [{"ifname": nic.ifname, "ifindex": nic.ifindex, "mac": nic.mac, "mtu": nic.mtu} for nic in nics]
     vhostnet.close_nics(nics)
     print(_json(shown) if options.json else "\n".join(nic["ifname"] for nic in shown))

@@ -101,7 +101,8 @@ def test_the_forwarding_table_instead_of_learning(engine, bridge):
     nics = vhostnet.open_nics([wish(1, mac_table_manager="libvirt"), wish(2)], engine=engine)
     managed, plain = nics
     assert port_of(managed) == {"isolated": False, "learning": False, "flood": False}
-    assert (entries_of(managed), port_of(plain), entries_of(plain)) == ([0], PLAIN, [])
+    # On a kernel with VLANs in that of the port, too, whether the bridge heeds it or not.
+    assert (entries_of(managed)[0], port_of(plain), entries_of(plain)) == (0, PLAIN, [])
     said(plain, "52:54:00:00:00:99")  # nobody's
     said(plain, managed.spec.mac)
     assert [got[:6].hex(":") for got in heard(managed, 1)] == [managed.spec.mac]
@@ -129,7 +130,7 @@ def test_one_that_was_made_ahead_has_them_when_it_is_taken(engine, bridge):
         with pool.take() as nic, pool.take(wish(2, mac_table_manager="libvirt")) as other:
             assert (port_of(nic)["isolated"], frames_of(nic)) == (True, 3)
             assert port_of(other) == {"isolated": False, "learning": False, "flood": False}
-            assert (entries_of(other), frames_of(other)) == ([0], 0)
+            assert (entries_of(other)[0], frames_of(other)) == (0, 0)
         assert pool.stats.missed == 0
 
 

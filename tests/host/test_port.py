@@ -5,6 +5,7 @@ import select
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from conftest import BRIDGE, link_names, open_fds
@@ -135,12 +136,12 @@ def test_one_that_was_made_ahead_has_them_when_it_is_taken(engine, bridge):
 
 
 class Talker:
-    """Writes into every queue of a NIC from the moment that it is there, as its guest might."""
+    """Writes into every queue of every NIC but one from the moment that it is there, as its guest might."""
 
-    def __init__(self, words):
+    def __init__(self, words, besides):
         self._words, self._over = words, False
         self.sent = 0
-        self._fds = set(os.listdir("/proc/self/fd"))
+        self._besides = set(map(str, besides.tap_fds))
         self._thread = threading.Thread(target=self._talk)
 
     def __enter__(self):
@@ -151,9 +152,16 @@ class Talker:
         self._over = True
         self._thread.join()
 
+    def until_heard(self):
+        """It has said something since."""
+        before, deadline = self.sent, time.monotonic() + 5
+        while self.sent == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.0005)
+
     def _talk(self):
         while not self._over:
-            for name in set(os.listdir("/proc/self/fd")) - self._fds:
+            for name in set(os.listdir("/proc/self/fd")) - self._besides:
                 try:
                     if os.readlink(f"/proc/self/fd/{name}") == "/dev/net/tun":
                         os.write(int(name), self._words)
@@ -163,11 +171,20 @@ class Talker:
 
 
 def test_no_frame_passes_before_it_is_isolated(bridge):
-    with vhostnet.open_nic(wish(9, isolated=True)) as other, Talker(frame(BROADCAST, MAC.format(1))) as talker:
-        for _ in range(100):
-            vhostnet.open_nic(wish(1, isolated=True)).close()
-        assert talker.sent > 0
+    with vhostnet.open_nic(wish(9, isolated=True)) as other:
+        with Talker(frame(BROADCAST, MAC.format(1)), other) as talker:
+            for _ in range(50):
+                with vhostnet.open_nic(wish(1, isolated=True)):
+                    talker.until_heard()
         assert heard(other) == []
+        check_heard(other)
+
+
+def check_heard(other):
+    """What any other port says comes to it."""
+    with vhostnet.open_nic(wish(1)) as nic:
+        said(nic, BROADCAST)
+        assert len(heard(other, 1)) == 1
 
 
 def test_left_down_until_it_is_told(engine, bridge):
@@ -314,11 +331,13 @@ def test_frames_stay_in_their_vlan(engine, filtering):
 
 @pytest.mark.vlan
 def test_no_frame_passes_before_its_vlan_stands(filtering):
-    with vhostnet.open_nic(wish(9)) as other, Talker(frame(BROADCAST, MAC.format(1))) as talker:
-        for _ in range(50):
-            vhostnet.open_nic(wish(1, vlan=Vlan((10,)))).close()
-        assert talker.sent > 0
+    with vhostnet.open_nic(wish(9)) as other:
+        with Talker(frame(BROADCAST, MAC.format(1)), other) as talker:
+            for _ in range(50):
+                with vhostnet.open_nic(wish(1, vlan=Vlan((10,)))):
+                    talker.until_heard()
         assert heard(other) == []
+        check_heard(other)
 
 
 @pytest.mark.vlan

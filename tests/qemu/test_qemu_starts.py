@@ -74,6 +74,24 @@ def test_a_golden_pair_starts(path, dialect, bridge, rom):
     assert f"macaddr={spec.mac}" in network
 
 
+ALONE = [path for path in GOLDEN if path.stem.startswith(("user-net", "teaming", "usb", "model-other"))]
+USB = ["-device", "qemu-xhci,id=usb", "-device", "qemu-xhci,id=usb1", "-device", "usb-hub,bus=usb.0,port=1"]
+
+
+@pytest.mark.parametrize("dialect", ["classic", "json"])
+@pytest.mark.parametrize("path", ALONE, ids=lambda path: path.stem)
+@pytest.mark.filterwarnings("ignore::vhostnet.VhostnetWarning")
+def test_a_golden_pair_that_needs_nobody_else_starts(path, dialect):
+    """The sockets' are in test_cli_tapless.py, with ends that are here; vhostuser and vdpa need who is not."""
+    arguments = json.loads(path.with_suffix(".json").read_text())["arguments"]
+    spec = vhostnet.parse_interface(path.read_bytes())
+    argv = vhostnet.qemu_argv(spec, **arguments, dialect=dialect)
+    command = [X86, "-S", "-M", "pc", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none", "-qmp", "stdio"]
+    (network,) = ask_qemu([*command, *(USB if "usb" in path.stem else []), *argv], (), [NETWORK])
+    assert f"macaddr={spec.mac}" in network
+    assert "type=user,net=" in network
+
+
 def test_exact_arguments_are_what_some_qemus_refuse(bridge):
     """The seed to the byte: what this QEMU says to it is what doctor says it would."""
     spec = InterfaceSpec(bridge=BRIDGE, tx_queue_size=1024, vhost="off")

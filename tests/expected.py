@@ -100,7 +100,7 @@ def _driver(spec):
 def _place(address):
     if isinstance(address, PciAddress):
         slot = f"0x{address.slot:x}" + (f".0x{address.function:x}" if address.function else "")
-        told = {"bus": f"pci.{address.bus}" if address.bus else address.root, "addr": slot}
+        told = {"bus": address.name or f"pci.{address.bus}", "addr": slot}
         return told if address.multifunction is None else {**told, "multifunction": address.multifunction}
     if isinstance(address, CcwAddress) and address.devno is not None:
         return {"devno": f"{address.cssid:x}.{address.ssid:x}.{address.devno:04x}"}

@@ -42,8 +42,10 @@ class Command(NamedTuple):
         return self.devices | {netdev.removeprefix("host") for netdev in self.netdevs if netdev.startswith("host")}
 
     def has_bus(self, name: str) -> bool:
-        """As far as can be seen."""
-        return self.machine is None or name == self.machine.root or name in self.devices
+        """As far as can be seen; the first bus of a device that can have several has its id and a number."""
+        if self.machine is None or name == self.machine.root:
+            return True
+        return name in self.devices or name.removesuffix(".0") in self.devices
 
 
 def read_command(words: Sequence[str]) -> Command:
@@ -95,7 +97,7 @@ def settle(spec: InterfaceSpec, command: Command) -> tuple[InterfaceSpec, str]:
     An address on a bus that is not there is left to QEMU; a NIC without one goes where the machine has virtio.
     """
     address, machine = spec.address, command.machine
-    if isinstance(address, (PciAddress, UsbAddress)) and not command.has_bus(address.maker):
+    if isinstance(address, (PciAddress, UsbAddress)) and not command.has_bus(address.bus_name):
         there = f"{machine.root if machine else ''} {' '.join(sorted(command.devices))}".strip()
         place = address.addr if isinstance(address, PciAddress) else f"port {address.port}"
         why = f"address {address.bus_name} {place}: the command line makes no such bus (it has {there})"

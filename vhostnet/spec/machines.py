@@ -3,9 +3,11 @@ what else a domain decides for its NICs.
 """
 
 import re
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vhostnet.spec.parts import CcwAddress, MmioAddress
+from vhostnet.spec.parts import CcwAddress, MmioAddress, is_id
 
 if TYPE_CHECKING:
     from vhostnet.spec.document import Element
@@ -49,6 +51,7 @@ class Domain(NamedTuple):
 
     type: str = "kvm"
     machine: Machine = Machine()
+    buses: Mapping[int, str] = MappingProxyType({})  # what PCI buses are called, where that is not pci.N
     shared: bool | None = None  # the guest's memory is; None: nobody says
 
 
@@ -62,7 +65,17 @@ def read_domain(root: Element, devices: Element | None) -> Domain:
         machine = machine._replace(root={"pcie-root": "pcie.0", "pci-root": "pci.0"}.get(model, machine.root))
         if name.startswith("virt") and devices.find("*/address[@type='virtio-mmio']") is not None:
             machine = machine._replace(virtio=MmioAddress())  # as libvirt: where one device has it, all have
-    return Domain(root.get("type", "kvm"), machine, _shares_memory(root) if root.tag == "domain" else None)
+    buses = {0: machine.root, **dict(_buses(devices) if devices is not None else ())}
+    return Domain(root.get("type", "kvm"), machine, buses, _shares_memory(root) if root.tag == "domain" else None)
+
+
+def _buses(devices: Element) -> Iterator[tuple[int, str]]:
+    """As libvirt calls them: a controller's user may have named it, and a host bridge has a bus 0 of its own."""
+    for controller in devices.findall("controller[@type='pci']"):
+        index, alias = controller.get("index", ""), attribute(controller, "alias", "name")
+        if re.fullmatch("[1-9][0-9]{0,2}", index):
+            name = alias if alias.startswith("ua-") and is_id(alias) else f"pci.{index}"
+            yield int(index), f"{name}.0" if controller.get("model") == "pci-root" else name
 
 
 def _shares_memory(root: Element) -> bool:

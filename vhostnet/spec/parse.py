@@ -155,7 +155,7 @@ def _finish(element: _Element, reading: Reading, networks: Networks | None, doma
             raise Place("interface", "type", at(element).line, "vhostuser").error(*_UNSHARED)
         finish(element, reading)
     if isinstance(values.get("address"), PciAddress):
-        values["address"] = replace(values["address"], root=domain.machine.root)
+        values["address"] = replace(values["address"], name=domain.buses.get(values["address"].bus))
     elif "address" not in reading.places and values.get("model", "virtio") == "virtio":
         values["address"] = domain.machine.virtio
     try:

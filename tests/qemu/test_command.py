@@ -111,7 +111,8 @@ def test_a_nic_of_no_place_goes_where_the_machine_has_virtio(words, address):
 
 def test_ids_that_are_taken():
     words = [X86, "-netdev", "user,id=hostnet0", "-device", "e1000,netdev=hostnet0,id=net5", "-nic", "user,id=u"]
-    assert read_command(words).aliases == {"net0", "net5"}
+    words += ["-chardev", "socket,id=charnet6,path=/a", "-chardev", "stdio,id=c"]
+    assert read_command(words).aliases == {"net0", "net5", "net6"}
 
 
 def test_without_an_address():

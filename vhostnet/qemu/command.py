@@ -12,7 +12,15 @@ from vhostnet.spec.parts import CcwAddress, PciAddress, UsbAddress
 from vhostnet.values import replace
 
 _QEMU: Final = r"qemu-system-([a-z0-9_]+)(-microvm)?|qemu-kvm|kvm"
-_LOOKED_AT: Final = {"device": "driver", "netdev": "type", "nic": "type", "machine": "type", "M": "type"}
+_LOOKED_AT: Final = {
+    "device": "driver",
+    "netdev": "type",
+    "chardev": "backend",
+    "nic": "type",
+    "machine": "type",
+    "M": "type",
+}
+_BACKENDS: Final = ("netdev", "nic", "chardev")
 _COMMA: Final = r"(?<!,),(?!,)"  # two of them are one in a value
 
 # Programs that start what they are given without the fds they have from 3 on: seen, or documented.
@@ -27,19 +35,19 @@ CLOSERS: Final = {
 class Command(NamedTuple):
     """``machine`` is None where it cannot be seen: no QEMU in the command (a script knows what it starts), or a file.
 
-    ``devices`` are the ids of what -device makes: a bus that is not the machine's own is called by one. ``netdevs`` are
-    the ids of network back ends, ``wrappers`` the words before QEMU, or all where there is none.
+    ``devices`` are the ids of what -device makes: a bus that is not the machine's own is called by one. ``backends``
+    are those of network back ends and character devices, ``wrappers`` the words before QEMU, or all without one.
     """
 
     machine: Machine | None
     devices: frozenset[str]
-    netdevs: frozenset[str]
+    backends: frozenset[str]
     wrappers: tuple[str, ...]
 
     @property
     def aliases(self) -> frozenset[str]:
         """The ids that a NIC cannot have: they are taken, or that of its back end is."""
-        return self.devices | {netdev.removeprefix("host") for netdev in self.netdevs if netdev.startswith("host")}
+        return self.devices | {name[4:] for name in self.backends if name.startswith(("host", "char"))}
 
     def has_bus(self, name: str) -> bool:
         """As far as can be seen; the first bus of a device that can have several has its id and a number."""
@@ -56,9 +64,9 @@ def read_command(words: Sequence[str]) -> Command:
         return Command(None, frozenset(), frozenset(), tuple(words))
     given = list(_given(words[at + 1 :]))
     devices = frozenset(options["id"] for name, options in given if name == "device" and "id" in options)
-    netdevs = frozenset(options["id"] for name, options in given if name in ("netdev", "nic") and "id" in options)
+    backends = frozenset(options["id"] for name, options in given if name in _BACKENDS and "id" in options)
     machine = None if "-readconfig" in words else _machine(names[at], given)
-    return Command(machine, devices, netdevs, tuple(words[:at]))
+    return Command(machine, devices, backends, tuple(words[:at]))
 
 
 def _given(words: Sequence[str]) -> Iterator[tuple[str, Mapping[str, str]]]:

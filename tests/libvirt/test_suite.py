@@ -40,7 +40,7 @@ def ours(path):
 # The NICs of boards, which libvirt tells QEMU of by -net nic, are not among them.
 CASES = sorted(
     path.stem
-    for path in SUITE.glob("*-latest.xml")
+    for path in SUITE.glob("*.xml")
     if path.with_suffix(".args").exists() and ours(path) and "vexpress" not in path.stem
 )
 X86 = [name for name in CASES if name.endswith(".x86_64-latest")]
@@ -58,14 +58,20 @@ REFUSED = {
     "net-virtio-teaming-network": "<teaming type='transient'",
 }
 
-# What libvirt writes besides, and why we do not.
-INTENDED = {"net-usb": ("bus", "port")}  # it has looked for a free port, and does not say so in the domain
+# What one of the two writes and the other does not.
+INTENDED = {
+    "net-usb.x86_64-latest": ("bus", "port"),  # libvirt has looked for a free port, and the domain does not say it
+    # In front of a QEMU before 9.2, whose devices have none, libvirt gives the loadparm to the machine.
+    "machine-loadparm-net-s390.s390x-9.1.0": ("loadparm",),
+    "machine-loadparm-multiple-disks-nets-s390.s390x-9.1.0": ("loadparm",),
+}
 
 
 def test_the_suite_is_there_and_what_is_said_of_it_is_in_it():
-    assert (len(X86) >= 72, len(CASES) >= 95) == (True, True)
-    assert not {*REFUSED, *INTENDED} - {base(name) for name in X86}
-    assert len(X86) - len(REFUSED) - len(INTENDED) >= 55  # which are equal, and so is every one of other machines
+    assert (len(X86) >= 72, len(CASES) >= 110) == (True, True)
+    assert not REFUSED.keys() - {base(name) for name in X86}
+    assert not INTENDED.keys() - set(CASES)
+    assert len(X86) - len(REFUSED) - 1 >= 55  # which are equal
 
 
 def base(name):
@@ -126,7 +132,7 @@ def test_a_domain(name):
         in_json, in_words = (written(spec, 1000 * (number + 1), dialect) for dialect in ("json", "keyval"))
         # an older QEMU takes JSON for some of them
         mine = [first if form else second for first, second, (_, form, _) in zip(in_json, in_words, parts, strict=True)]
-        assert without(mine, INTENDED.get(base(name), ())) == without(parts, INTENDED.get(base(name), ()))
+        assert without(mine, INTENDED.get(name, ())) == without(parts, INTENDED.get(name, ()))
 
 
 def without(parts, names):

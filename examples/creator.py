@@ -18,6 +18,8 @@ MAX_QUEUES = 64  # an answer carries at most 253 fds
 def wish(text: bytes, bridge: str) -> vhostnet.InterfaceSpec:
     """What a client may choose: MAC, model and queues. Neither the bridge nor a path is its business."""
     asked = vhostnet.parse_interface(text)
+    if not asked.tap:
+        raise vhostnet.SpecError("has no TAP", attribute="type", value=asked.type, expected="type bridge")
     if asked.queues > MAX_QUEUES:
         raise vhostnet.SpecError("too many queues", value=asked.queues, expected=f"at most {MAX_QUEUES}")
     return vhostnet.InterfaceSpec(bridge=bridge, mac=asked.mac, model=asked.model, queues=asked.queues, vhost="auto")

@@ -22,6 +22,9 @@ _SAME_NAMES = (
 )
 
 
+_VIRTIO = ("virtio", "virtio-transitional", "virtio-non-transitional")
+
+
 def netdev(spec, tap_fds, vhost_fds, alias):
     told = {"type": "tap", "id": "host" + alias}
     told["fd" if len(tap_fds) == 1 else "fds"] = ":".join(str(fd) for fd in tap_fds)
@@ -77,7 +80,7 @@ def device(spec, alias, dialect):
         told["tx"] = "timer" if spec.txmode == "timer" else "bh"
     if spec.rom_bar is not None:
         told["rombar"] = 1 if spec.rom_bar else 0
-    if spec.mtu is not None and spec.model.startswith("virtio"):
+    if spec.mtu is not None and spec.model in _VIRTIO:
         told["host_mtu"] = spec.mtu
     if spec.teaming is not None:
         told["failover"] = True
@@ -91,7 +94,7 @@ def device(spec, alias, dialect):
 
 
 def _driver(spec):
-    if not spec.model.startswith("virtio"):
+    if spec.model not in _VIRTIO:
         return spec.model
     kind = {CcwAddress: "ccw", MmioAddress: "device"}.get(type(spec.address), "pci")
     return f"virtio-net-{kind}{spec.model[len('virtio') :]}"
@@ -100,7 +103,7 @@ def _driver(spec):
 def _place(address):
     if isinstance(address, PciAddress):
         slot = f"0x{address.slot:x}" + (f".0x{address.function:x}" if address.function else "")
-        told = {"bus": f"pci.{address.bus}" if address.bus else address.root, "addr": slot}
+        told = {"bus": address.name or f"pci.{address.bus}", "addr": slot}
         return told if address.multifunction is None else {**told, "multifunction": address.multifunction}
     if isinstance(address, CcwAddress) and address.devno is not None:
         return {"devno": f"{address.cssid:x}.{address.ssid:x}.{address.devno:04x}"}

@@ -133,7 +133,7 @@ def test_a_domain_without_nics(net, tmp_path, command, text):
 
 def test_one_nic_is_picked(bridges):
     file = str(DOCUMENTS / "clone.xml")
-    assert "there is none left for it" in vhostnet("argv", file, "--tap-fds", "3").stderr
+    assert "needs --tap-fds" in vhostnet("argv", file, "--tap-fds", "3").stderr
     argv = vhostnet("argv", file, "--nic", "1", "--tap-fds", "3")
     assert "mac=52:54:00:c0:00:02,bus=pci.7,addr=0x0" in argv.stdout
     plan = json.loads(vhostnet("plan", "-j", file, "--nic", "52:54:00:c0:00:02").stdout)

@@ -109,6 +109,16 @@ def test_doctor_says_what_it_finds_of_a_file(tmp_path):
     assert "plan" not in {check["name"] for check in checks}  # there is none
 
 
+@pytest.mark.qemu
+def test_doctor_asks_qemu_for_a_model_that_it_does_not_know(tmp_path):
+    file = tmp_path / "vm.xml"
+    file.write_text(domain(nic("user", model="ne2k_pci"), nic("user", mac=2, model="smc91c111"), nic("user", mac=3)))
+    checks = json.loads(vhostnet("doctor", "-j", str(file)).stdout)
+    (model,) = (check for check in checks if check["name"] == "model")
+    assert model["state"] == "note"
+    assert "smc91c111: /" in model["detail"]
+
+
 @pytest.mark.tap
 @pytest.mark.qemu
 @pytest.mark.parametrize("dialect", ["classic", "keyval", "json"])

@@ -62,7 +62,7 @@ def test_what_is_no_option_says_nothing(device):
 
 
 def test_an_address_on_a_bus_that_is_not_there_is_left_to_qemu():
-    asked = spec(address=PciAddress(bus=1, root="pcie.0"), queues=2)
+    asked = spec(address=PciAddress(bus=1), queues=2)
     kept, nothing = settle(asked, read_command([X86, "-M", "q35", *PORT]))
     assert (kept, nothing) == (asked, "")
     settled, note = settle(asked, read_command([X86, "-M", "q35", "-device", "virtio-rng-pci,id=rng"]))
@@ -70,6 +70,13 @@ def test_an_address_on_a_bus_that_is_not_there_is_left_to_qemu():
     assert note == (
         "address pci.1 0x0: the command line makes no such bus (it has pcie.0 rng); the place is left to QEMU"
     )
+
+
+def test_a_nic_behind_a_host_bridge_of_its_own():
+    asked = spec(address=PciAddress(bus=1, slot=1, name="pci.1.0"))
+    bridge = ["-device", "spapr-pci-host-bridge,index=1,id=pci.1"]
+    assert settle(asked, read_command(["qemu-system-ppc64", *bridge])) == (asked, "")
+    assert settle(asked, read_command(["qemu-system-ppc64"]))[0].address is None
 
 
 def test_a_usb_nic_is_where_its_controller_is():
@@ -82,7 +89,7 @@ def test_a_usb_nic_is_where_its_controller_is():
 
 
 def test_the_root_bus_of_another_machine():
-    asked = spec(address=PciAddress(slot=3, root="pcie.0"))
+    asked = spec(address=PciAddress(slot=3, name="pcie.0"))
     assert settle(asked, read_command([X86]))[0].address is None
     assert settle(asked, read_command([X86, "-M", "q35"]))[0] == asked
 
@@ -104,7 +111,8 @@ def test_a_nic_of_no_place_goes_where_the_machine_has_virtio(words, address):
 
 def test_ids_that_are_taken():
     words = [X86, "-netdev", "user,id=hostnet0", "-device", "e1000,netdev=hostnet0,id=net5", "-nic", "user,id=u"]
-    assert read_command(words).aliases == {"net0", "net5"}
+    words += ["-chardev", "socket,id=charnet6,path=/a", "-chardev", "stdio,id=c"]
+    assert read_command(words).aliases == {"net0", "net5", "net6"}
 
 
 def test_without_an_address():

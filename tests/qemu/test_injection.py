@@ -34,7 +34,7 @@ FIELDS = {
     "alias of the caller": ("benign", lambda text: ({}, {"alias": text})),
     "bus": ("benign", lambda text: ({}, {"bus": text})),
     "addr": ("0x1d", lambda text: ({}, {"addr": text})),
-    "root": ("benign", lambda text: ({"address": PciAddress(slot=3, root=text)}, {})),
+    "bus of the spec": ("benign", lambda text: ({"address": PciAddress(slot=3, name=text)}, {})),
     "rom_file": ("/benign", lambda text: ({"rom_file": text}, {})),
     "ifname": ("benign", lambda text: ({"ifname": text}, {})),
     "bridge": ("benign", lambda text: ({"bridge": text}, {})),

@@ -7,7 +7,7 @@ import pytest
 from conftest import SEED, TESTS
 
 import vhostnet
-from vhostnet import InterfaceSpec, PciAddress, SpecError, VdpaSource, VhostnetWarning, VhostUserSource
+from vhostnet import CcwAddress, InterfaceSpec, PciAddress, SpecError, VdpaSource, VhostnetWarning, VhostUserSource
 
 GOLDEN = sorted((TESTS / "golden").glob("*.xml"))
 DIALECTS = ("classic", "keyval", "json")
@@ -209,6 +209,12 @@ def test_which_qemu_does_what_with_a_long_ring(version, says):
 def test_a_model_that_an_old_qemu_lacks():
     assert "7.2.22 has none" in vhostnet.caveats(bare(model="igb"), qemu=(7, 2, 22))[0]
     assert vhostnet.caveats(bare(model="igb"), qemu=(8, 0, 0)) == ()
+
+
+def test_a_loadparm_that_an_old_qemu_lacks():
+    spec = bare(address=CcwAddress(), boot_order=1, loadparm="2")
+    assert "9.1.3 has it on the machine alone" in vhostnet.caveats(spec, qemu=(9, 1, 3))[0]
+    assert vhostnet.caveats(spec, qemu=(9, 2, 0)) == vhostnet.caveats(spec) == ()
 
 
 def test_aliases_are_counted_as_libvirt_counts():

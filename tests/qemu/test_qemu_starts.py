@@ -4,6 +4,7 @@ is not asked for. The place is the pair's own, on the buses of a machine that ha
 
 import dataclasses
 import json
+import os
 import shutil
 
 import pytest
@@ -12,7 +13,7 @@ from test_qemu import GOLDEN
 from test_qemu_real import devices
 
 import vhostnet
-from vhostnet import CcwAddress, InterfaceSpec, MmioAddress, SpecError, VhostnetWarning
+from vhostnet import CcwAddress, InterfaceSpec, MmioAddress, SpecError, VdpaSource, VhostnetWarning
 from vhostnet.commands.demo import ask_qemu
 from vhostnet.commands.doctor import qemu_version
 
@@ -72,6 +73,35 @@ def test_a_golden_pair_starts(path, dialect, bridge, rom):
             return
         network = start(nic, emulator, machine, extra, dialect=dialect, **place)
     assert f"macaddr={spec.mac}" in network
+
+
+ALONE = [path for path in GOLDEN if path.stem.startswith(("user-net", "teaming", "usb", "model-other"))]
+USB = ["-device", "qemu-xhci,id=usb", "-device", "qemu-xhci,id=usb1", "-device", "usb-hub,bus=usb.0,port=1"]
+
+
+@pytest.mark.parametrize("dialect", ["classic", "json"])
+@pytest.mark.parametrize("path", ALONE, ids=lambda path: path.stem)
+@pytest.mark.filterwarnings("ignore::vhostnet.VhostnetWarning")
+def test_a_golden_pair_that_needs_nobody_else_starts(path, dialect):
+    """The sockets' are in test_cli_tapless.py, with ends that are here; the switch's are in test_vhostuser.py."""
+    arguments = json.loads(path.with_suffix(".json").read_text())["arguments"]
+    spec = vhostnet.parse_interface(path.read_bytes())
+    argv = vhostnet.qemu_argv(spec, **arguments, dialect=dialect)
+    command = [X86, "-S", "-M", "pc", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none", "-qmp", "stdio"]
+    (network,) = ask_qemu([*command, *(USB if "usb" in path.stem else []), *argv], (), [NETWORK])
+    assert f"macaddr={spec.mac}" in network
+    assert "type=user,net=" in network
+
+
+@pytest.mark.parametrize("dialect", ["classic", "json"])
+def test_a_vdpa_device_is_found_in_its_fd_set(dialect):
+    """QEMU asks the file that is in it, which is none here, for what only such a device has."""
+    spec = InterfaceSpec(type="vdpa", source=VdpaSource("/dev/null"))
+    fd = vhostnet.open_vdpa(spec)
+    argv = vhostnet.qemu_argv(spec, vdpa_fd=fd, dialect=dialect)
+    with pytest.raises(RuntimeError, match="Inappropriate ioctl for device"):
+        ask_qemu([X86, "-S", "-M", "pc", "-accel", "tcg", "-nodefaults", "-qmp", "stdio", *argv], (fd,), [])
+    os.close(fd)
 
 
 def test_exact_arguments_are_what_some_qemus_refuse(bridge):

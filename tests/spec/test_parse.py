@@ -12,6 +12,7 @@ from vhostnet import (
     InterfaceSpec,
     MmioAddress,
     PciAddress,
+    SpaprVioAddress,
     SpecError,
     UsbAddress,
     VhostnetWarning,
@@ -99,6 +100,10 @@ TAKEN = [
     ("<model type='usb-net'/><address type='usb' port='1.2'/>", {"model": "usb-net", "address": UsbAddress(0, "1.2")}),
     ("<model type='usb-net'/><address type='usb'/>", {"model": "usb-net"}),
     ("<model type='spapr-vlan'/><address type='spapr-vio'/>", {"model": "spapr-vlan"}),
+    (
+        "<model type='spapr-vlan'/><address type='spapr-vio' reg='0'/>",
+        {"model": "spapr-vlan", "address": SpaprVioAddress(0)},
+    ),
     (
         "<address type='pci' slot='3'><zpci uid='0x1' fid='0xffffffff'/></address>",
         {"address": PciAddress(slot=3, zpci=ZpciAddress(1, 0xFFFFFFFF))},
@@ -424,6 +429,8 @@ def test_no_type_is_libvirts_user():
         "<frobnicate/>",
         "<mac frob='1'/>",
         "<mtu size='1500'><x/></mtu>",
+        "<vlan type='x'><tag id='7'/></vlan>",
+        "<address type='pci' slot='1'><x/></address>",
         "<mtu size='1500'>text</mtu>",
         "<x:y xmlns:x='u'/>",
     ],
@@ -537,6 +544,25 @@ def test_a_missing_model_is_said():
 def test_devices_alone_will_do_and_none_is_none():
     assert vhostnet.parse_domain("<devices/>") == vhostnet.parse_domain("<domain/>") == ()
     assert len(vhostnet.parse_domain(f"<devices>{interface()}{interface()}</devices>")) == 2
+
+
+@pytest.mark.parametrize(
+    ("controller", "bus"),
+    [
+        ("<controller type='pci' index='2' model='pcie-root-port'/>", "pci.2"),
+        ("<controller type='pci' index='2' model='pcie-root-port'><alias name='ua-port'/></controller>", "ua-port"),
+        ("<controller type='pci' index='2' model='pcie-root-port'><alias name='mine'/></controller>", "pci.2"),
+        ("<controller type='pci' index='2' model='pcie-root-port'><alias name='ua-,x'/></controller>", "pci.2"),
+        ("<controller type='pci' index='2' model='pci-root'/>", "pci.2.0"),
+        ("<controller type='pci' index='2' model='pci-root'><alias name='ua-phb'/></controller>", "ua-phb.0"),
+        ("<controller type='pci' index='02'><alias name='ua-x'/></controller>", "pci.2"),
+        ("<controller type='usb' index='2'><alias name='ua-x'/></controller>", "pci.2"),
+    ],
+)
+def test_a_bus_is_called_as_its_controller(controller, bus):
+    nic = interface("<address type='pci' bus='0x02' slot='0x1'/>")
+    (spec,) = vhostnet.parse_domain(f"<devices>{controller}{nic}</devices>", strict=True)
+    assert spec.address.bus_name == bus
 
 
 def test_an_error_in_a_domain_has_the_domains_line():

@@ -204,7 +204,7 @@ def test_what_does_not_go_together(fields, attribute):
         (lambda: PciAddress(slot=32), "slot"),
         (lambda: PciAddress(bus=256), "bus"),
         (lambda: PciAddress(function=8), "function"),
-        (lambda: PciAddress(root="pci.0,addr=1"), "root"),
+        (lambda: PciAddress(name="pci.0,addr=1"), "name"),
         (lambda: CcwAddress(cssid=0xFF), "cssid"),
         (lambda: CcwAddress(ssid=4), "ssid"),
         (lambda: CcwAddress(devno=65536), "devno"),

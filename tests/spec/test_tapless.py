@@ -134,6 +134,12 @@ REFUSED = [
         "<source path='/a' mode='server'><reconnect enabled='yes' timeout='1'/></source>",
         *("reconnect", "timeout", "1"),
     ),
+    (
+        "vhostuser",
+        "",
+        "<source path='/a' mode='server'><reconnect enabled='no'/></source>",
+        *("reconnect", "enabled", "no"),
+    ),
     ("vdpa", "", "", "source", "dev", None),
     ("vdpa", "", "<source dev='vhost-vdpa-0'/>", "source", "dev", "vhost-vdpa-0"),
     ("vdpa", "", "<source dev='/proc/self/fd/3'/>", "source", "dev", "/proc/self/fd/3"),

@@ -150,19 +150,12 @@ def _exec(options: argparse.Namespace) -> int:
     for closer in closers(command):
         _say(f"{closer}: QEMU would not have those of its NICs; run vhostnet itself by it (sudo vhostnet exec ...)")
     with contextlib.ExitStack() as stack:
-        vdpa_fds = iter([_vdpa_fd(spec, stack) for spec in specs if spec.type == "vdpa"])
+        vdpa_fds = [_vdpa_fd(spec, stack) for spec in specs if spec.type == "vdpa"]
         made = [spec for spec in specs if spec.tap]
         nics = [stack.enter_context(nic) for nic in vhostnet.open_nics(made, **_opening(options))]
-        for fd in [fd for nic in nics for fd in nic.fds]:
+        for fd in [*vdpa_fds, *(fd for nic in nics for fd in nic.fds)]:
             os.set_inheritable(fd, True)
-        words, next_nic = list(options.command_line), iter(nics)
-        for spec in specs:
-            how = {"bus": options.bus if spec.pci else None, "dialect": options.dialect}
-            if spec.tap:
-                words += next(next_nic).qemu_argv(**how)
-            else:
-                vdpa_fd = next(vdpa_fds) if spec.type == "vdpa" else None
-                words += vhostnet.qemu_argv(vhostnet.fitted(spec), vdpa_fd=vdpa_fd, **how)
+        words = [*options.command_line, *_arguments(specs, nics, vdpa_fds, options)]
         _await_udev(nics)
         for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and exec would hand that on
             signal.signal(ignored, signal.SIG_DFL)
@@ -175,8 +168,21 @@ def _exec(options: argparse.Namespace) -> int:
 def _vdpa_fd(spec: InterfaceSpec, stack: contextlib.ExitStack) -> int:
     fd = vhostnet.open_vdpa(spec)
     stack.callback(os.close, fd)
-    os.set_inheritable(fd, True)
     return fd
+
+
+def _arguments(
+    specs: Sequence[InterfaceSpec], nics: Sequence[vhostnet.Nic], vdpa_fds: Sequence[int], options: argparse.Namespace
+) -> Iterator[str]:
+    """QEMU's, of every NIC in its turn: *nics* are of those that have a TAP."""
+    next_nic, next_fd = iter(nics), iter(vdpa_fds)
+    for spec in specs:
+        how = {"bus": options.bus if spec.pci else None, "dialect": options.dialect}
+        if spec.tap:
+            yield from next(next_nic).qemu_argv(**how)
+        else:
+            vdpa_fd = next(next_fd) if spec.type == "vdpa" else None
+            yield from vhostnet.qemu_argv(vhostnet.fitted(spec), vdpa_fd=vdpa_fd, **how)
 
 
 def _await_udev(nics: Sequence[vhostnet.Nic]) -> None:
@@ -399,9 +405,7 @@ def parser() -> argparse.ArgumentParser:
     argv = commands.add_parser("argv", parents=[reading, dialect], help="print QEMU's arguments for fds you have")
     argv.add_argument("file", metavar="FILE", help="an <interface> or a <domain>; - reads standard input")
     for name, kind, metavar, what in FDS:
-        argv.add_argument(
-            name, type=kind, action="append", default=[], metavar=metavar, help=f"{what}; once for each NIC with such"
-        )
+        argv.add_argument(name, type=kind, action="append", default=[], metavar=metavar, help=what)
     argv.add_argument("--alias", metavar="ID", help="the device's id (default: the XML's, or net0)")
     argv.add_argument("--bus", help="the PCI bus, such as pci.0")
     argv.add_argument("--addr", help="the PCI slot, such as 0x7")

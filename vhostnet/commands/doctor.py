@@ -200,12 +200,16 @@ def _find_qemu() -> str | None:
 
 def qemu_version(path: str) -> Version | None:
     """What the QEMU at *path* says it is; None if it does not run, or says none."""
-    try:
-        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=10).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = re.search(r"version (\d+)\.(\d+)\.(\d+)", said, re.ASCII)
+    found = re.search(r"version (\d+)\.(\d+)\.(\d+)", _said(path, "--version"), re.ASCII)
     return (int(found[1]), int(found[2]), int(found[3])) if found else None
+
+
+def _said(*command: str) -> str:
+    """What it printed; nothing, if it does not run."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
 
 
 # --- what else acts on NICs here -------------------------------------------------------------------------
@@ -351,6 +355,7 @@ def _asked_of_qemu(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
     """What the QEMU that is here would say to the NICs, or, where none is, what any would."""
     path = _find_qemu()
     version = qemu_version(path) if path else None
+    yield from _models(path, specs) if path else ()
     for spec in specs:
         name = spec.ifname or "NIC"
         try:
@@ -358,6 +363,16 @@ def _asked_of_qemu(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
         except SpecError as error:
             yield _failed(name, error)
         yield from (Check(name, "note", caveat) for caveat in caveats(spec, qemu=version))
+
+
+def _models(path: str, specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
+    """Any name can be a model's; whether it is one, that QEMU says. igb, which comes with a version, has a caveat."""
+    asked = dict.fromkeys(spec.model for spec in specs if not spec.virtio and spec.model != "igb")
+    shown = _said(path, "-device", "help") if asked else ""
+    has = set(re.findall(r'name "([^"]+)"', shown))
+    for model in asked if has else ():
+        if model not in has:
+            yield Check("model", "note", f"{model}: {path} has no such device", f"{path} -device help says what it has")
 
 
 def _reserved(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:

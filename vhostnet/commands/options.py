@@ -19,9 +19,9 @@ def _fd_list(text: str) -> list[int]:
 
 
 FDS: Final = (
-    ("--tap-fds", _fd_list, "N:N", "one TAP fd a queue pair"),
-    ("--vhost-fds", _fd_list, "N:N", "one vhost-net fd a queue pair"),
-    ("--vdpa-fd", int, "N", "the fd of a vDPA device"),
+    ("--tap-fds", _fd_list, "N:N", "one TAP fd a queue pair; once for each NIC with a TAP"),
+    ("--vhost-fds", _fd_list, "N:N", "one vhost-net fd a queue pair, or '' for none; likewise"),
+    ("--vdpa-fd", int, "N", "the fd of a vDPA device; once for each"),
 )
 
 

@@ -34,7 +34,7 @@ def without_tap(specs: Sequence[InterfaceSpec]) -> tuple[str, ...]:
 _WHOSE: Final = {
     "user": "QEMU is its network",
     "vhostuser": "QEMU opens the socket, and the switch reads the guest's memory, which must be shared (share=on)",
-    "vdpa": "exec opens the device's node, and QEMU gets the fd",
+    "vdpa": "exec opens the device's node for QEMU, which locks the guest's memory (ulimit -l, LimitMEMLOCK=)",
     **dict.fromkeys(("udp", "mcast", "server", "client"), "QEMU opens the socket"),
 }
 

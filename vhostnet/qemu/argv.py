@@ -194,6 +194,10 @@ def caveats(spec: InterfaceSpec, alias: str = "net0", *, qemu: Version | None = 
     found = [misfit.fact for misfit in _misfits(spec, qemu)]
     if qemu and spec.model == "igb" and qemu < (8, 0, 0):
         found.append(f"model igb: QEMU {dotted(qemu)} has none (8.0 was the first); e1000e is its elder")
+    if qemu and spec.loadparm and qemu < (9, 2, 0):
+        found.append(
+            f"loadparm: QEMU {dotted(qemu)} has it on the machine alone (-machine loadparm=...), devices from 9.2"
+        )
     if spec.link_state == "down":
         found.append(
             "link state='down': QEMU has no argument for it; after the start send it "

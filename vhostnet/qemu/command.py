@@ -12,7 +12,15 @@ from vhostnet.spec.parts import CcwAddress, PciAddress, UsbAddress
 from vhostnet.values import replace
 
 _QEMU: Final = r"qemu-system-([a-z0-9_]+)(-microvm)?|qemu-kvm|kvm"
-_LOOKED_AT: Final = {"device": "driver", "netdev": "type", "nic": "type", "machine": "type", "M": "type"}
+_LOOKED_AT: Final = {
+    "device": "driver",
+    "netdev": "type",
+    "chardev": "backend",
+    "nic": "type",
+    "machine": "type",
+    "M": "type",
+}
+_BACKENDS: Final = ("netdev", "nic", "chardev")
 _COMMA: Final = r"(?<!,),(?!,)"  # two of them are one in a value
 
 # Programs that start what they are given without the fds they have from 3 on: seen, or documented.
@@ -27,23 +35,25 @@ CLOSERS: Final = {
 class Command(NamedTuple):
     """``machine`` is None where it cannot be seen: no QEMU in the command (a script knows what it starts), or a file.
 
-    ``devices`` are the ids of what -device makes: a bus that is not the machine's own is called by one. ``netdevs`` are
-    the ids of network back ends, ``wrappers`` the words before QEMU, or all where there is none.
+    ``devices`` are the ids of what -device makes: a bus that is not the machine's own is called by one. ``backends``
+    are those of network back ends and character devices, ``wrappers`` the words before QEMU, or all without one.
     """
 
     machine: Machine | None
     devices: frozenset[str]
-    netdevs: frozenset[str]
+    backends: frozenset[str]
     wrappers: tuple[str, ...]
 
     @property
     def aliases(self) -> frozenset[str]:
         """The ids that a NIC cannot have: they are taken, or that of its back end is."""
-        return self.devices | {netdev.removeprefix("host") for netdev in self.netdevs if netdev.startswith("host")}
+        return self.devices | {name[4:] for name in self.backends if name.startswith(("host", "char"))}
 
     def has_bus(self, name: str) -> bool:
-        """As far as can be seen."""
-        return self.machine is None or name == self.machine.root or name in self.devices
+        """As far as can be seen; the first bus of a device that can have several has its id and a number."""
+        if self.machine is None or name == self.machine.root:
+            return True
+        return name in self.devices or name.removesuffix(".0") in self.devices
 
 
 def read_command(words: Sequence[str]) -> Command:
@@ -54,9 +64,9 @@ def read_command(words: Sequence[str]) -> Command:
         return Command(None, frozenset(), frozenset(), tuple(words))
     given = list(_given(words[at + 1 :]))
     devices = frozenset(options["id"] for name, options in given if name == "device" and "id" in options)
-    netdevs = frozenset(options["id"] for name, options in given if name in ("netdev", "nic") and "id" in options)
+    backends = frozenset(options["id"] for name, options in given if name in _BACKENDS and "id" in options)
     machine = None if "-readconfig" in words else _machine(names[at], given)
-    return Command(machine, devices, netdevs, tuple(words[:at]))
+    return Command(machine, devices, backends, tuple(words[:at]))
 
 
 def _given(words: Sequence[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
@@ -95,7 +105,7 @@ def settle(spec: InterfaceSpec, command: Command) -> tuple[InterfaceSpec, str]:
     An address on a bus that is not there is left to QEMU; a NIC without one goes where the machine has virtio.
     """
     address, machine = spec.address, command.machine
-    if isinstance(address, (PciAddress, UsbAddress)) and not command.has_bus(address.maker):
+    if isinstance(address, (PciAddress, UsbAddress)) and not command.has_bus(address.bus_name):
         there = f"{machine.root if machine else ''} {' '.join(sorted(command.devices))}".strip()
         place = address.addr if isinstance(address, PciAddress) else f"port {address.port}"
         why = f"address {address.bus_name} {place}: the command line makes no such bus (it has {there})"

@@ -57,11 +57,14 @@ class InterfaceSpec:
     ``mac`` is the guest's; left out, a random one in 52:54:00. ``ifname`` is the TAP's name, up to 15
     characters, or a template with one ``%d``; None generates ``vnetN``. With ``managed`` False the TAP of that name is
     there already, and somebody else's (type ethernet): nothing of it is changed, and it stays. ``queues`` counts
-    queue pairs, 1..256. ``mtu`` is in bytes, 68..65521; None takes the bridge's. ``sndbuf`` is in bytes. On its bridge
-    an ``isolated`` port sees none but those that are not, ``vlan`` are the VLANs it is in (of a bridge that heeds
-    them), and ``mac_table_manager`` "libvirt" has the guest's MAC put into the forwarding table, instead of learning
-    and flooding. ``rx_frames`` is ethtool's: how many frames the TAP may gather (the kernel takes 64 at the most).
-    Fields that are None leave the choice to QEMU, as libvirt does.
+    queue pairs, 1..256, without a TAP only vhostuser and vdpa have more than one. ``mtu`` is in bytes, 68..65521; None
+    takes the bridge's, and without a TAP only vhostuser can be told. ``sndbuf`` is in bytes. On its bridge an
+    ``isolated`` port sees none but those that are not, ``vlan`` are the VLANs it is in (of a bridge that heeds them),
+    and ``mac_table_manager`` "libvirt" has the guest's MAC put into the forwarding table, instead of learning and
+    flooding. ``rx_frames`` is ethtool's: how many frames the TAP may gather (the kernel takes 64 at the most).
+    ``teaming`` "persistent" is the half of a pair that stays when the other, a device of the host, is taken away.
+    ``loadparm`` goes with ``boot_order`` on s390: 1 to 8 of ``A-Z 0-9 .`` and space. Fields that are None leave the
+    choice to QEMU, as libvirt does.
 
     Raises SpecError, naming the argument, its value and what would be right.
     """

@@ -8,15 +8,13 @@ for nothing. Values are validated by ``interface.py``; here they are only read, 
 import codecs
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from vhostnet.errors import SpecError
 from vhostnet.spec.elements import (
-    ADDRESSES,
     IGNORED_ATTRIBUTES,
     IGNORED_ELEMENTS,
     KNOWN,
-    LATER_ADDRESSES,
     LATER_ATTRIBUTES,
     LATER_ELEMENTS,
     LATER_TYPES,
@@ -25,27 +23,19 @@ from vhostnet.spec.elements import (
     NEVER_EMPTY,
     SOURCES,
     SUPPORTED,
-    VLAN,
     WITHOUT_EFFECT,
-    ZPCI,
     read_sndbuf,
 )
 from vhostnet.spec.interface import TAPLESS_TYPES, VIRTIO_MODELS, VIRTIO_ONLY, InterfaceSpec, is_model
 from vhostnet.spec.mac import normalize
-from vhostnet.spec.machines import Machine, find_machine
+from vhostnet.spec.machines import Domain, attribute, read_domain
 from vhostnet.spec.parts import (
-    MAX_VLAN,
-    Address,
     CcwAddress,
     MmioAddress,
     PciAddress,
-    SpaprVioAddress,
-    UsbAddress,
-    Vlan,
-    ZpciAddress,
     is_generated,
 )
-from vhostnet.spec.reading import Place, Reading, at, read, warn
+from vhostnet.spec.reading import Place, Reading, at, read, read_address, read_vlan, warn
 from vhostnet.values import replace
 
 if TYPE_CHECKING:
@@ -61,14 +51,6 @@ Networks = Mapping[str, str]
 
 
 # --- one <interface> -------------------------------------------------------------------------------------
-
-
-class _Domain(NamedTuple):
-    """What a domain decides for its NICs. The defaults are of a document that says nothing of it."""
-
-    type: str = "kvm"
-    machine: Machine = Machine()
-    shared: bool | None = None  # the guest's memory is; None: nobody says
 
 
 def _walk(element: _Element, path: str, reading: Reading) -> None:
@@ -97,7 +79,7 @@ def _walk(element: _Element, path: str, reading: Reading) -> None:
 
 def _child(element: _Element, path: str, reading: Reading) -> None:
     if path == "address":
-        reading.put("address", _address(element, reading), at(element))
+        reading.put("address", read_address(element, reading), at(element))
         reading.places["address"] = at(element)  # there is one, even where it leaves the place open
     elif path in reading.kept:
         reading.kept[path].append(element)
@@ -106,7 +88,7 @@ def _child(element: _Element, path: str, reading: Reading) -> None:
             raise at(element).error(*why)
         reading.unknown(f"has no effect: libvirt does nothing with it for type {reading.values['type']}", at(element))
     elif path == "vlan":
-        reading.put("vlan", _vlan(element, reading), at(element))
+        reading.put("vlan", read_vlan(element, reading), at(element))
     elif path == "target" and element.get("managed") == "no":
         _unmanaged(element, reading)
     elif path in KNOWN or path in reading.own:
@@ -157,70 +139,6 @@ def _other_source(name: str, reading: Reading) -> str:
     return f"libvirt does not read it for type {kind}"
 
 
-def _address(element: _Element, reading: Reading) -> Address | None:
-    kind = element.get("type", "")
-    if kind not in ADDRESSES:
-        later = "is not supported yet: leave the address out"
-        problem = later if kind in LATER_ADDRESSES else "is no address type"
-        raise at(element, "type").error(problem, ", ".join(ADDRESSES))
-    make, readers = ADDRESSES[kind]
-    parts = _parts(element, readers, reading)
-    for child in element:
-        if child.tag == "zpci" and make is PciAddress:
-            parts["zpci"] = _zpci(child, reading)
-        else:
-            _child(child, f"address/{child.tag}", reading)
-    if parts.pop("domain", 0):
-        raise at(element, "domain").error("is no PCI domain of QEMU's", "0")
-    if make is CcwAddress and parts and len(parts) < len(readers):
-        raise at(element).error("is a partial address", "cssid, ssid and devno, or none of them")
-    if _is_open(make, parts):
-        if parts.get("zpci"):
-            raise at(element).error("leaves open whose zpci it is", "bus or slot, beside zpci")
-        return None
-    address: Address = _made(make, parts, element)
-    return address
-
-
-def _parts(element: _Element, readers: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
-    parts: dict[str, Any] = {}
-    for name, text in element.attrib.items():
-        place = at(element, str(name), str(text))
-        if name in readers:
-            parts[str(name)] = read(place, readers[str(name)], reading)
-        elif name != "type":
-            reading.unknown("is no attribute that libvirt knows here", place)
-    return parts
-
-
-def _is_open(make: type[Any], parts: Mapping[str, Any]) -> bool:
-    """The place is still to be assigned, as libvirt has it: bus 0 and slot 0, whatever else stands there."""
-    needed = _NEEDED_PARTS.get(make)
-    return needed is not None and not any(parts.get(name) for name in needed)
-
-
-_NEEDED_PARTS: Final[dict[type[Any], tuple[str, ...]]] = {
-    PciAddress: ("bus", "slot"),
-    UsbAddress: ("port",),
-    SpaprVioAddress: ("reg",),
-}
-
-
-def _zpci(element: _Element, reading: Reading) -> ZpciAddress | None:
-    make, readers = ZPCI
-    parts = _parts(element, readers, reading)
-    if parts and len(parts) < len(readers):
-        raise at(element).error("is a partial address", "uid and fid, or none of them")
-    return _made(make, parts, element) if parts else None
-
-
-def _made(make: type[Any], parts: Mapping[str, Any], element: _Element) -> Any:
-    try:
-        return make(**parts)
-    except SpecError as error:
-        raise at(element, error.attribute).error(error.problem, error.expected) from None
-
-
 def _unmanaged(element: _Element, reading: Reading) -> None:
     """A TAP that is there: its name is its own, whatever it begins with."""
     if reading.values.get("type") != "ethernet":
@@ -234,33 +152,7 @@ def _unmanaged(element: _Element, reading: Reading) -> None:
     reading.put("ifname", str(element.get("dev")), at(element, "dev"))
 
 
-def _vlan(element: _Element, reading: Reading) -> Vlan:
-    trunk: bool | None = _parts(element, VLAN["vlan"], reading).get("trunk")
-    tags: list[int] = []
-    native: list[tuple[int, str]] = []
-    for child in element:
-        if child.tag != "tag":
-            reading.unknown("is no element that libvirt knows here", at(child))
-            continue
-        told = _parts(child, VLAN["vlan/tag"], reading)
-        if "id" not in told:
-            raise at(child, "id").error("is missing", f"a VLAN id, 1..{MAX_VLAN}")
-        if not 1 <= told["id"] <= MAX_VLAN or told["id"] in tags:
-            raise at(child, "id").error("is not allowed", f"a VLAN id, 1..{MAX_VLAN}, and each of them once")
-        if "nativeMode" in told and native:
-            raise at(child, "nativeMode").error("is given for a second VLAN of this trunk", "one native VLAN")
-        tags.append(told["id"])
-        native += [(told["id"], told["nativeMode"])] if "nativeMode" in told else []
-    if not tags:
-        raise at(element).error("has no <tag>", "<tag id=.../>, one or more")
-    if trunk is False and (native or len(tags) > 1):
-        raise at(element, "trunk").error("is not allowed for more than one VLAN, or a native one", "yes")
-    if native:
-        return Vlan(tuple(tags), True, *native[0])
-    return Vlan(tuple(tags), trunk if trunk is not None else len(tags) > 1)
-
-
-def _finish(element: _Element, reading: Reading, networks: Networks | None, domain: _Domain) -> InterfaceSpec:
+def _finish(element: _Element, reading: Reading, networks: Networks | None, domain: Domain) -> InterfaceSpec:
     """Apply what depends on more than one value, then let the spec validate them all."""
     values = reading.values
     _resolve(reading, networks)
@@ -278,7 +170,7 @@ def _finish(element: _Element, reading: Reading, networks: Networks | None, doma
             raise Place("interface", "type", at(element).line, "vhostuser").error(*_UNSHARED)
         finish(element, reading)
     if isinstance(values.get("address"), PciAddress):
-        values["address"] = replace(values["address"], root=domain.machine.root)
+        values["address"] = replace(values["address"], name=domain.buses.get(values["address"].bus))
     elif "address" not in reading.places and values.get("model", "virtio") == "virtio":
         values["address"] = domain.machine.virtio
     try:
@@ -340,7 +232,7 @@ def _drop_driver(reading: Reading) -> None:
         reading.drop(name, f"on model {model}")
 
 
-def _drop_vhost(reading: Reading, domain: _Domain) -> None:
+def _drop_vhost(reading: Reading, domain: Domain) -> None:
     """libvirt opens vhost-net for domains of type kvm alone."""
     if domain.type == "kvm":
         return
@@ -350,7 +242,7 @@ def _drop_vhost(reading: Reading, domain: _Domain) -> None:
         reading.values["vhost"] = "off"
 
 
-def _interface(element: _Element, networks: Networks | None, strict: bool, domain: _Domain) -> InterfaceSpec:
+def _interface(element: _Element, networks: Networks | None, strict: bool, domain: Domain) -> InterfaceSpec:
     kind = _type(element)
     if kind in LATER_TYPES:
         place = Place("interface", "type", at(element).line, kind)
@@ -421,7 +313,7 @@ def parse_interface(xml: str | bytes, *, networks: Networks | None = None, stric
     root = _root(xml, MAX_INTERFACE)
     if root.tag != "interface":
         raise at(root).error("is not an interface", "<interface>")
-    return _interface(root, networks, strict, _Domain())
+    return _interface(root, networks, strict, Domain())
 
 
 def parse_domain(
@@ -458,7 +350,7 @@ def _all_of(
     devices = root if root.tag == "devices" else root.find("devices")
     every = [] if devices is None else devices.findall("interface")
     elements = _ours(every) if nic is None else [_pick(every, nic)]
-    domain = _read_domain(root, devices)
+    domain = read_domain(root, devices)
     specs = [_interface(element, networks, strict, domain) for element in elements]
     _check_unique(elements, specs)
     boot = root.findall("os/boot")
@@ -501,36 +393,11 @@ def _pick(elements: list[_Element], nic: int | str) -> _Element:
 
 
 def _mac(element: _Element) -> str | None:
-    return normalize(_attribute(element, "mac", "address"))
+    return normalize(attribute(element, "mac", "address"))
 
 
 def _alias(element: _Element) -> str:
-    return _attribute(element, "alias", "name")
-
-
-def _attribute(element: _Element, path: str, name: str) -> str:
-    found = element.find(path)
-    return "" if found is None else found.get(name, "")
-
-
-def _read_domain(root: _Element, devices: _Element | None) -> _Domain:
-    name = _attribute(root, "os/type", "machine")
-    machine = find_machine(_attribute(root, "os/type", "arch"), name)
-    if devices is not None:
-        first = devices.find("controller[@type='pci'][@index='0']")
-        model = "" if first is None else first.get("model", "")
-        machine = machine._replace(root={"pcie-root": "pcie.0", "pci-root": "pci.0"}.get(model, machine.root))
-        if name.startswith("virt") and devices.find("*/address[@type='virtio-mmio']") is not None:
-            machine = machine._replace(virtio=MmioAddress())  # as libvirt: where one device has it, all have
-    return _Domain(root.get("type", "kvm"), machine, _shares_memory(root) if root.tag == "domain" else None)
-
-
-def _shares_memory(root: _Element) -> bool:
-    """All of it, by default or in every NUMA cell; libvirt asks for that where another process is to read it."""
-    cells = root.findall("cpu/numa/cell")
-    return _attribute(root, "memoryBacking/access", "mode") == "shared" or (
-        bool(cells) and all(cell.get("memAccess") == "shared" for cell in cells)
-    )
+    return attribute(element, "alias", "name")
 
 
 def _check_unique(elements: list[_Element], specs: list[InterfaceSpec]) -> None:

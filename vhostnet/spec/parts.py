@@ -100,30 +100,27 @@ class ZpciAddress:
 
 @dataclass(frozen=True)
 class PciAddress:
-    """Where on the guest's PCI topology: ``bus`` 0 is called ``root``, bus N is ``pci.N``."""
+    """Where on the guest's PCI topology: bus N is called ``pci.N``, unless ``name`` says otherwise (``pcie.0``)."""
 
     bus: int = 0
     slot: int = 0
     function: int = 0
     multifunction: bool | None = None
-    root: str = "pci.0"
+    name: str | None = None
     zpci: ZpciAddress | None = None
 
     def __post_init__(self) -> None:
         _check_parts(self, bus=255, slot=31, function=7)
         if not isinstance(self.zpci, (ZpciAddress, type(None))):
             raise SpecError("is not allowed", attribute="zpci", value=self.zpci, expected="a ZpciAddress")
-        if not is_id(self.root):
-            raise SpecError("is not allowed", attribute="root", value=self.root, expected="a bus name such as pcie.0")
+        if self.name == f"pci.{self.bus}":
+            object.__setattr__(self, "name", None)
+        if not (self.name is None or is_id(self.name)):
+            raise SpecError("is not allowed", attribute="name", value=self.name, expected="a bus name such as pcie.0")
 
     @property
     def bus_name(self) -> str:
-        return f"pci.{self.bus}" if self.bus else self.root
-
-    @property
-    def maker(self) -> str:
-        """The id of the controller that makes the bus, or where that is the machine, the bus."""
-        return self.bus_name
+        return self.name or f"pci.{self.bus}"
 
     @property
     def addr(self) -> str:
@@ -197,12 +194,7 @@ class UsbAddress:
 
     @property
     def bus_name(self) -> str:
-        return f"{self.maker}.0"
-
-    @property
-    def maker(self) -> str:
-        """The id of the controller that makes the bus."""
-        return f"usb{self.bus or ''}"
+        return f"usb{self.bus or ''}.0"
 
 
 @dataclass(frozen=True)

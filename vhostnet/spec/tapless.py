@@ -82,7 +82,8 @@ def finish(element: Element, reading: Reading) -> None:
         raise reading.places.get(f"_{error.attribute}", missing).error(error.problem, error.expected) from None
 
 
-_PLACES: Final = {"local_address": ("local", "address"), "local_port": ("local", "port"), "server": ("source", "mode")}
+# Where what is missing would stand, if not in <source>.
+_PLACES: Final = {"local_address": ("local", "address"), "local_port": ("local", "port")}
 
 
 def _socket(_: Element, __: Reading, own: dict[str, Any]) -> Source:
@@ -112,7 +113,10 @@ def _reconnect(element: Element, reading: Reading, own: dict[str, Any]) -> int |
         return int(own["_reconnect"])
     if "_reconnect" in own:
         reading.unknown("has no effect without enabled='yes'", reading.places["_reconnect"])
-    return None if own.get("_enabled") is None else 0
+    if "_enabled" not in own:
+        return None
+    reading.places["_reconnect"] = reading.places["_enabled"]  # it stands for the number, too
+    return 0
 
 
 def _user(_: Element, reading: Reading, __: dict[str, Any]) -> Source | None:

@@ -1,0 +1,77 @@
+"""A real QEMU and the least that a vhost-user switch can be: it starts on our arguments, and asks as it was told."""
+
+import socket
+import struct
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+import vhostnet
+from vhostnet import InterfaceSpec, VhostUserSource
+from vhostnet.commands.demo import ask_qemu
+
+pytestmark = pytest.mark.qemu
+
+QEMU = ["qemu-system-x86_64", "-S", "-M", "pc", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none"]
+NETWORK = ("human-monitor-command", {"command-line": "info network"})
+
+# The requests of QEMU's docs/interop/vhost-user.rst that are answered, and by what.
+VERSION_1, PROTOCOL_FEATURES, MULTI_QUEUE = 1 << 32, 1 << 30, 1 << 22
+ANSWERS = {
+    1: VERSION_1 | PROTOCOL_FEATURES | MULTI_QUEUE,  # GET_FEATURES
+    15: 1,  # GET_PROTOCOL_FEATURES: more queues than one
+    17: 4,  # GET_QUEUE_NUM
+}
+SET_VRING_CALL = 13
+HEADER = struct.Struct("=III")  # request, flags, size of what follows
+REPLY = 0x5
+
+
+def serve(listener, asked):
+    """One QEMU: until it is gone, each request is noted."""
+    connection, _ = listener.accept()
+    with connection:
+        while len(header := connection.recv(HEADER.size)) == HEADER.size:
+            request, _, size = HEADER.unpack(header)
+            payload = connection.recv(size, socket.MSG_WAITALL) if size else b""
+            asked.append((request, payload))
+            if request in ANSWERS:
+                connection.sendall(HEADER.pack(request, REPLY, 8) + struct.pack("=Q", ANSWERS[request]))
+
+
+@contextmanager
+def switch(path):
+    asked = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        thread = threading.Thread(target=serve, args=(listener, asked))
+        thread.start()
+        yield asked
+        thread.join(30)
+
+
+@pytest.mark.parametrize("dialect", ["classic", "keyval", "json"])
+@pytest.mark.parametrize("queues", [1, 4])
+def test_it_starts_on_a_switch(tmp_path, dialect, queues):
+    path = str(tmp_path / "a,server=on.sock")
+    spec = InterfaceSpec(type="vhostuser", source=VhostUserSource(path), queues=queues, tx_queue_size=1024)
+    with switch(path) as asked:
+        argv = vhostnet.qemu_argv(spec, dialect=dialect)
+        questions = [NETWORK, ("qom-get", {"path": "/machine/peripheral/net0", "property": "tx_queue_size"})]
+        network, ring = ask_qemu([*QEMU, "-qmp", "stdio", *argv], (), questions)
+    assert f"macaddr={spec.mac}" in network
+    assert network.count("type=vhost-user") == queues
+    assert ring == 1024  # which a TAP does not get
+    calls = {payload[0] for request, payload in asked if request == SET_VRING_CALL}
+    assert len(calls) == 2 * queues  # a ring each way
+
+
+@pytest.mark.parametrize("dialect", ["classic", "keyval"])
+def test_what_an_older_qemu_calls_reconnect(tmp_path, dialect):
+    path = str(tmp_path / "b.sock")
+    spec = InterfaceSpec(type="vhostuser", source=VhostUserSource(path, reconnect=1))
+    with switch(path):
+        (network,) = ask_qemu([*QEMU, "-qmp", "stdio", *vhostnet.qemu_argv(spec, dialect=dialect)], (), [NETWORK])
+    assert "type=vhost-user" in network

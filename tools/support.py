@@ -1,0 +1,109 @@
+"""support.py [--check]: what becomes of every element of libvirt's <interface>, from the tables that it is read by.
+
+Writes the tables of docs/libvirt.md, between their marks; with --check it says whether they are as they should be.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from vhostnet.spec import elements, tapless
+from vhostnet.spec.interface import TAP_TYPES, TAPLESS_TYPES
+
+PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "libvirt.md"
+
+# Where we do otherwise than libvirt, or what it does differs from one to the next; and why.
+OTHERWISE: Final = {
+    "interface": "a network's bridge is the caller's to tell (`--network NAME=BRIDGE`): there is no daemon to ask",
+    "model": "none given is virtio, with a warning; libvirt's is rtl8139 on x86",
+    "source": "with macTableManager='libvirt' the forwarding entry is static, and so stands before the port is up",
+    "target": "a generated name (`vnet7`) is given anew, from a counter that begins anywhere. managed='no': what the "
+    "last one left in the TAP (offloads, vnet_hdr) is reset; a TAP with multi_queue serves one queue, too",
+    "driver": "a QEMU that is started is asked for 256 of tx_queue_size on a TAP, with a warning: those from 8.1 on "
+    "refuse more. In a domain that is not kvm vhost-net is not used, as in libvirt, and a warning says so",
+    "backend": "the paths may not lead into /proc, or up",
+    "mtu": "set before the port joins, so that the bridge's does not follow it; libvirt sets it after",
+    "port": "in the message that brings the port up; libvirt writes it to sysfs after it has joined",
+    "vlan": "an error on a bridge that does not filter; libvirt has it for a Linux bridge since 11.0, and says nothing "
+    "of such a one",
+    "coalesce/rx/frames": "the kernel makes 64 of more; so it does for libvirt",
+    "alias": "one that libvirt would ignore is a warning, with strict an error",
+    "address": "none given is left to QEMU (in `exec`, beside what the command line has); libvirt gives every device "
+    "its place",
+}
+
+
+def rows() -> Iterator[tuple[str, str, str, str]]:
+    """Element, what is read of it, what is ignored with a warning, and what is refused with what to do instead."""
+    for path in sorted(_paths()):
+        taken = sorted(_taken().get(path, ()))
+        ignored = [name for where, name in (*elements.IGNORED_ATTRIBUTES, *elements.WITHOUT_EFFECT) if where == path]
+        if path in elements.IGNORED_ELEMENTS:
+            but = ", and for any other ignored" if path in _taken() else ""
+            ignored = [f"{elements.IGNORED_ELEMENTS[path]}{but}"]
+        refused = [f"{name}: {way}" for (where, name), way in elements.LATER_ATTRIBUTES.items() if where == path]
+        if path in elements.LATER_ELEMENTS:
+            refused = [elements.LATER_ELEMENTS[path]]
+        yield path, ", ".join(taken), ", ".join(sorted(ignored)), "; ".join(refused)
+
+
+def _paths() -> set[str]:
+    named = {path for path, _ in (*elements.IGNORED_ATTRIBUTES, *elements.WITHOUT_EFFECT, *elements.LATER_ATTRIBUTES)}
+    return named | set(_taken()) | set(elements.IGNORED_ELEMENTS) | set(elements.LATER_ELEMENTS)
+
+
+def _taken() -> dict[str, set[str]]:
+    """Element -> the attributes that are read of it, for whatever type."""
+    found: dict[str, set[str]] = {}
+    maps: list[Mapping[str, Mapping[str, Any]]] = [elements.KNOWN, elements.VLAN, *tapless.OWN.values()]
+    for known in maps:
+        for path, attributes in known.items():
+            found.setdefault(path, set()).update(attributes)
+    found["target"].add("managed")
+    found["tune/sndbuf"].add("(its text)")
+    found["address"] = {f"type='{kind}'" for kind in elements.ADDRESSES}
+    found["address/zpci"] = set(elements.ZPCI[1])
+    return found
+
+
+def element_table() -> str:
+    lines = ["| element | read | ignored, with a warning | not yet, and what to do instead | otherwise than libvirt |"]
+    lines.append("|---|---|---|---|---|")
+    for path, taken, ignored, refused in rows():
+        cells = [f"`{path}`", taken, ignored, refused, OTHERWISE.get(path, "")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def type_table() -> str:
+    lines = ["| type | |", "|---|---|"]
+    lines += [f"| {kind} | a TAP |" for kind in TAP_TYPES]
+    lines += [f"| {kind} | QEMU's arguments alone |" for kind in TAPLESS_TYPES]
+    lines += [f"| {kind} | not yet: {way} |" for kind, way in elements.LATER_TYPES.items()]
+    return "\n".join(lines)
+
+
+def page(text: str) -> str:
+    """*text* with the tables of today."""
+    for name, table in (("types", type_table()), ("elements", element_table())):
+        head, mark, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, tail = rest.partition(f"<!-- /{name} -->")
+        text = f"{head}{mark}{table}\n{end}{tail}"
+    return text
+
+
+def main() -> int:
+    there = PAGE.read_text()
+    if "--check" in sys.argv[1:]:
+        return int(page(there) != there)
+    PAGE.write_text(page(there))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -142,7 +142,7 @@ def _other_source(name: str, reading: Reading) -> str:
 def _unmanaged(element: _Element, reading: Reading) -> None:
     """A TAP that is there: its name is its own, whatever it begins with."""
     if reading.values.get("type") != "ethernet":
-        raise at(element, "managed").error(f"is not for type {reading.values.get('type')}", "type ethernet")
+        raise at(element, "managed").error("is for a TAP that is not on a bridge of ours", "type ethernet")
     for name, text in element.attrib.items():
         if name not in ("dev", "managed"):
             reading.unknown("is no attribute that libvirt knows here", at(element, str(name), str(text)))

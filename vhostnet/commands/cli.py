@@ -236,7 +236,7 @@ def _examine(options: argparse.Namespace, doctor: Any) -> Iterator[Any]:
 
 
 def _create(options: argparse.Namespace) -> int:
-    specs = [spec for spec in _specs(options.files, options) if spec.tap]
+    specs = [spec for spec in _specs(options.files, options) if spec.tap and spec.managed is not False]
     how = {name: getattr(options, name) for name in ("engine", "netns", "qdisc", "owner", "group")}
     nics = vhostnet.open_nics(specs, vhost="off", persist=True, **how)
     _await_udev(nics)

@@ -91,7 +91,7 @@ def _child(element: _Element, path: str, reading: Reading) -> None:
         reading.put("vlan", read_vlan(element, reading), at(element))
     elif path == "target" and element.get("managed") == "no":
         _unmanaged(element, reading)
-    elif path in KNOWN or path in reading.own:
+    elif (path in KNOWN or path in reading.own) and path != "interface":  # which is the whole, and no part of itself
         _walk(element, path, reading)
     elif path in IGNORED_ELEMENTS:
         reading.unknown(f"has no effect: {IGNORED_ELEMENTS[path]}", at(element))

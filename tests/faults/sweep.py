@@ -472,7 +472,7 @@ def vlan(errnos: Sequence[int], tally: Tally) -> None:
             lambda engine: engine,
             lambda engine, count=count: vhostnet.open_nics(_set_up(tagged)[:count], engine=engine),
         )
-        sweep_deed(deed, errnos, tally)
+        sweep_deed(deed, errnos[::4], tally)  # a guest is emulated, and plain calls were refused with each of them
 
 
 PARTS: Final = {part.__name__: part for part in (opening, undoing, answers, life, crashes, vhost, vlan)}

@@ -230,6 +230,7 @@ def test_the_other_nics_of_such_a_batch_are_kept(engine, bridge):
     nic.close()
 
 
+@pytest.mark.slow
 def test_the_plan_and_the_doctor_say_so_before(engine, bridge):
     with pytest.raises(Unsupported) as caught:
         vhostnet.plan_nics([wish(1), wish(2, vlan=Vlan((10,)), ifname="vl-2")], engine=engine)

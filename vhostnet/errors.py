@@ -238,7 +238,7 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
     ("ADOPT", _errno.EBUSY): (NameBusy, "it has one queue, and that is in use: end who has it open"),
     ("ADOPT", _errno.EPERM): (
         NotPermitted,
-        "it is another user's or group's: ip tuntap add {subject} mode tap user USER; or it needs CAP_NET_ADMIN",
+        "it is another user's or group's, or nobody's: ip tuntap add {subject} mode tap user USER; or CAP_NET_ADMIN",
     ),
     ("QDISC", _errno.ENOENT): (Unsupported, "this kernel has no noqueue qdisc to give: pass qdisc='default'"),
     ("LINK", _errno.EXFULL): (BridgeFull, "a Linux bridge takes at most 1023 ports: use another bridge"),

@@ -119,7 +119,9 @@ def test_the_count_of_macs_can_fail():
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert [(one["nics"], one["wrong"], one["still"]) for one in result["counts"]] == [(2, 2, 2)] * 4
-    assert macs.moves(result) == {STOCK: 0, BARE: 8}  # there and back
+    moved = macs.moves(result)
+    assert moved[STOCK] == 0
+    assert moved[BARE] >= 8  # there and back; and now and then where a late worker of udev's moved it
 
 
 # --- the documents -----------------------------------------------------------------------------------------

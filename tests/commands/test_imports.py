@@ -48,8 +48,8 @@ def test_exec(bridge):
 def test_named_tuples_are_annotated_with_types():
     """For text (as by 'from __future__ import annotations') typing starts the compiler: that takes a millisecond."""
     code = "import vhostnet.commands.cli, typing; print(*(f'{m.__name__}.{k}' for m in list(sys.modules.values()) "
-    code += "if m.__name__.startswith('vhostnet') for k, v in vars(m).items() if hasattr(v, '_fields') and isinstance(v, type) and "
-    code += "any(isinstance(a, typing.ForwardRef) for a in v.__annotations__.values())))"
+    code += "if m.__name__.startswith('vhostnet') for k, v in vars(m).items() if isinstance(v, type) and "
+    code += "hasattr(v, '_fields') and any(isinstance(a, typing.ForwardRef) for a in v.__annotations__.values())))"
     assert imported(code) == set()
 
 

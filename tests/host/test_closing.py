@@ -482,6 +482,7 @@ def test_a_name_that_is_being_deleted_in_the_background_is_waited_for(engine, br
     """At once, over and over: never NameBusy. Also one that was a wish, and is an alternative name."""
     for _ in range(20):
         nics = vhostnet.open_nics([named(f"web{number}") for number in range(3)], engine=engine)
+        assert [nic.ifname for nic in nics] == ["web0", "web1", "web2"]
         vhostnet.close_nics(nics, wait=False)
     with vhostnet.NicPool(named(None), size=1, low=0, engine=engine) as pool:
         for rename in (False, True, False):

@@ -150,7 +150,8 @@ LARGE = {
 @pytest.mark.parametrize("what", LARGE)
 def test_refused_however_large(what, strict):
     document = LARGE[what]()
-    refusal(vhostnet.parse_any, document if isinstance(document, bytes) else document.encode(), strict=strict)
+    data = document if isinstance(document, bytes) else document.encode()
+    assert refusal(vhostnet.parse_any, data, strict=strict)
 
 
 MEASURED = """

@@ -223,15 +223,15 @@ def test_filters_that_libvirt_heeds_for_macvtap_alone(attributes):
 
 @pytest.mark.parametrize("inside", IGNORED)
 def test_what_libvirt_ignores_is_a_warning_and_with_strict_an_error(inside):
-    ignored_by_libvirt(interface("\n" + inside))
+    check_ignored(interface("\n" + inside))
 
 
 @pytest.mark.parametrize("source", IGNORED_SOURCES)
 def test_a_source_of_another_type(source):
-    ignored_by_libvirt(interface(source=f"\n<source bridge='br0' {source}/>"))
+    check_ignored(interface(source=f"\n<source bridge='br0' {source}/>"))
 
 
-def ignored_by_libvirt(text):
+def check_ignored(text):
     with pytest.warns(VhostnetWarning, match="^line 2: <\\w+.*(has no effect|is ignored)"):
         assert vhostnet.parse_interface(text) == BARE
     with pytest.raises(SpecError, match="^line 2: <\\w+.*(has no effect|is ignored)"):

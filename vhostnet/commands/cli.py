@@ -9,7 +9,6 @@ import shlex
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +33,17 @@ from vhostnet.commands.options import (
     opening_options,
     reading_options,
 )
+from vhostnet.commands.showing import (
+    check_json,
+    cost_line,
+    error_json,
+    nic_json,
+    nic_line,
+    program_json,
+    say,
+    to_json,
+    warnings_shown,
+)
 from vhostnet.process.netns import call_inside
 from vhostnet.qemu.argv import check_qemu
 from vhostnet.qemu.command import Command, closers, read_command, settle, unplaced
@@ -54,11 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments, command = arguments[:split], arguments[split + 1 :]
     options = parser().parse_args(arguments)
     options.command_line = command
-    with _warnings_shown():
+    with warnings_shown():
         try:
             return int(options.run(options))
         except (VhostnetError, UsageError) as error:
-            _show(error, options.json)
+            print(to_json(error_json(error), default=str) if options.json else f"vhostnet: {error}", file=sys.stderr)
             return exit_code(error)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read us has enough
@@ -108,7 +118,7 @@ def _argv(options: argparse.Namespace) -> int:
     for name, left in fds.items():
         if any(True for _ in left):
             raise UsageError(f"{_option(name)} is given more often than there are NICs that take it")
-    print(_json(argv) if options.json else shlex.join(argv))
+    print(to_json(argv) if options.json else shlex.join(argv))
     return OK
 
 
@@ -135,9 +145,9 @@ def _plan(options: argparse.Namespace) -> int:
     left = vhostnet.limits(program, engine=options.engine, netns=options.netns)
     notes = vhostnet.effects(specs, program, engine=options.engine, netns=options.netns)
     if options.json:
-        print(_json({**_program_json(program), "cost": cost._asdict(), "left": left._asdict(), "notes": notes}))
+        print(to_json({**program_json(program), "cost": cost._asdict(), "left": left._asdict(), "notes": notes}))
     else:
-        print(program, _cost_line(cost, left), *(f"note: {note}" for note in notes), sep="\n")
+        print(program, cost_line(cost, left), *(f"note: {note}" for note in notes), sep="\n")
     return OK
 
 
@@ -148,7 +158,7 @@ def _exec(options: argparse.Namespace) -> int:
     options.no_address |= options.bus is not None
     specs = _settled(_specs(options.files, options), command)
     for closer in closers(command):
-        _say(f"{closer}: QEMU would not have those of its NICs; run vhostnet itself by it (sudo vhostnet exec ...)")
+        say(f"{closer}: QEMU would not have those of its NICs; run vhostnet itself by it (sudo vhostnet exec ...)")
     with contextlib.ExitStack() as stack:
         vdpa_fds = [_vdpa_fd(spec, stack) for spec in specs if spec.type == "vdpa"]
         made = [spec for spec in specs if spec.tap]
@@ -190,7 +200,7 @@ def _await_udev(nics: Sequence[vhostnet.Nic]) -> None:
     until = time.monotonic() + UDEV_TIME
     for nic in nics:
         if not nic.settle(max(0.0, until - time.monotonic())):
-            _say(f"{nic.ifname}: udev is not done with it after {UDEV_TIME:.0f} s, and may give it another MAC yet")
+            say(f"{nic.ifname}: udev is not done with it after {UDEV_TIME:.0f} s, and may give it another MAC yet")
 
 
 def _settled(specs: list[InterfaceSpec], command: Command) -> list[InterfaceSpec]:
@@ -199,7 +209,7 @@ def _settled(specs: list[InterfaceSpec], command: Command) -> list[InterfaceSpec
     for spec in specs:
         fit, note = settle(spec, command)
         if note:
-            _say(f"NIC {spec.mac}: {note}")
+            say(f"NIC {spec.mac}: {note}")
         check_qemu(fit)
         settled.append(fit)
     return vhostnet.assign_machine(settled, taken=command.aliases)
@@ -219,7 +229,7 @@ def _doctor(options: argparse.Namespace) -> int:
             remedy = f"  -> {check.remedy}" if check.remedy else ""
             print(f"{check.state:<4}  {check.name:<12}  {check.detail}{remedy}", flush=True)
     if options.json:
-        print(_json([_check_json(check) for check in checks], default=str))
+        print(to_json([check_json(check) for check in checks], default=str))
     failed = [check for check in checks if check.state == "fail"]
     return exit_code(failed[0].error or VhostnetError()) if failed else OK
 
@@ -242,7 +252,7 @@ def _create(options: argparse.Namespace) -> int:
     _await_udev(nics)
     shown = [{"ifname": nic.ifname, "ifindex": nic.ifindex, "mac": nic.mac, "mtu": nic.mtu} for nic in nics]
     vhostnet.close_nics(nics)
-    print(_json(shown) if options.json else "\n".join(nic["ifname"] for nic in shown))
+    print(to_json(shown) if options.json else "\n".join(nic["ifname"] for nic in shown))
     return OK
 
 
@@ -254,10 +264,10 @@ def _delete(options: argparse.Namespace) -> int:
 def _list(options: argparse.Namespace) -> int:
     found = vhostnet.list_nics(netns=options.netns)
     if options.json:
-        print(_json([_nic_json(nic) for nic in found]))
+        print(to_json([nic_json(nic) for nic in found]))
     else:
         for nic in found:
-            print(_nic_line(nic))
+            print(nic_line(nic))
     return OK
 
 
@@ -267,7 +277,7 @@ def _demo(options: argparse.Namespace) -> int:
     return demo.main(nics=options.nics)
 
 
-# --- reading, showing ------------------------------------------------------------------------------------
+# --- reading ---------------------------------------------------------------------------------------------
 
 
 def _specs(files: Sequence[str], options: argparse.Namespace) -> list[InterfaceSpec]:
@@ -294,97 +304,8 @@ def _read(file: str) -> bytes:
         return opened.read()
 
 
-def _say(text: str) -> None:
-    warnings.warn(text, vhostnet.VhostnetWarning, stacklevel=2)
-
-
 def _opening(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("engine", "vhost", "netns", "qdisc")}
-
-
-def _cost_line(cost: vhostnet.Cost, left: vhostnet.Limits) -> str:
-    ports = [f"{count} of {left.ports.get(name, 0)} ports of {name}" for name, count in cost.ports.items()]
-    available = f" of {left.memory / 2**20:.0f}" if left.memory else ""
-    parts = [
-        f"{cost.fds} of {left.fds} fds",
-        f"{cost.memory / 2**20:.1f}{available} MiB of kernel memory",
-        *ports,
-        f"{cost.acts} acts",
-        f"{cost.rtnl_turns} RTNL turns",
-    ]
-    return "cost: " + ", ".join(parts)
-
-
-def _nic_line(nic: vhostnet.FoundNic) -> str:
-    detached = f" {nic.detached} detached" if nic.detached else ""
-    parts = [
-        f"{nic.ifname:<15}",
-        f"{nic.bridge or '-':<15}",
-        f"{'UP' if nic.up else 'DOWN':<4}",
-        f"queues {nic.attached}{detached}",
-        f"made by {nic.mark.pid}" + ("" if nic.mark.maker_lives else " (gone)"),
-        "held by " + (" ".join(f"{shlex.quote(holder.command)}({holder.pid})" for holder in nic.holders) or "?"),
-        *(["parked"] if nic.mark.parked else []),
-        *(["persistent"] if nic.persistent else []),
-    ]
-    return "  ".join(parts)
-
-
-def _nic_json(nic: vhostnet.FoundNic) -> dict[str, Any]:
-    mark = {**nic.mark._asdict(), "maker_lives": nic.mark.maker_lives}
-    return {**nic._asdict(), "mark": mark, "holders": [holder._asdict() for holder in nic.holders]}
-
-
-def _program_json(program: vhostnet.Program) -> dict[str, Any]:
-    rows = []
-    for nic in program.nics:
-        port = {**nic.port._asdict(), "guest_mac": nic.port.guest_mac.hex(":")}
-        rows.append({**nic._asdict(), "mac": nic.mac.hex(":"), "port": port})
-    acts = [{**act._asdict(), "op": act.op.name} for act in program.acts]
-    return {"nics": rows, "acts": acts}
-
-
-def _check_json(check: Any) -> dict[str, Any]:
-    shown = {key: getattr(check, key) for key in ("name", "state", "detail", "remedy")}
-    return {**shown, "error": _error_json(check.error)} if check.error else shown
-
-
-def _json(value: Any, **how: Any) -> str:
-    import json  # takes as long as a NIC, and is for -j alone
-
-    return json.dumps(value, **how)
-
-
-def _show(error: BaseException, as_json: bool) -> None:
-    if not as_json:
-        print(f"vhostnet: {error}", file=sys.stderr)
-        return
-    print(_json(_error_json(error), default=str), file=sys.stderr)
-
-
-def _error_json(error: BaseException) -> dict[str, Any]:
-    details = {name: value for name in _DETAILS if (value := getattr(error, name, None)) not in (None, "", ())}
-    return {"error": type(error).__name__, "message": str(error), **details}
-
-
-_DETAILS = (
-    *("errno", "act", "call", "ifname", "queue", "remedy"),
-    *("needed", "allowed", "asked", "found", "holders"),
-    *("element", "attribute", "line", "value", "expected"),
-)
-
-
-@contextlib.contextmanager
-def _warnings_shown() -> Iterator[None]:
-    """Warnings go to stderr, a line each, whatever Python was told about them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", vhostnet.VhostnetWarning)
-
-        def show(message: Warning | str, *_: object, **__: object) -> None:
-            print(f"vhostnet: warning: {message}", file=sys.stderr)
-
-        warnings.showwarning = show
-        yield
 
 
 # --- the parser ------------------------------------------------------------------------------------------

@@ -1,0 +1,94 @@
+"""How what was found, done or refused is shown: a line for people, JSON for programs."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import vhostnet
+
+
+def say(text: str) -> None:
+    warnings.warn(text, vhostnet.VhostnetWarning, stacklevel=2)
+
+
+def cost_line(cost: vhostnet.Cost, left: vhostnet.Limits) -> str:
+    ports = [f"{count} of {left.ports.get(name, 0)} ports of {name}" for name, count in cost.ports.items()]
+    available = f" of {left.memory / 2**20:.0f}" if left.memory else ""
+    parts = [
+        f"{cost.fds} of {left.fds} fds",
+        f"{cost.memory / 2**20:.1f}{available} MiB of kernel memory",
+        *ports,
+        f"{cost.acts} acts",
+        f"{cost.rtnl_turns} RTNL turns",
+    ]
+    return "cost: " + ", ".join(parts)
+
+
+def nic_line(nic: vhostnet.FoundNic) -> str:
+    detached = f" {nic.detached} detached" if nic.detached else ""
+    parts = [
+        f"{nic.ifname:<15}",
+        f"{nic.bridge or '-':<15}",
+        f"{'UP' if nic.up else 'DOWN':<4}",
+        f"queues {nic.attached}{detached}",
+        f"made by {nic.mark.pid}" + ("" if nic.mark.maker_lives else " (gone)"),
+        "held by " + (" ".join(f"{shlex.quote(holder.command)}({holder.pid})" for holder in nic.holders) or "?"),
+        *(["parked"] if nic.mark.parked else []),
+        *(["persistent"] if nic.persistent else []),
+    ]
+    return "  ".join(parts)
+
+
+def nic_json(nic: vhostnet.FoundNic) -> dict[str, Any]:
+    mark = {**nic.mark._asdict(), "maker_lives": nic.mark.maker_lives}
+    return {**nic._asdict(), "mark": mark, "holders": [holder._asdict() for holder in nic.holders]}
+
+
+def program_json(program: vhostnet.Program) -> dict[str, Any]:
+    rows = []
+    for nic in program.nics:
+        port = {**nic.port._asdict(), "guest_mac": nic.port.guest_mac.hex(":")}
+        rows.append({**nic._asdict(), "mac": nic.mac.hex(":"), "port": port})
+    acts = [{**act._asdict(), "op": act.op.name} for act in program.acts]
+    return {"nics": rows, "acts": acts}
+
+
+def check_json(check: Any) -> dict[str, Any]:
+    shown = {key: getattr(check, key) for key in ("name", "state", "detail", "remedy")}
+    return {**shown, "error": error_json(check.error)} if check.error else shown
+
+
+def to_json(value: Any, **how: Any) -> str:
+    import json  # takes as long as a NIC, and is for -j alone
+
+    return json.dumps(value, **how)
+
+
+def error_json(error: BaseException) -> dict[str, Any]:
+    details = {name: value for name in _DETAILS if (value := getattr(error, name, None)) not in (None, "", ())}
+    return {"error": type(error).__name__, "message": str(error), **details}
+
+
+_DETAILS = (
+    *("errno", "act", "call", "ifname", "queue", "remedy"),
+    *("needed", "allowed", "asked", "found", "holders"),
+    *("element", "attribute", "line", "value", "expected"),
+)
+
+
+@contextlib.contextmanager
+def warnings_shown() -> Iterator[None]:
+    """Warnings go to stderr, a line each, whatever Python was told about them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", vhostnet.VhostnetWarning)
+
+        def show(message: Warning | str, *_: object, **__: object) -> None:
+            print(f"vhostnet: warning: {message}", file=sys.stderr)
+
+        warnings.showwarning = show
+        yield

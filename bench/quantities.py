@@ -47,7 +47,7 @@ def _import() -> int:
 
 
 def of_memory(*, quick: bool) -> dict[str, dict[str, int]]:
-    """Bytes of slab and percpu that a NIC takes, by its queues and qdisc, settled."""
+    """Bytes of unreclaimable slab and percpu that a NIC takes, by its queues and qdisc, settled."""
     queues = MEMORY_QUEUES[3:4] if quick else MEMORY_QUEUES
     return {f"{count}q": {qdisc: _memory(count, qdisc) for qdisc in ("noqueue", "default")} for count in queues}
 
@@ -64,7 +64,7 @@ def _memory(queues: int, qdisc: Qdisc) -> int:
 
 
 def _settled() -> int:
-    """The kernel's slab and percpu memory in bytes, when it does not change any more: RCU frees late."""
+    """In bytes, when it does not change any more: RCU frees late."""
     last = -1
     for _ in range(40):
         now = _kernel_memory()
@@ -76,8 +76,6 @@ def _settled() -> int:
 
 
 def _kernel_memory() -> int:
-    drop = Path("/proc/sys/vm/drop_caches")
-    if os.access(drop, os.W_OK):
-        drop.write_text("2")  # inodes and entries that nobody holds
+    """Slab and percpu, but not the slabs that can be reclaimed: those are whoever's inodes and directory entries."""
     facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return sum(int(facts[name].split()[0]) for name in ("Slab", "Percpu")) * 1024
+    return sum(int(facts[name].split()[0]) for name in ("SUnreclaim", "Percpu")) * 1024

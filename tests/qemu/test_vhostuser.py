@@ -2,6 +2,7 @@
 
 import socket
 import struct
+import sys
 import threading
 from contextlib import contextmanager
 
@@ -86,3 +87,12 @@ def test_what_an_older_qemu_calls_reconnect(tmp_path, dialect):
         else:  # it has reconnect-ms alone, which json says
             with pytest.raises(RuntimeError):
                 ask_qemu(command, (), [NETWORK])
+
+
+def test_exec_says_reconnect_as_this_qemu_knows_it(tmp_path):
+    path, file = str(tmp_path / "b.sock"), tmp_path / "vm.xml"
+    source = f"<source type='unix' path='{path}' mode='client'><reconnect enabled='yes' timeout='1'/></source>"
+    file.write_text(f"<interface type='vhostuser'>{source}<model type='virtio'/></interface>")
+    command = [sys.executable, "-m", "vhostnet", "exec", str(file), "--", *QEMU, "-qmp", "stdio"]
+    with switch(path):
+        assert "type=vhost-user" in ask_qemu(command, (), [NETWORK])[0]

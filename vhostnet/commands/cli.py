@@ -45,9 +45,10 @@ from vhostnet.commands.showing import (
     warnings_shown,
 )
 from vhostnet.process.netns import call_inside
-from vhostnet.qemu.argv import check_qemu
+from vhostnet.qemu.argv import Dialect, check_qemu
 from vhostnet.qemu.command import Command, closers, read_command, settle, unplaced
 
+RECONNECT_MS = (9, 2, 0)  # the first QEMU that has it
 UDEV_TIME = 3.0  # seconds that exec waits for udev, where one listens: it takes 2 to 13 ms
 OK, REFUSED, USAGE, BAD_SPEC, NOT_PERMITTED, BUSY, CANNOT = range(7)
 
@@ -112,7 +113,7 @@ def _argv(options: argparse.Namespace) -> int:
             alias=options.alias,
             bus=options.bus if spec.pci or len(specs) == 1 else None,
             addr=options.addr,
-            dialect=options.dialect,
+            dialect=options.dialect or "classic",
         )
     ]
     for name, left in fds.items():
@@ -157,6 +158,7 @@ def _exec(options: argparse.Namespace) -> int:
     command = read_command(options.command_line)
     options.no_address |= options.bus is not None
     specs = _settled(_specs(options.files, options), command)
+    options.dialect = options.dialect or _dialect(specs, command)
     for closer in closers(command):
         say(f"{closer}: QEMU would not have those of its NICs; run vhostnet itself by it (sudo vhostnet exec ...)")
     with contextlib.ExitStack() as stack:
@@ -173,6 +175,16 @@ def _exec(options: argparse.Namespace) -> int:
             os.execvp(words[0], words)
         except OSError as error:
             raise UsageError(f"cannot run {words[0]!r}: {error.strerror}") from None
+
+
+def _dialect(specs: Sequence[InterfaceSpec], command: Command) -> Dialect:
+    """Any does, but where a QEMU must be told in its own words: ``reconnect`` came to be ``reconnect-ms``."""
+    if not any(getattr(spec.source, "reconnect", None) is not None for spec in specs):
+        return "classic"
+    from vhostnet.commands.doctor import qemu_version
+
+    version = qemu_version(command.emulator) if command.emulator else None
+    return "json" if version and version >= RECONNECT_MS else "classic"
 
 
 def _vdpa_fd(spec: InterfaceSpec, stack: contextlib.ExitStack) -> int:

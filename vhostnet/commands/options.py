@@ -92,5 +92,5 @@ def making_options() -> Parser:
 
 def dialect_options() -> Parser:
     group = Parser(add_help=False)
-    group.add_argument("--dialect", choices=("classic", "keyval", "json"), default="classic", help="default: classic")
+    group.add_argument("--dialect", choices=("classic", "keyval", "json"), help="default: classic")
     return group

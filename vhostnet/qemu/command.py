@@ -36,12 +36,14 @@ class Command(NamedTuple):
     """``machine`` is None where it cannot be seen: no QEMU in the command (a script knows what it starts), or a file.
 
     ``devices`` are the ids of what -device makes: a bus that is not the machine's own is called by one. ``backends``
-    are those of network back ends and character devices, ``wrappers`` the words before QEMU, or all without one.
+    are those of network back ends and character devices, ``emulator`` is QEMU ("" without one), ``wrappers`` the words
+    before it, or all without one.
     """
 
     machine: Machine | None
     devices: frozenset[str]
     backends: frozenset[str]
+    emulator: str
     wrappers: tuple[str, ...]
 
     @property
@@ -61,12 +63,12 @@ def read_command(words: Sequence[str]) -> Command:
     names = [os.path.basename(word) for word in words]
     at = next((number for number, name in enumerate(names) if re.fullmatch(_QEMU, name)), None)
     if at is None:
-        return Command(None, frozenset(), frozenset(), tuple(words))
+        return Command(None, frozenset(), frozenset(), "", tuple(words))
     given = list(_given(words[at + 1 :]))
     devices = frozenset(options["id"] for name, options in given if name == "device" and "id" in options)
     backends = frozenset(options["id"] for name, options in given if name in _BACKENDS and "id" in options)
     machine = None if "-readconfig" in words else _machine(names[at], given)
-    return Command(machine, devices, backends, tuple(words[:at]))
+    return Command(machine, devices, backends, words[at], tuple(words[:at]))
 
 
 def _given(words: Sequence[str]) -> Iterator[tuple[str, Mapping[str, str]]]:

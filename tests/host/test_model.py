@@ -102,6 +102,7 @@ class BothEngines(RuleBasedStateMachine):
         self.bridge_mtu = 1500  # None when there is no bridge
         self.keys = iter(range(1, 10_000))
         self.fds = len(open_fds())
+        self.opened = self.refused = 0  # NICs that were asked for
 
     # --- doing the same twice ---
 
@@ -147,7 +148,10 @@ class BothEngines(RuleBasedStateMachine):
             return [told(nic) if isinstance(nic, Exception) else (nic.ifname, nic.mtu, len(nic.fds)) for nic in made]
 
         outcome = self.both(work)
+        before = len(self.known)
         self.expect(keys, specs, wishes, on_error, outcome)
+        self.opened += len(self.known) - before
+        self.refused += len(wishes) - (len(self.known) - before)
 
     def spec(self, key, name, bridge, queues, bad_path):
         kind = {"type": "bridge", "bridge": BRIDGE} if bridge else {"type": "ethernet"}
@@ -313,8 +317,14 @@ class BothEngines(RuleBasedStateMachine):
 def test_both_engines_do_as_the_model_says():
     """The same histories every time: derandomized."""
     need("native")
+    histories = []
+
+    def history():
+        histories.append(BothEngines())
+        return histories[-1]
+
     run_state_machine_as_test(
-        BothEngines,
+        history,
         settings=settings(
             max_examples=20,
             stateful_step_count=20,
@@ -325,3 +335,7 @@ def test_both_engines_do_as_the_model_says():
             suppress_health_check=list(HealthCheck),
         ),
     )
+    # Every step asserts what must hold; that there was something to hold of:
+    assert len(histories) >= 20
+    assert sum(history.opened for history in histories) > 30
+    assert sum(history.refused for history in histories) > 30

@@ -45,10 +45,9 @@ from vhostnet.commands.showing import (
     warnings_shown,
 )
 from vhostnet.process.netns import call_inside
-from vhostnet.qemu.argv import Dialect, check_qemu
+from vhostnet.qemu.argv import RECONNECT_MS, Dialect, check_qemu
 from vhostnet.qemu.command import Command, closers, read_command, settle, unplaced
 
-RECONNECT_MS = (9, 2, 0)  # the first QEMU that has it
 UDEV_TIME = 3.0  # seconds that exec waits for udev, where one listens: it takes 2 to 13 ms
 OK, REFUSED, USAGE, BAD_SPEC, NOT_PERMITTED, BUSY, CANNOT = range(7)
 

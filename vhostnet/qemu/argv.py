@@ -32,6 +32,7 @@ from vhostnet.values import replace
 Dialect = Literal["classic", "keyval", "json"]
 DIALECTS: Final = ("classic", "keyval", "json")
 Version = tuple[int, int, int]
+RECONNECT_MS: Final[Version] = (9, 2, 0)  # the first QEMU that has it
 
 MAX_TX_QUEUE_SIZE: Final = 256
 _LONG_TX_QUEUES: Final = ("vhostuser", "vdpa")  # get more

@@ -35,6 +35,7 @@ from vhostnet.commands.options import (
     reading_options,
 )
 from vhostnet.process.netns import call_inside
+from vhostnet.program.program import address_text, route_text
 from vhostnet.qemu.argv import check_qemu
 from vhostnet.qemu.command import Command, closers, read_command, settle, unplaced
 
@@ -157,12 +158,37 @@ def _exec(options: argparse.Namespace) -> int:
             os.set_inheritable(fd, True)
         words = [*options.command_line, *_arguments(specs, nics, vdpa_fds, options)]
         _await_udev(nics)
+        if any(nic.needs_closing for nic in nics):
+            return _stay(words, nics)
         for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and exec would hand that on
             signal.signal(ignored, signal.SIG_DFL)
         try:
             os.execvp(words[0], words)
         except OSError as error:
             raise UsageError(f"cannot run {words[0]!r}: {error.strerror}") from None
+
+
+def _stay(words: Sequence[str], nics: Sequence[vhostnet.Nic]) -> int:
+    """Run the command as a child, and close the NICs when it has ended: nobody else would be left to do it."""
+    import subprocess
+
+    child: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        child.send_signal(number) if child else early.append(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, pass_on)  # which it does not inherit
+    try:
+        child = subprocess.Popen(words, close_fds=False)
+    except OSError as error:
+        raise UsageError(f"cannot run {words[0]!r}: {error.strerror}") from None
+    for missed in early:
+        child.send_signal(missed)
+    status = child.wait()
+    vhostnet.close_nics(nics)
+    return status if status >= 0 else 128 - status
 
 
 def _vdpa_fd(spec: InterfaceSpec, stack: contextlib.ExitStack) -> int:
@@ -326,6 +352,7 @@ def _nic_line(nic: vhostnet.FoundNic) -> str:
         "held by " + (" ".join(f"{shlex.quote(holder.command)}({holder.pid})" for holder in nic.holders) or "?"),
         *(["parked"] if nic.mark.parked else []),
         *(["persistent"] if nic.persistent else []),
+        *(["its port of Open vSwitch is all there is of it"] if nic.plugged and not nic.ifindex else []),
     ]
     return "  ".join(parts)
 
@@ -339,7 +366,13 @@ def _program_json(program: vhostnet.Program) -> dict[str, Any]:
     rows = []
     for nic in program.nics:
         port = {**nic.port._asdict(), "guest_mac": nic.port.guest_mac.hex(":")}
-        rows.append({**nic._asdict(), "mac": nic.mac.hex(":"), "port": port})
+        slow = {
+            **nic.slow._asdict(),
+            "plug": nic.slow.plug and nic.slow.plug._asdict(),
+            "addresses": [address_text(address) for address in nic.slow.addresses],
+            "routes": [route_text(route) for route in nic.slow.routes],
+        }
+        rows.append({**nic._asdict(), "mac": nic.mac.hex(":"), "port": port, "slow": slow})
     acts = [{**act._asdict(), "op": act.op.name} for act in program.acts]
     return {"nics": rows, "acts": acts}
 
@@ -420,7 +453,8 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "exec",
         parents=[reading, opening, dialect],
-        help="open the NICs, append their arguments to a command and become it",
+        help="open the NICs, append their arguments to a command and become it (or wait for it, where something of "
+        "theirs would be left behind: a port of Open vSwitch, a downscript)",
         usage="vhostnet exec [options] FILE... -- COMMAND [ARGUMENT...]",
     )
     run.add_argument("files", metavar="FILE", nargs="+", help="an <interface> or a <domain>; - reads standard input")

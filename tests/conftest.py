@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import ovs
 import pytest
 from drop import dropped, run
 
@@ -116,6 +117,11 @@ def _lacks_netfilter() -> str | None:
     return done.stderr.strip() if done.returncode else None
 
 
+def _lacks_ovs() -> str | None:
+    """A switch that runs, and takes a TAP; root, for its bridges are TAPs of its own."""
+    return ovs.missing() or _lacks_tap() or (None if os.geteuid() == 0 else "it takes root")
+
+
 def _lacks_libvirt() -> str | None:
     return None if LIBVIRT_SUITE.exists() else f"no {LIBVIRT_SUITE}: tests/libvirt/fetch gets it"
 
@@ -133,6 +139,7 @@ _PROBES = {
     "seccomp": _lacks_seccomp,
     "systemd": _lacks_systemd,
     "netfilter": _lacks_netfilter,
+    "ovs": _lacks_ovs,
     "libvirt": _lacks_libvirt,
 }
 
@@ -151,7 +158,7 @@ def pytest_sessionstart() -> None:
 
 @pytest.fixture(autouse=True)
 def _needs(request: pytest.FixtureRequest) -> None:
-    for marker in ("tap", "udev", "qemu", "vhost", "vlan", "libvirt", "e2e"):
+    for marker in ("tap", "udev", "qemu", "vhost", "vlan", "libvirt", "ovs", "e2e"):
         if request.node.get_closest_marker(marker):
             need(marker)
 

@@ -253,6 +253,8 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
     ("RENAME", _errno.EEXIST): (NameBusy, "the name is in use: choose another <target dev=>, or leave it out"),
     ("PLUG", _errno.ENOENT): (Unsupported, _NO_OVS),
     ("PLUG", _errno.ECONNREFUSED): (Unsupported, _NO_OVS),
+    ("PLUG", _errno.ECONNRESET): (HostError, "it was restarted, or has failed: its log has why"),
+    ("PLUG", _errno.EPIPE): (HostError, "it was restarted, or has failed: its log has why"),
     ("PLUG", _errno.EACCES): (NotPermitted, "the database's socket is open to root, as a rule"),
     ("PLUG", _errno.ENODEV): (NoSuchBridge, "make it: ovs-vsctl add-br {subject}"),
     ("PLUG", _errno.EEXIST): (

@@ -137,6 +137,8 @@ class _Run:
         for number, act in step:
             error = refused.get(self.rows[act.nic].ifname)
             self.results[number] = _outcome(error, ns)
+            if error and act.op in _ALL_OR_NONE:
+                self.begun[act.nic].discard(act.op)
             if error and not act.optional:
                 fatal = True
                 if self.program.keep:
@@ -223,4 +225,5 @@ _EACH: Final[dict[Op, Callable[[NicRow], None]]] = {
     Op.DOWNSCRIPT: _downscript,
     Op.UNADDRESS: addresses.remove_addresses,
 }
+_ALL_OR_NONE: Final = (Op.ADDRESS,)  # of which nothing is left where it is refused
 _ALL: Final[dict[Op, Callable[[Sequence[NicRow]], _Refused | None]]] = {Op.PLUG: ovsdb.plug, Op.UNPLUG: ovsdb.unplug}

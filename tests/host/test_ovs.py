@@ -415,3 +415,23 @@ def test_plan_as_json(engine, switch, tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ))
     (row,) = json.loads(done.stdout)["nics"]
     assert row["slow"]["plug"]["bridge"] == "ovs0"
+
+
+def test_doctor_says_why(engine, switch, tmp_path):
+    file = tmp_path / "nic.xml"
+    file.write_text("<interface type='bridge'><source bridge='ovs9'/><virtualport type='openvswitch'/></interface>")
+    done = subprocess.run(
+        [sys.executable, "-m", "vhostnet", "doctor", str(file)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "no bridge 'ovs9' in Open vSwitch: it has ovs0, ovs1" in done.stdout
+    assert done.returncode == 1
+
+
+def test_what_it_does_to_the_bridges_mtu_is_said(engine, switch):
+    program = vhostnet.plan_nics([wish(mtu=1300)], engine=engine)
+    (note,) = vhostnet.effects([wish(mtu=1300)], program, engine=engine)
+    assert "ovs0's falls from 1500 to 1300" in note
+    assert note.endswith("(ovs-vsctl set Interface ovs0 mtu_request=1500)")
+    switch.vsctl("set", "Interface", "ovs0", "mtu_request=1500")
+    with vhostnet.open_nic(wish(mtu=1300), engine=engine):
+        assert link("ovs0")["mtu"] == 1500

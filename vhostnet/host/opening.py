@@ -303,7 +303,7 @@ def _plan(engine: Engine, specs: Sequence[InterfaceSpec], vhost: VhostPolicy | N
             raise unfit
     for unfit in (*unfit_taps(engine, program), *unfit_plugs(program)):
         raise unfit
-    links |= describe(engine, [nic.slow.plug.bridge for nic in program.nics if nic.slow.plug])
+    links |= describe(engine, [nic.joins for nic in program.nics if nic.slow.plug])
     return resolve(program, links)
 
 

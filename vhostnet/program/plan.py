@@ -332,7 +332,7 @@ def resolve(program: Program, bridges: Mapping[str, Link]) -> Program:
     """The same Program with what is known of its bridges put in: what a dry run shows."""
     rows = []
     for nic in program.nics:
-        bridge = bridges.get(nic.slow.plug.bridge if nic.slow.plug else nic.bridge)
+        bridge = bridges.get(nic.joins)
         if bridge:
             nic = nic._replace(master=bridge.ifindex if nic.bridge else 0, mtu=nic.mtu or bridge.mtu)
         rows.append(nic)

@@ -204,6 +204,11 @@ class NicRow(NamedTuple):
     def fds(self) -> Fds:
         return self.held or Fds((), ())
 
+    @property
+    def joins(self) -> str:
+        """The bridge that it is to be on, Linux's or Open vSwitch's; "" for none."""
+        return self.slow.plug.bridge if self.slow.plug else self.bridge
+
 
 class Act(NamedTuple):
     """One step: *op* on the NIC of row *nic*.

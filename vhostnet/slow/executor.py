@@ -84,15 +84,14 @@ class _Run:
         if not step:
             return True
         rows = [self.rows[act.nic] for _, act in step]
-        bridges = {row.ifname: row.slow.plug.bridge for row in rows if row.slow.plug}
         try:
             refused: _Refused = ovsdb.look(rows)
-            links = self.engine.describe(list(set(bridges.values())))
+            links = self.engine.describe(list({row.joins for row in rows}))
         except OSError as error:
             refused, links = {row.ifname: error for row in rows}, {}
         for _, act in step:
             row = self.rows[act.nic]
-            bridge = links.get(bridges[row.ifname])
+            bridge = links.get(row.joins)
             self.rows[act.nic] = row._replace(mtu=row.mtu or (bridge.mtu if bridge else DEFAULT_MTU))
         return self._take(step, 0, refused)
 

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import ovs
 import pytest
 from drop import dropped, run
 
@@ -119,7 +118,9 @@ def _lacks_netfilter() -> str | None:
 
 def _lacks_ovs() -> str | None:
     """A switch that runs, and takes a TAP; root, for its bridges are TAPs of its own."""
-    return ovs.missing() or _lacks_tap() or (None if os.geteuid() == 0 else "it takes root")
+    from bench import openvswitch
+
+    return openvswitch.missing() or _lacks_tap() or (None if os.geteuid() == 0 else "it takes root")
 
 
 def _lacks_libvirt() -> str | None:

@@ -7,12 +7,12 @@ import subprocess
 import sys
 import time
 
-import ovs
 import pytest
 from conftest import ROOT, link_names
 from kernel import ip, link
 
 import vhostnet
+from bench import openvswitch
 from vhostnet import HostError, InterfaceSpec, NameBusy, NoSuchBridge, SpecError, Unsupported, VirtualPort, Vlan
 from vhostnet.slow import ovsdb
 from vhostnet.values import replace
@@ -25,7 +25,7 @@ VM = "c7a5fdbd-cdaf-9455-926a-d65c16db1809"
 @pytest.fixture
 def switch(net):
     """With bridges ovs0 and ovs1."""
-    with ovs.switch("ovs0", "ovs1") as made:
+    with openvswitch.switch("ovs0", "ovs1") as made:
         yield made
 
 
@@ -420,9 +420,8 @@ def test_plan_as_json(engine, switch, tmp_path):
 def test_doctor_says_why(engine, switch, tmp_path):
     file = tmp_path / "nic.xml"
     file.write_text("<interface type='bridge'><source bridge='ovs9'/><virtualport type='openvswitch'/></interface>")
-    done = subprocess.run(
-        [sys.executable, "-m", "vhostnet", "doctor", str(file)], cwd=ROOT, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "vhostnet", "doctor", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert "no bridge 'ovs9' in Open vSwitch: it has ovs0, ovs1" in done.stdout
     assert done.returncode == 1
 

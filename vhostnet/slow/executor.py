@@ -18,6 +18,7 @@ from vhostnet.engines import ActResult, Engine, Failure, NicResult, Result
 from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._calls import ioctl
 from vhostnet.engines._protocol import failures_of
+from vhostnet.errors import HostError
 from vhostnet.program.plan import DEFAULT_MTU, plan_delete, plan_end
 from vhostnet.program.program import NOTHING_SLOW, SLOW, Act, Fds, NicRow, Op, Program, Slow
 from vhostnet.slow import addresses, ovsdb, scripts
@@ -203,7 +204,8 @@ def _kind(numbered: tuple[int, Act]) -> Op | None:
 def _outcome(error: OSError | None, ns: int) -> ActResult:
     if error is None:
         return ActResult(0, "", None, ns)
-    return ActResult(error.errno or errno.EIO, str(error.filename or ""), None, ns, error.strerror or str(error))
+    call = error.call if isinstance(error, HostError) else error.filename  # no thread, or namespace, to do it in
+    return ActResult(error.errno or errno.EIO, str(call or ""), None, ns, error.strerror or str(error))
 
 
 def _nic_result(row: NicRow) -> NicResult:

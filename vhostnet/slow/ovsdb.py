@@ -301,7 +301,9 @@ def _path() -> str:
 @contextlib.contextmanager
 def _database() -> Iterator[_Database]:
     path = _path()
-    with socket.socket(socket.AF_UNIX) as connected:
+    with _named_call("socket"):
+        connected = socket.socket(socket.AF_UNIX)
+    with connected:
         try:
             connected.settimeout(ANSWER)
             connected.connect(path)

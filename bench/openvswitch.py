@@ -70,6 +70,11 @@ class Switch:
         found = json.loads(self.vsctl("--format=json", "list", table, name))
         return {key: _plain(value) for key, value in zip(found["headings"], found["data"][0], strict=True)}
 
+    def seen(self, name: str) -> dict[str, Any]:
+        """The interface, once ovs-vswitchd has looked at it."""
+        _await(lambda: self.row("Interface", name)["ifindex"])
+        return self.row("Interface", name)
+
     def stop(self, process: subprocess.Popen[bytes] | None) -> None:
         """End it, even where it was stopped."""
         if process and process.poll() is None:

@@ -88,7 +88,7 @@ def test_as_libvirt_has_it(engine, switch, fields, tagging, more):
         found, ids, config, mark = columns(switch)
         assert (found, ids, config) == (tagging, {**IDS, **more}, {"transient": "true"})
         assert mark == link_alias("nic0")
-        interface = switch.row("Interface", "nic0")
+        interface = switch.seen("nic0")
         assert (interface["ifindex"], interface["mac_in_use"]) == (nic.ifindex, nic.mac)
         assert interface["ofport"] > 0
         assert switch.ports("ovs0") == ["nic0"]
@@ -141,7 +141,7 @@ def test_a_batch_is_two_transactions_and_its_end_one(engine, switch, monkeypatch
 def test_the_same_name_again_and_again(engine, switch):
     for _ in range(10):
         with vhostnet.open_nic(wish(), engine=engine) as nic:
-            assert switch.row("Interface", "nic0")["ifindex"] == nic.ifindex
+            assert switch.seen("nic0")["ifindex"] == nic.ifindex
 
 
 def test_the_program(engine, switch):
@@ -294,8 +294,13 @@ os.kill(os.getpid(), 9)
 def crash(switch, engine, *names):
     done = subprocess.run([sys.executable, "-c", LEAVE, engine, *names], cwd=ROOT)
     assert done.returncode == -signal.SIGKILL
-    deadline = time.monotonic() + 10
-    while any(switch.row("Interface", name)["ifindex"] for name in names):  # ovs-vswitchd notices
+    await_noticed()
+
+
+def await_noticed():
+    """Until ovs-vswitchd knows that the devices are gone."""
+    deadline = time.monotonic() + 20
+    while any(port.open for port in ovsdb.list_ports()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -320,8 +325,25 @@ def test_what_a_crash_left_is_replaced(engine, switch):
     before = switch.row("Port", "nic0")["_uuid"]
     with vhostnet.open_nic(wish(bridge="ovs1"), engine=engine) as nic:
         assert switch.row("Port", "nic0")["_uuid"] != before
-        assert switch.row("Interface", "nic0")["ifindex"] == nic.ifindex
+        assert switch.seen("nic0")["ifindex"] == nic.ifindex
         assert (switch.ports("ovs0"), switch.ports("ovs1")) == ([], ["nic0"])
+
+
+def test_one_that_the_switch_has_just_got_is_none_that_was_left(engine, switch, monkeypatch):
+    """ovs-vswitchd has not looked at its device yet, and says nothing of it: no ifindex."""
+    with vhostnet.open_nic(wish(), engine=engine):
+        real = ovsdb._Database.transact
+
+        def not_yet(self, *operations, **how):
+            answers = real(self, *operations, **how)
+            rows = [row for answer in answers for row in answer.get("rows", ()) if "ifindex" in row]
+            for row in rows:
+                row["ifindex"] = ["set", []]
+            return answers
+
+        monkeypatch.setattr(ovsdb._Database, "transact", not_yet)
+        refused(engine, wish(), kind=NameBusy)
+        assert [nic.plugged for nic in vhostnet.list_nics()] == [True]
 
 
 def test_a_living_one_of_ours_is_not(engine, switch):
@@ -330,7 +352,7 @@ def test_a_living_one_of_ours_is_not(engine, switch):
     try:
         with vhostnet.open_nic(wish(), engine=engine) as nic:
             refused(engine, wish(), kind=NameBusy, netns="vhostnet-ovs")
-            assert switch.row("Interface", "nic0")["ifindex"] == nic.ifindex
+            assert switch.seen("nic0")["ifindex"] == nic.ifindex
     finally:
         subprocess.run(["ip", "netns", "del", "vhostnet-ovs"], check=True)
 
@@ -357,7 +379,7 @@ def test_closed_while_the_database_is_down(engine, switch, caplog):
     assert "UNPLUG (connect) of nic0" in caplog.text
     assert "nic0" not in link_names()
     switch.start_database()
-    switch.vsctl("list-ports", "ovs0")
+    await_noticed()
     vhostnet.delete_nics(["nic0"], engine=engine)
 
 

@@ -50,7 +50,7 @@ def look(rows: Sequence[NicRow]) -> dict[str, OSError]:
     """Name -> why it cannot be plugged in: no such bridge, or a port of that name that is not left over from us."""
     with _database() as database:
         bridges = [bridge["name"] for bridge in database.select("Bridge", ["name"])]
-        named = [_named("Interface", row.ifname, ["name", "external_ids", "ifindex"]) for row in rows]
+        named = [_named("Interface", row.ifname, ["name", "external_ids", *_STATE]) for row in rows]
         found = [answer["rows"] for answer in database.transact(*named)]
     refused = {}
     for row, there in zip(rows, found, strict=True):
@@ -72,7 +72,7 @@ def plug(rows: Sequence[NicRow]) -> dict[str, OSError]:
         made = [answer["uuid"] for answer in answers[len(left_over) :][: 2 * len(rows) : 2]]
         patience = SWITCH + SWITCH_A_PORT * len(rows)
         waits = [_until_seen(interface, patience) for interface in made]
-        asked = [_of("Interface", interface, ["ofport", "error", "ifindex"]) for interface in made]
+        asked = [_of("Interface", interface, _STATE) for interface in made]
         answers = database.transact(*waits, *asked, patience=patience + ANSWER)[len(rows) :]
     seen = [answer["rows"][0] if answer["rows"] else {} for answer in answers]
     problems = {row.ifname: _problem(row, interface) for row, interface in zip(rows, seen, strict=True)}
@@ -93,7 +93,7 @@ def list_ports() -> list[FoundPort]:
     with _database() as database:
         bridges = database.select("Bridge", ["name", "ports"])
         ports = database.select("Port", ["_uuid", "name", "external_ids"])
-        interfaces = database.select("Interface", ["name", "ifindex"])
+        interfaces = database.select("Interface", ["name", *_STATE])
     bridge_of = {uuid[1]: bridge["name"] for bridge in bridges for uuid in _set(bridge["ports"])}
     states = {interface["name"]: interface for interface in interfaces}
     return [
@@ -114,8 +114,12 @@ def _is_left_over(interface: Row) -> bool:
 
 
 def _is_dead(interface: Row) -> bool:
-    """ovs-vswitchd knows no device of that name: it notices within milliseconds when one goes, or comes."""
-    return interface.get("ifindex", 0) in (0, _NONE)
+    """ovs-vswitchd has said that there is no device of that name.
+
+    It takes milliseconds to notice that one is gone, or a second where the kernel switches. Of a new one it says
+    nothing at first.
+    """
+    return interface.get("ofport") == -1 or interface.get("ifindex") == 0
 
 
 def _problem(row: NicRow, interface: Row) -> str:
@@ -124,7 +128,7 @@ def _problem(row: NicRow, interface: Row) -> str:
         return str(interface["error"])
     if interface.get("ofport", -1) == -1:
         return "ovs-vswitchd gives it no port number"
-    if not _is_dead(interface) and interface["ifindex"] != row.ifindex:
+    if interface["ifindex"] not in (0, _NONE, row.ifindex):
         return f"ovs-vswitchd has another link of that name (ifindex {interface['ifindex']}, and not {row.ifindex})"
     return ""
 
@@ -146,6 +150,7 @@ def _check_bridges(rows: Sequence[NicRow], answers: Sequence[Any]) -> None:
 # --- what is asked of the database -----------------------------------------------------------------------
 
 _NONE: Final[list[Any]] = ["set", []]
+_STATE: Final = ("ofport", "error", "ifindex")  # of an interface, by ovs-vswitchd
 # What ovs-vswitchd looks at: that there is something new to do.
 _NOTICE: Final[_Operation] = {
     "op": "mutate",

@@ -10,6 +10,8 @@ ENGINES = ("native", "pure")
 OTHERS = ("libvirt", "ganeti", "ip -batch", "ip", "pyroute2")
 EVERYBODY = (*OURS, *OTHERS)
 CLOSERS = ("bare group", "close_nics", "32 threads", "8 threads", "one by one")
+PLUG = "plug in"  # ports of Open vSwitch, where there is one
+PLUGGERS = ("one transaction", "one ovs-vsctl", "ovs-vsctl")  # the last is libvirt's way
 TAKERS = ("bare exchange", "take", "take, pure", "native")
 
 
@@ -65,6 +67,7 @@ CASES = (
     Case(8, 128, rounds=3, beside="thread", quick=False),  # the pure engine takes seconds
     Case(8, 128, rounds=25, who=CLOSERS, what="close"),
     Case(8, 1, rounds=80, who=TAKERS, what="take", per_round=5),
+    Case(1, 100, rounds=5, who=PLUGGERS, what=PLUG),
 )
 # Where the NICs are made: a udevd hears of them; or one listens in the parent's namespace only; or there is none.
 HERE, ASIDE, NONE = WORLDS = ("udevd here", "a namespace of its own", "no udevd")

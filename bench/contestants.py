@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import itertools
@@ -17,9 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import vhostnet
+from bench import openvswitch
 from bench.cases import Case
 from vhostnet.engines import _uapi as uapi
-from vhostnet.program.program import TunFlag
+from vhostnet.program.program import NicRow, Plug, Slow, TunFlag
+from vhostnet.slow import ovsdb
 
 
 class Opened(NamedTuple):
@@ -377,6 +380,90 @@ class Taker:
             self._pool.close()
 
 
+# --- ports of Open vSwitch -------------------------------------------------------------------------------
+
+
+OVS = "benchovs"
+
+
+class SharedSwitch:
+    """One of our own, for all who plug in: two would be in each other's way."""
+
+    def __init__(self) -> None:
+        self.stack = contextlib.ExitStack()
+        self.started: openvswitch.Switch | None = None
+
+    def start(self) -> None:
+        """Once."""
+        self.started = self.started or self.stack.enter_context(openvswitch.switch(OVS))
+
+    @property
+    def switch(self) -> openvswitch.Switch:
+        """The one that was started."""
+        assert self.started
+        return self.started
+
+
+@dataclass
+class Plugger:
+    """TAPs that are there become ports of a bridge of Open vSwitch's, until ovs-vswitchd has each of them."""
+
+    way: Callable[[openvswitch.Switch, Sequence[NicRow]], object]
+    shared: SharedSwitch
+    noqueue: bool = False
+
+    def prepare(self, case: Case, specs: list[vhostnet.InterfaceSpec]) -> Any:  # noqa: ARG002
+        """The TAPs, which are down as yet; and at first the switch."""
+        self.shared.start()
+        wanted = [vhostnet.InterfaceSpec(type="ethernet", vhost="off", queues=case.queues) for _ in range(case.batch)]
+        nics = vhostnet.open_nics(wanted, up=False)
+        return nics, [nic.held()._replace(slow=Slow(Plug(OVS))) for nic in nics]
+
+    def act(self, asked: Any) -> Any:
+        """All of them."""
+        self.way(self.shared.switch, asked[1])
+        return asked
+
+    def give(self, made: Any) -> Opened:
+        """Nothing is left, once it was looked whether they were there."""
+        nics, rows = made
+        found = self.shared.switch.vsctl("--bare", "--columns=name", "find", "Interface", "ofport>0").split()
+        if not {row.ifname for row in rows} <= set(found):
+            raise RuntimeError(f"{len(found)} of {len(rows)} ports are there")
+        self.shared.switch.vsctl(*(word for row in rows for word in ("--", "del-port", OVS, row.ifname)))
+        vhostnet.close_nics(nics)
+        return Opened([], [])
+
+    def close(self) -> None:
+        """The switch goes, with the first of those who had it."""
+        self.shared.stack.close()
+
+
+def _by_vsctl(switch: openvswitch.Switch, rows: Sequence[NicRow]) -> None:
+    for row in rows:
+        switch.vsctl("add-port", OVS, row.ifname)
+
+
+def _by_one_vsctl(switch: openvswitch.Switch, rows: Sequence[NicRow]) -> None:
+    switch.vsctl(*(word for row in rows for word in ("--", "add-port", OVS, row.ifname)))
+
+
+def _in_one_transaction(_: openvswitch.Switch, rows: Sequence[NicRow]) -> None:
+    refused = ovsdb.plug(rows)
+    if refused:
+        raise RuntimeError(str(refused))
+
+
+def pluggers() -> dict[str, Contestant]:
+    """The ways to plug in."""
+    shared = SharedSwitch()
+    return {
+        "one transaction": Plugger(_in_one_transaction, shared),
+        "one ovs-vsctl": Plugger(_by_one_vsctl, shared),
+        "ovs-vsctl": Plugger(_by_vsctl, shared),
+    }
+
+
 def ways() -> dict[str, Way]:
     """The ways to open."""
     return {
@@ -397,6 +484,7 @@ def everybody() -> tuple[Floor, dict[str, Contestant]]:
         "floor": floor,
         **ways(),
         **closers(floor),
+        **pluggers(),
         "bare exchange": Taker("native", floor),
         "take": Taker("native"),
         "take, pure": Taker("pure"),

@@ -52,6 +52,7 @@ LIMITS = (
     Limit(("close 8q x 128", "one by one"), ("close 8q x 128", "close_nics"), 25, at_least=True),
     Limit(("close 8q x 128", "close_nics"), ("close 8q x 128", "bare group"), 1.15),
     Limit(("take 8q x 1", "take"), ("take 8q x 1", "bare exchange"), 1.5),
+    Limit(("plug in 1q x 100", "ovs-vsctl"), ("plug in 1q x 100", "one transaction"), 10, at_least=True),
     *(
         Limit((f"8q x {batch}, {ASIDE}", engine), (f"8q x {batch}, {NONE}", engine), 1.10)
         for batch in (1, 64, 128)

@@ -116,6 +116,13 @@ def _lacks_netfilter() -> str | None:
     return done.stderr.strip() if done.returncode else None
 
 
+def _lacks_ovs() -> str | None:
+    """A switch that runs, and takes a TAP; root, for its bridges are TAPs of its own."""
+    from bench import openvswitch
+
+    return openvswitch.missing() or _lacks_tap() or (None if os.geteuid() == 0 else "it takes root")
+
+
 def _lacks_libvirt() -> str | None:
     return None if LIBVIRT_SUITE.exists() else f"no {LIBVIRT_SUITE}: tests/libvirt/fetch gets it"
 
@@ -133,6 +140,7 @@ _PROBES = {
     "seccomp": _lacks_seccomp,
     "systemd": _lacks_systemd,
     "netfilter": _lacks_netfilter,
+    "ovs": _lacks_ovs,
     "libvirt": _lacks_libvirt,
 }
 
@@ -151,7 +159,7 @@ def pytest_sessionstart() -> None:
 
 @pytest.fixture(autouse=True)
 def _needs(request: pytest.FixtureRequest) -> None:
-    for marker in ("tap", "udev", "qemu", "vhost", "vlan", "libvirt", "e2e"):
+    for marker in ("tap", "udev", "qemu", "vhost", "vlan", "libvirt", "ovs", "e2e"):
         if request.node.get_closest_marker(marker):
             need(marker)
 

@@ -32,6 +32,12 @@ OTHERWISE: Final = {
     "vlan": "an error on a bridge that does not filter; libvirt has it for a Linux bridge since 11.0, and says nothing "
     "of such a one",
     "coalesce/rx/frames": "the kernel makes 64 of more; so it does for libvirt",
+    "downscript": "run while the TAP is still there; libvirt runs it when it has gone",
+    "script": "with CAP_NET_ADMIN alone, within 60 s, and with the MTU set; an absolute path, or a name to look for in "
+    "$PATH",
+    "source/ip": "(of type ethernet) set when the TAP is up; libvirt does so when the guest's CPUs start",
+    "virtualport": "one transaction for a batch. A port of that name that is not ours is an error; libvirt takes one "
+    "that is on the bridge. A native VLAN alone is the only one of its trunk; libvirt's has all others, too",
     "alias": "one that libvirt would ignore is a warning, with strict an error",
     "address": "none given is left to QEMU (in `exec`, beside what the command line has); libvirt gives every device "
     "its place",
@@ -49,6 +55,8 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
         refused = [f"{name}: {way}" for (where, name), way in elements.LATER_ATTRIBUTES.items() if where == path]
         if path in elements.LATER_ELEMENTS:
             refused = [elements.LATER_ELEMENTS[path]]
+        if path == "virtualport":
+            refused = [f"type {kind}: {way}" for kind, way in elements.LATER_PORTS.items()]
         yield path, ", ".join(taken), ", ".join(sorted(ignored)), "; ".join(refused)
 
 
@@ -60,7 +68,13 @@ def _paths() -> set[str]:
 def _taken() -> dict[str, set[str]]:
     """Element -> the attributes that are read of it, for whatever type."""
     found: dict[str, set[str]] = {}
-    maps: list[Mapping[str, Mapping[str, Any]]] = [elements.KNOWN, elements.VLAN, *tapless.OWN.values()]
+    maps: list[Mapping[str, Mapping[str, Any]]] = [
+        elements.KNOWN,
+        elements.VLAN,
+        elements.VIRTUALPORT,
+        elements.HOST_IPS,
+        *tapless.OWN.values(),
+    ]
     for known in maps:
         for path, attributes in known.items():
             found.setdefault(path, set()).update(attributes)

@@ -44,10 +44,13 @@ from vhostnet.spec.interface import InterfaceSpec
 from vhostnet.spec.parse import parse_any, parse_domain, parse_interface
 from vhostnet.spec.parts import (
     CcwAddress,
+    HostIp,
+    HostRoute,
     MmioAddress,
     PciAddress,
     SpaprVioAddress,
     UsbAddress,
+    VirtualPort,
     Vlan,
     ZpciAddress,
 )
@@ -74,6 +77,8 @@ __all__ = [
     "FoundNic",
     "Holder",
     "HostError",
+    "HostIp",
+    "HostRoute",
     "InterfaceSpec",
     "Limits",
     "Mark",
@@ -107,6 +112,7 @@ __all__ = [
     "VhostUserSource",
     "VhostnetError",
     "VhostnetWarning",
+    "VirtualPort",
     "Vlan",
     "ZpciAddress",
     "assign_aliases",

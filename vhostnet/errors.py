@@ -202,6 +202,7 @@ _CAP = "needs CAP_NET_ADMIN in the user namespace that owns the network namespac
 _DEVICES = "the device is closed to this process: allow it in its device cgroup (systemd: DeviceAllow={subject} rw)"
 _GONE = "the TAP was deleted or its namespace destroyed: open the NIC anew"
 _RENAMED = "somebody renamed or deleted the TAP while it was made: open the NIC anew"
+_NO_OVS = "start Open vSwitch (systemctl start openvswitch-switch); its socket may be elsewhere (OVS_RUNDIR=)"
 _FDS = "raise the limit on open files (ulimit -n, LimitNOFILE=); a NIC takes one fd a queue, two with vhost-net"
 
 # (act, call or None for any, errno) -> (class, remedy); they are looked up in this order.
@@ -250,6 +251,27 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
     ("COALESCE", _errno.EOPNOTSUPP): (Unsupported, "leave <coalesce> out: a TAP of this kernel cannot be told"),
     ("ALTNAME", _errno.EEXIST): (NameBusy, "the name is in use: choose another <target dev=>, or leave it out"),
     ("RENAME", _errno.EEXIST): (NameBusy, "the name is in use: choose another <target dev=>, or leave it out"),
+    ("PLUG", _errno.ENOENT): (Unsupported, _NO_OVS),
+    ("PLUG", _errno.ECONNREFUSED): (Unsupported, _NO_OVS),
+    ("PLUG", _errno.ECONNRESET): (HostError, "it was restarted, or has failed: its log has why"),
+    ("PLUG", _errno.EPIPE): (HostError, "it was restarted, or has failed: its log has why"),
+    ("PLUG", _errno.EACCES): (NotPermitted, "the database's socket is open to root, as a rule"),
+    ("PLUG", _errno.ENODEV): (NoSuchBridge, "make it: ovs-vsctl add-br {subject}"),
+    ("PLUG", _errno.EEXIST): (
+        NameBusy,
+        "choose another <target dev=>; or, if nobody needs that one: ovs-vsctl del-port {subject}",
+    ),
+    ("PLUG", _errno.ETIMEDOUT): (HostError, "see to it that it runs: systemctl status openvswitch-switch"),
+    ("PLUG", _errno.EIO): (HostError, "the switch must be in the network namespace of the NIC; its log says more"),
+    ("SCRIPT", _errno.ENOENT): (HostError, "give its path in <script path=>, or have it in $PATH"),
+    ("SCRIPT", _errno.EACCES): (NotPermitted, "make it executable: chmod +x"),
+    ("SCRIPT", _errno.EPERM): (NotPermitted, "root must be able to give up its other capabilities (CAP_SETPCAP)"),
+    ("SCRIPT", _errno.ENOEXEC): (HostError, "a script begins with #! and its interpreter"),
+    ("SCRIPT", _errno.EIO): (HostError, "it has CAP_NET_ADMIN, and no other privilege of root"),
+    ("SCRIPT", _errno.ETIMEDOUT): (HostError, "it has to end: what is to go on it starts in the background"),
+    ("ADDRESS", _errno.EEXIST): (HostError, "it is there already"),
+    ("ADDRESS", _errno.ENETUNREACH): (HostError, "the gateway must be in the network of one of the addresses"),
+    ("ADDRESS", _errno.EHOSTUNREACH): (HostError, "the gateway must be in the network of one of the addresses"),
     ("ATTACH", _errno.EINVAL): (DeviceGone, "these fds are not the queues of one multi-queue TAP any more"),
 }
 

@@ -24,7 +24,7 @@
 
 #include <linux/netlink.h>
 
-enum { OPEN, SOCKET, BIND, GETSOCKNAME, IOCTL, SENDTO, RECVMSG, FSTAT, STAT, MMAP, CLOSE, GETRLIMIT, THREAD };
+enum { OPEN, SOCKET, BIND, GETSOCKNAME, IOCTL, SENDTO, RECVMSG, FSTAT, STAT, MMAP, CLOSE, GETRLIMIT, THREAD, CONNECT };
 enum { FAIL, KILL, TAMPER };
 enum { SHORT, TRUNCATED, OTHER_SEQ, OTHER_PORT, FOREIGN, GARBAGE, POSITIVE, LONG, TWICE, SWAPPED };
 enum { MOST = 16384, RING_BYTES = 2 * 16384 };
@@ -168,6 +168,22 @@ EXPORT int getsockname(int fd, struct sockaddr *address, socklen_t *size)
 EXPORT ssize_t sendto(int fd, const void *data, size_t length, int flags, const struct sockaddr *to, socklen_t size)
 {
 	return fails(SENDTO, 0) ? -1 : REAL(sendto)(fd, data, length, flags, to, size);
+}
+
+/* What a stream, such as Open vSwitch's database, is spoken to by. */
+EXPORT int connect(int fd, const struct sockaddr *address, socklen_t size)
+{
+	return fails(CONNECT, 0) ? -1 : REAL(connect)(fd, address, size);
+}
+
+EXPORT ssize_t send(int fd, const void *data, size_t length, int flags)
+{
+	return fails(SENDTO, 0) ? -1 : REAL(send)(fd, data, length, flags);
+}
+
+EXPORT ssize_t recv(int fd, void *data, size_t length, int flags)
+{
+	return fails(RECVMSG, 0) ? -1 : REAL(recv)(fd, data, length, flags);
 }
 
 #define STATS(name, kind)                                                                                              \

@@ -699,8 +699,7 @@ static bool act_is_sound(const struct vn_act *act, const struct vn_program *prog
 	if (act->op > VN_SELFTEST && act->op != VN_ATTACH && program->nics[act->nic].adopted)
 		return false;
 	if (act->op == VN_PERSIST)
-		return program->nics[act->nic].persist && !program->nics[act->nic].held &&
-		       program->nics[act->nic].owner >= -1;
+		return program->nics[act->nic].persist && program->nics[act->nic].owner >= -1;
 	if (act->op == VN_VLAN_ADD || act->op == VN_VLAN_DEL)
 		return program->nics[act->nic].bridge >= 0 && program->nics[act->nic].n_vlans > 0;
 	return (act->op != VN_ATTACH && act->op != VN_DELETE) || program->nics[act->nic].held;

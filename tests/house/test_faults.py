@@ -26,6 +26,13 @@ def test_whatever_is_refused_nothing_is_left_and_the_error_says_what_it_was():
     assert NONE_WRONG in sweep("opening", "--errnos", "EIO")
 
 
+@pytest.mark.tap
+@pytest.mark.ovs
+@pytest.mark.slow
+def test_nor_of_scripts_addresses_and_ports_of_open_vswitch():
+    assert NONE_WRONG in sweep("slow", "--errnos", "EIO")
+
+
 # --- by strace, which is not our shim --------------------------------------------------------------------
 
 OPEN = """

@@ -19,6 +19,7 @@ FLOORS = (
     {"spec"},
     {"program", "qemu"},
     {"engines"},
+    {"slow"},
     {"others"},
     {"host"},
     {"the public names"},

@@ -5,10 +5,21 @@ import dataclasses
 import pytest
 from conftest import BRIDGE
 
-from vhostnet import InterfaceSpec, SpecError
+from vhostnet import HostIp, HostRoute, InterfaceSpec, SpecError, VirtualPort, Vlan
 from vhostnet.program.cost import Cost, cost
-from vhostnet.program.plan import Features, plan, plan_delete, plan_reset, plan_take, resolve, tun_flags, vhost_policy
-from vhostnet.program.program import Act, Fds, Link, Op, TunFlag, held_row
+from vhostnet.program.plan import (
+    Features,
+    plan,
+    plan_delete,
+    plan_end,
+    plan_reset,
+    plan_take,
+    plan_up,
+    resolve,
+    tun_flags,
+    vhost_policy,
+)
+from vhostnet.program.program import SLOW, Act, Fds, Link, Op, Persist, Program, TunFlag, held_row
 
 ALL = Features(tun=0x7173, ipv6=True)
 BRIDGES = {BRIDGE: Link(BRIDGE, 7, "bridge", 1500, b""), "br9": Link("br9", 9, "bridge", 9000, b"")}
@@ -221,3 +232,76 @@ def test_the_default_qdisc_takes_twenty_times_the_memory(seed):
 
 def test_what_exists_costs_nothing_more():
     assert cost(plan_delete([HELD]))[:2] == (0, 0)
+
+
+# --- slow acts -------------------------------------------------------------------------------------------
+
+PLUGGED = InterfaceSpec(bridge="ovs0", vhost="off", vlan=Vlan((5, 6), True, 6), virtualport=VirtualPort())
+SCRIPTED = InterfaceSpec(
+    type="ethernet",
+    vhost="off",
+    script="/up",
+    downscript="/down",
+    tap_ips=(HostIp("10.0.0.1"),),
+    tap_routes=(HostRoute("11.0.0.0", "10.0.0.2"),),
+)
+
+
+def test_slow_acts_stand_in_their_places(seed):
+    program = plan([seed, PLUGGED, SCRIPTED], ["a", "b", "c"], ALL, vhost=None)
+    assert [(act.op.name, act.nic) for act in program.acts if act.op not in (Op.VHOST_OPEN, Op.TAP_OPEN)] == [
+        *(("QDISC", 0), ("QDISC", 2)),  # the switch would take it away
+        *(("LINK", nic) for nic in range(3)),
+        ("PLUG", 1),
+        ("QDISC", 1),
+        *(("UP", nic) for nic in range(3)),
+        ("SCRIPT", 2),
+        ("ADDRESS", 2),
+    ]
+    assert program.slow
+    assert not plan([seed], ["a"], ALL).slow
+    assert (program.nics[1].bridge, program.nics[1].no_ipv6, program.nics[1].port.vlans) == ("", True, ())
+
+
+def test_what_lasts_is_last(seed):
+    program = plan([PLUGGED], ["b"], ALL, persist=Persist())
+    assert ops(program) == ["TAP_OPEN", "LINK", "PLUG", "QDISC", "UP", "PERSIST"]
+    with pytest.raises(SpecError, match="downscript='/down' would be left for nobody"):
+        plan([SCRIPTED], ["c"], ALL, persist=Persist())
+
+
+def test_left_down_the_rest_waits_for_up():
+    program = plan([PLUGGED, SCRIPTED], ["b", "c"], ALL, up=False)
+    assert "SCRIPT" not in ops(program)
+    assert "ADDRESS" not in ops(program)
+    held = held_row("c", 3, Fds((7,), ()), slow=program.nics[1].slow)
+    assert ops(plan_up(held, SCRIPTED)) == ["UP", "SCRIPT", "ADDRESS"]
+
+
+def test_the_end_of_slow_acts_is_tried_whatever_comes_of_it():
+    rows = [
+        held_row(name, 3 + number, Fds((7 + number,), ()), slow=row.slow)
+        for number, (name, row) in enumerate(zip("bc", plan([PLUGGED, SCRIPTED], ["b", "c"], ALL).nics, strict=True))
+    ]
+    program = plan_end(rows)
+    assert [(act.op.name, act.nic, act.optional) for act in program.acts] == [
+        ("DOWNSCRIPT", 1, True),
+        ("UNADDRESS", 1, True),
+        ("UNPLUG", 0, True),
+    ]
+    assert program.keep
+    assert not plan_end([held_row("a", 3, Fds((7,), ()))]).acts
+
+
+@pytest.mark.parametrize("spec", [PLUGGED, SCRIPTED], ids=["plugged", "scripted"])
+def test_slow_acts_are_not_done_ahead(seed, spec):
+    with pytest.raises(SpecError, match="is nothing that a pool can have ready"):
+        plan([spec], ["a"], ALL, park=True)
+    with pytest.raises(SpecError, match="is nothing that a pool can have ready"):
+        plan_take(held_row("a", 3, Fds((7,), ())), spec, "mark")
+
+
+@pytest.mark.parametrize("op", [op for op in Op if op >= SLOW], ids=lambda op: op.name)
+def test_a_slow_act_is_about_something(op):
+    with pytest.raises(ValueError, match="nothing to set in row 0"):
+        Program((held_row("a", 3, Fds((7,), ())),), (Act(op, 0),))

@@ -346,11 +346,8 @@ LATER = [
     "<bandwidth><inbound average='1000' peak='5000'/></bandwidth>",
     "<bandwidth><outbound average='0'/></bandwidth>",
     "<filterref filter='clean-traffic'/>",
-    "<virtualport type='openvswitch'/>",
     "<ip address='10.0.0.1'/>",
     "<route/>",
-    "<script path='/x'/>",
-    "<downscript path='/x'/>",
     "<portForward/>",
 ]
 

@@ -101,7 +101,6 @@ REFUSED = [
     *((kind, "<virtualport type='openvswitch'/>", None, "virtualport", None, None) for kind in SOURCES),
     *((kind, "<coalesce><rx><frames max='7'/></rx></coalesce>", None, "coalesce", None, None) for kind in SOURCES),
     *((kind, "<script path='/x'/>", None, "script", None, None) for kind in SOURCES),
-    *((kind, "<downscript path='/x'/>", None, "downscript", None, None) for kind in SOURCES),
     *((kind, "<target dev='x' managed='no'/>", None, "target", "managed", "no") for kind in SOURCES),
     *((kind, "<ip address='10.0.0.0'/>", None, "ip", None, None) for kind in SOURCES if kind != "user"),
     *((kind, "<route address='10.0.0.0'/>", None, "route", None, None) for kind in SOURCES),
@@ -214,6 +213,12 @@ def test_a_source_of_another_type(kind, source):
 @pytest.mark.parametrize("kind", SOURCES)
 def test_what_asks_for_nothing_is_nothing(kind, inside):
     assert vhostnet.parse_interface(interface(kind, inside), strict=True) == bare(kind)
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_downscript_is_ignored_as_libvirt_ignores_it(kind):
+    with pytest.warns(VhostnetWarning, match="<downscript> has no effect"):
+        assert vhostnet.parse_interface(interface(kind, "<downscript path='/x'/>")) == bare(kind)
 
 
 @pytest.mark.parametrize("ip", ["<ip address='10.0.0.0' x='1'/>", "<ip address='10.0.0.0'><y/></ip>"])

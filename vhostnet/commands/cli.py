@@ -168,6 +168,8 @@ def _exec(options: argparse.Namespace) -> int:
             os.set_inheritable(fd, True)
         words = [*options.command_line, *_arguments(specs, nics, vdpa_fds, options)]
         _await_udev(nics)
+        if any(nic.needs_closing for nic in nics):
+            return _stay(words, nics)
         for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and exec would hand that on
             signal.signal(ignored, signal.SIG_DFL)
         try:
@@ -184,6 +186,29 @@ def _dialect(specs: Sequence[InterfaceSpec], command: Command) -> Dialect:
 
     version = qemu_version(command.emulator) if command.emulator else None
     return "json" if version and version >= RECONNECT_MS else "classic"
+
+
+def _stay(words: Sequence[str], nics: Sequence[vhostnet.Nic]) -> int:
+    """Run the command as a child, and close the NICs when it has ended: nobody else would be left to do it."""
+    import subprocess
+
+    child: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        child.send_signal(number) if child else early.append(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, pass_on)  # which it does not inherit
+    try:
+        child = subprocess.Popen(words, close_fds=False)
+    except OSError as error:
+        raise UsageError(f"cannot run {words[0]!r}: {error.strerror}") from None
+    for missed in early:
+        child.send_signal(missed)
+    status = child.wait()
+    vhostnet.close_nics(nics)
+    return status if status >= 0 else 128 - status
 
 
 def _vdpa_fd(spec: InterfaceSpec, stack: contextlib.ExitStack) -> int:
@@ -352,7 +377,8 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "exec",
         parents=[reading, opening, dialect],
-        help="open the NICs, append their arguments to a command and become it",
+        help="open the NICs, append their arguments to a command and become it (or wait for it, where something of "
+        "theirs would be left behind: a port of Open vSwitch, a downscript)",
         usage="vhostnet exec [options] FILE... -- COMMAND [ARGUMENT...]",
     )
     run.add_argument("files", metavar="FILE", nargs="+", help="an <interface> or a <domain>; - reads standard input")

@@ -20,7 +20,16 @@ from vhostnet.engines import Engine, _uapi
 from vhostnet.errors import EngineUnavailable, HostError, SpecError, VhostnetError, host_error, vhost_problem
 from vhostnet.host import opening
 from vhostnet.host.effects import effects, without_tap
-from vhostnet.host.reasons import describe, free_files, free_memory, joined, name_taken, unfit_bridge, unfit_taps
+from vhostnet.host.reasons import (
+    describe,
+    free_files,
+    free_memory,
+    joined,
+    name_taken,
+    unfit_bridge,
+    unfit_plugs,
+    unfit_taps,
+)
 from vhostnet.host.vdpa import open_vdpa
 from vhostnet.others import bridge, surroundings, udev
 from vhostnet.process.files import allowed_files, open_files
@@ -92,6 +101,8 @@ def _examine_taps(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
     yield from _resources(program)
     yield from _joined(engine, program, specs)
     yield from _adopted(engine, program)
+    yield from (_failed("Open vSwitch", unfit) for unfit in unfit_plugs(program))
+    yield from _scripts(specs)
     yield from _names(engine, program, specs)
     yield from (Check("mtu", "note", effect) for effect in effects(specs, program, engine=engine.name))
     yield from _reserved(specs)
@@ -330,6 +341,14 @@ def _joined(engine: Engine, program: Program, specs: Sequence[InterfaceSpec]) ->
         unfit = unfit_bridge(name, links.get(name), nics, networks.get(name))
         free = f"{name}: {MAX_PORTS - links[name].ports} ports free, {len(nics)} needed" if name in links else ""
         yield _failed("bridge", unfit) if unfit else Check("bridge", "ok", free)
+
+
+def _scripts(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
+    """Programs that are to be run, and are not there."""
+    for path in dict.fromkeys(path for spec in specs for path in (spec.script, spec.downscript) if path):
+        if shutil.which(path) is None:
+            remedy = "an absolute path, or a name that is found in $PATH; and chmod +x"
+            yield Check("script", "fail", f"{path} is no program that can be run", remedy)
 
 
 def _adopted(engine: Engine, program: Program) -> Iterator[Check]:

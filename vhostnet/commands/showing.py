@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import vhostnet
+from vhostnet.program.program import address_text, route_text
 
 
 def say(text: str) -> None:
@@ -40,6 +41,7 @@ def nic_line(nic: vhostnet.FoundNic) -> str:
         "held by " + (" ".join(f"{shlex.quote(holder.command)}({holder.pid})" for holder in nic.holders) or "?"),
         *(["parked"] if nic.mark.parked else []),
         *(["persistent"] if nic.persistent else []),
+        *(["its port of Open vSwitch is all there is of it"] if nic.plugged and not nic.ifindex else []),
     ]
     return "  ".join(parts)
 
@@ -53,7 +55,13 @@ def program_json(program: vhostnet.Program) -> dict[str, Any]:
     rows = []
     for nic in program.nics:
         port = {**nic.port._asdict(), "guest_mac": nic.port.guest_mac.hex(":")}
-        rows.append({**nic._asdict(), "mac": nic.mac.hex(":"), "port": port})
+        slow = {
+            **nic.slow._asdict(),
+            "plug": nic.slow.plug and nic.slow.plug._asdict(),
+            "addresses": [address_text(address) for address in nic.slow.addresses],
+            "routes": [route_text(route) for route in nic.slow.routes],
+        }
+        rows.append({**nic._asdict(), "mac": nic.mac.hex(":"), "port": port, "slow": slow})
     acts = [{**act._asdict(), "op": act.op.name} for act in program.acts]
     return {"nics": rows, "acts": acts}
 

@@ -94,7 +94,7 @@ def _rows(
     rows = []
     for row in nics:
         name, queues, flags, tap_path, vhost_path, bridge, master, mtu, mac, no_ipv6, alias, wish = row[:12]
-        ifindex, held, up, port, frames, adopted, persist = row[12:]
+        ifindex, held, up, port, frames, adopted, persist = row[12:19]
         vhosts = taps + queues
         joined = bridges.setdefault((bridge.encode(), master), len(bridges)) if bridge else -1
         fds: tuple[Any, ...] = 0, taps, vhosts

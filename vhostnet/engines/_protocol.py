@@ -22,13 +22,15 @@ class ActResult(NamedTuple):
     """What became of one act: 0 or the errno and the call it came from, the queue, and how long it took.
 
     ECANCELED is an act that was left out, because an earlier one of its NIC was refused. Acts that were
-    done together (netlink messages of one send, links deleted in one round) share the time evenly.
+    done together (netlink messages of one send, links deleted in one round) share the time evenly. ``why`` is what a
+    slow act has to say besides.
     """
 
     errno: int
     call: str
     queue: int | None
     ns: int
+    why: str = ""
 
 
 class NicResult(NamedTuple):

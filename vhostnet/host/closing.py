@@ -13,6 +13,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from vhostnet import slow
 from vhostnet.engines import Engine, _uapi
 from vhostnet.errors import HostError
 from vhostnet.host.nic import Nic, close_here
@@ -60,6 +61,7 @@ def _delete(doomed: Doomed) -> None:
 
 def _delete_by(engine: Engine, rows: Sequence[NicRow]) -> None:
     """In this thread's network namespace what is here, then in that of the first of the others, and so on."""
+    slow.end(engine, rows)
     engine.close([row.fds for row in rows if row.adopted])  # and they stay
     elsewhere = _delete_in(None, engine, [row for row in rows if not row.adopted])
     while elsewhere:

@@ -20,7 +20,7 @@ def effects(
 
     Specs without a TAP have no row in it; of them is said who makes what they lead to.
     """
-    names = list(dict.fromkeys(nic.bridge for nic in program.nics if nic.bridge))
+    names = list(dict.fromkeys(nic.joins for nic in program.nics if nic.joins))
     bridges = call_inside(netns, describe, engines.select(engine), names)
     made = [spec for spec in specs if spec.tap]
     return (*without_tap(specs), *_falling(program.nics, bridges), *_unknown(made, program.nics, bridges))
@@ -41,20 +41,24 @@ _WHOSE: Final = {
 
 def _falling(rows: Sequence[NicRow], bridges: Mapping[str, Link]) -> Iterator[str]:
     for name, bridge in bridges.items():
-        joining = [row for row in rows if row.bridge == name]
+        joining = [row for row in rows if row.joins == name]
         least = min(joining, key=lambda row: row.mtu or bridge.mtu)
         if 0 < least.mtu < bridge.mtu:
+            pins = (
+                f"to what it is does not count: ip link set dev {name} mtu {bridge.mtu - 1}, then {bridge.mtu}, pins it"
+            )
+            if least.slow.plug:
+                pins = f"ovs-vsctl set Interface {name} mtu_request={bridge.mtu}"
             yield (
                 f"{least.ifname} joins {name} with an MTU of {least.mtu}: {name}'s falls from {bridge.mtu} to "
-                f"{least.mtu}, for all its ports, unless somebody has set it (to what it is does not count: ip link "
-                f"set dev {name} mtu {bridge.mtu - 1}, then {bridge.mtu}, pins it)"
+                f"{least.mtu}, for all its ports, unless somebody has set it ({pins})"
             )
 
 
 def _unknown(specs: Sequence[InterfaceSpec], rows: Sequence[NicRow], bridges: Mapping[str, Link]) -> Iterator[str]:
     for spec, row in zip(specs, rows, strict=True):
-        bridge = bridges.get(row.bridge)
+        bridge = bridges.get(row.joins)
         if bridge is None or spec.mtu or bridge.mtu == DEFAULT_MTU:
             continue
         tell = f"<mtu size='{bridge.mtu}'/> tells it" if spec.virtio else "set it in the guest: this model is not told"
-        yield f"{row.ifname}: the guest will take {DEFAULT_MTU} for its MTU, and {row.bridge} has {bridge.mtu}; {tell}"
+        yield f"{row.ifname}: the guest will take {DEFAULT_MTU} for its MTU, and {row.joins} has {bridge.mtu}; {tell}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 
-from vhostnet import engines
+from vhostnet import engines, slow
 from vhostnet.engines import Engine
 from vhostnet.errors import HostError, NameBusy, NoSuchTap
 from vhostnet.host.opening import How, make_nics
@@ -13,14 +13,16 @@ from vhostnet.host.reasons import refusal
 from vhostnet.host.survey import FoundNic, survey
 from vhostnet.process.netns import NetNs, call_inside
 from vhostnet.program.plan import plan_delete
+from vhostnet.program.program import NOTHING_SLOW, NicRow, Plug, Slow
 from vhostnet.spec.interface import InterfaceSpec
 
 
 def delete_nics(names: Sequence[str], *, engine: str = "auto", netns: NetNs | None = None) -> None:
     """Delete these NICs, which are marked as ours and which nobody has open, in one round; all of them or none.
 
-    Each is opened first: by its fd it is proven that it is the one that was found. Raises NoSuchTap for one that is not
-    there, or that carries no mark; NameBusy for one that somebody has open; and what opening it raises.
+    Each is opened first: by its fd it is proven that it is the one that was found. Their ports of Open vSwitch go with
+    them, and so does one that a crash has left without a NIC. Raises NoSuchTap for one that is not there, or that
+    carries no mark; NameBusy for one that somebody has open; and what opening it raises.
     """
     if names:
         call_inside(netns, _delete, engines.select(engine), list(dict.fromkeys(names)))
@@ -30,17 +32,27 @@ def _delete(engine: Engine, names: Sequence[str]) -> None:
     there = {nic.ifname: nic for nic in survey()}
     for name in names:
         _check(name, there.get(name))
-    specs = [InterfaceSpec(type="ethernet", managed=False, ifname=name, vhost="off") for name in names]
-    rows = []
-    for nic in make_nics(engine, specs, How("off", "noqueue")):
-        # It is whoever's it is: by ifindex and fd, and not by a name that may be another's by now.
-        rows.append(nic.held()._replace(adopted=False, ifindex=there[nic.ifname].ifindex))
-        nic.detach()
-    program = plan_delete(rows)
+    held = _open([there[name] for name in names if there[name].ifindex], engine)
+    slow.end(engine, [*held, *(_row(there[name]) for name in names if not there[name].ifindex)])
+    program = plan_delete(held)
     result = engine.run(program)
-    engine.close([rows[program.acts[failure.act].nic].fds for failure in result.failures])
+    engine.close([held[program.acts[failure.act].nic].fds for failure in result.failures])
     if result.failures:
         raise refusal(program, result.failures[0])
+
+
+def _open(nics: Sequence[FoundNic], engine: Engine) -> list[NicRow]:
+    """They are whoever's they are: by ifindex and fd, and not by names that may be others' by now."""
+    specs = [InterfaceSpec(type="ethernet", managed=False, ifname=nic.ifname, vhost="off") for nic in nics]
+    rows = []
+    for found, nic in zip(nics, make_nics(engine, specs, How("off", "noqueue")) if specs else [], strict=True):
+        rows.append(_row(found)._replace(held=nic.detach()))
+    return rows
+
+
+def _row(nic: FoundNic) -> NicRow:
+    left = Slow(Plug(nic.bridge or "")) if nic.plugged else NOTHING_SLOW
+    return NicRow(nic.ifname, 1, 0, "", "", alias=nic.mark.text, ifindex=nic.ifindex, slow=left)
 
 
 def _check(name: str, found: FoundNic | None) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final, NamedTuple, cast
 
+from vhostnet import slow
 from vhostnet.engines import ActResult, Engine, NicResult, Result, get_mac, keep_mac
 from vhostnet.errors import NicClosed, SpecError, vhost_problem
 from vhostnet.host.reasons import refusal
@@ -23,7 +24,7 @@ from vhostnet.others.settling import watch
 from vhostnet.process.files import close_fd
 from vhostnet.process.forks import under_way
 from vhostnet.program.plan import plan_reset, plan_up, plan_update
-from vhostnet.program.program import Act, Fds, NicRow, Op, Program, held_row
+from vhostnet.program.program import NOTHING_SLOW, Act, Fds, NicRow, Op, Program, Slow, held_row
 from vhostnet.qemu.argv import Dialect, fitted, qemu_argv
 from vhostnet.spec.interface import InterfaceSpec
 from vhostnet.spec.mac import tap_mac
@@ -58,7 +59,8 @@ class Nic:
     """A NIC that exists: its TAP is up, and on its bridge, for as long as this object owns the fds.
 
     One that was adopted (``spec.managed`` False) is what it was before, and stays when this object is closed; and so
-    does one that is persistent.
+    does one that is persistent. What would outlive its TAP (a downscript that is to be run, a port of Open vSwitch)
+    ends before that does, unless the NIC is persistent, or its fds were given away.
 
     Use it as a context manager, or call ``close()``. One that is dropped open is closed with a
     ResourceWarning. A child made by ``os.fork()`` does not own it: there it is closed, so only this process
@@ -78,6 +80,7 @@ class Nic:
         self._is_up = nic.up or any(act.op == Op.UP and act.nic == row for act in program.acts)
         self._adopted = nic.adopted
         self._stays = nic.adopted or nic.persist is not None  # whoever closes it
+        self._slow = nic.slow
         self._engine = engine
         self._runs = runs
         # A signal handler may close what it interrupts: hence the R. threading's is a function around this one.
@@ -157,11 +160,12 @@ class Nic:
     def up(self) -> None:
         """Bring it up, which was opened with ``up=False``; its port is isolated and the like before it forwards.
 
-        Nothing is done to one that is up. Raises HostError (act ``UP``); NicClosed.
+        Nothing is done to one that is up. Then its script runs, and its addresses are set. Raises HostError (act
+        ``UP``; or ``SCRIPT`` or ``ADDRESS``, and then it is up); NicClosed.
         """
         with under_way, self._lock:
             program = plan_up(self.held()._replace(adopted=False), self.spec)
-            result = self._engine.run(program)
+            result = slow.run(self._engine, program)
             if result.failures:
                 raise refusal(program, result.failures[0])
             self._is_up = True
@@ -240,7 +244,10 @@ class Nic:
         Takes 20 to 40 ms, which the kernel waits for its grace periods: close many with close_nics().
         """
         with contextlib.suppress(NicClosed), under_way:
-            self._engine.close([self._give_away()])
+            fds = self._give_away()
+            if self._slow is not NOTHING_SLOW:
+                slow.end(self._engine, [self._row(fds, self._ends())])
+            self._engine.close([fds])
 
     def become(self, spec: InterfaceSpec, run: Run) -> "Nic":
         """The same NIC after *run* made it *spec*'s; it owns the fds now, and this one is closed."""
@@ -253,14 +260,35 @@ class Nic:
 
     def held(self) -> NicRow:
         """Its row in a Program for a NIC that exists. Raises NicClosed."""
+        return self._row(self._fds(), self._slow)
+
+    def _row(self, fds: Fds, left: Slow) -> NicRow:
         program, _, row = self._runs[-1]
         alias = program.nics[row].alias
-        return held_row(self.ifname, self.ifindex, self._fds(), alias, adopted=self._stays)
+        return held_row(self.ifname, self.ifindex, fds, alias, adopted=self._stays, slow=left)
+
+    @property
+    def needs_closing(self) -> bool:
+        """Something of it would outlive its TAP: a port of Open vSwitch, or a downscript that nobody would run.
+
+        Whoever gives its fds away, or becomes QEMU, leaves that behind; ``delete_nics()`` takes such a port away.
+        """
+        return self._ends() != NOTHING_SLOW
+
+    def _ends(self) -> Slow:
+        """What of its slow acts would be left behind; addresses go with the link."""
+        if self._slow is NOTHING_SLOW or (self._stays and not self._adopted):
+            return NOTHING_SLOW
+        left = self._slow._replace(script="")
+        return left if self._adopted else left._replace(addresses=(), routes=())
 
     def surrender(self) -> tuple[Engine, NicRow] | None:
-        """Give the NIC away to whoever deletes it, with the engine to do it; None when it is closed already."""
+        """Give the NIC away to whoever deletes it, with the engine to do it; None when it is closed already.
+
+        What is in the row of slow acts has to end before.
+        """
         try:
-            return self._engine, held_row(self.ifname, self.ifindex, self._give_away(), adopted=self._stays)
+            return self._engine, self._row(self._give_away(), self._ends())
         except NicClosed:
             return None
 
@@ -302,6 +330,13 @@ _PORTS: Final = ("type", "bridge", "network", "mtu", "isolated", "vlan", "mac_ta
 
 def _check_update(old: InterfaceSpec, new: InterfaceSpec) -> None:
     for spec in (old, new):
+        if spec.virtualport:
+            raise SpecError(
+                "is a port of Open vSwitch, which is not changed here",
+                attribute="virtualport",
+                value=spec.virtualport.interfaceid,
+                expected="ovs-vsctl set port, or a NIC anew",
+            )
         if spec.type == "ethernet":
             raise SpecError("is on no bridge", attribute="type", value=spec.type, expected="type bridge or network")
     for name, value in vars(old).items():

@@ -10,13 +10,22 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, overload
 
-from vhostnet import engines
+from vhostnet import engines, slow
 from vhostnet.engines import Engine, Result
 from vhostnet.errors import HostError, NameBusy, SpecError, host_error
 from vhostnet.host.closing import await_names
 from vhostnet.host.marks import make_marks
 from vhostnet.host.nic import Nic, Run, settle_later
-from vhostnet.host.reasons import describe, explained, free_memory, joined, refusals, unfit_bridge, unfit_taps
+from vhostnet.host.reasons import (
+    describe,
+    explained,
+    free_memory,
+    joined,
+    refusals,
+    unfit_bridge,
+    unfit_plugs,
+    unfit_taps,
+)
 from vhostnet.others import udev
 from vhostnet.process.files import allowed_files, open_files
 from vhostnet.process.forks import under_way
@@ -232,7 +241,7 @@ def _make(engine: Engine, specs: Sequence[InterfaceSpec], how: How, names: Seque
         persist=how.persist,
     )
     with under_way:
-        result = engine.run(program)
+        result = slow.run(engine, program)
         if how.selftest:
             _note_selftest(program, result)
         if result.failures:
@@ -292,8 +301,9 @@ def _plan(engine: Engine, specs: Sequence[InterfaceSpec], vhost: VhostPolicy | N
         unfit = unfit_bridge(name, links.get(name), nics, _networks(specs).get(name))
         if unfit:
             raise unfit
-    for unfit in unfit_taps(engine, program):
+    for unfit in (*unfit_taps(engine, program), *unfit_plugs(program)):
         raise unfit
+    links |= describe(engine, [nic.joins for nic in program.nics if nic.slow.plug])
     return resolve(program, links)
 
 

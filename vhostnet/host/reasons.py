@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from vhostnet.engines import Engine, Failure, Result
+from vhostnet.engines import ActResult, Engine, Failure, Result
 from vhostnet.errors import (
     BridgeFull,
     FlagMismatch,
@@ -23,8 +23,9 @@ from vhostnet.errors import (
 from vhostnet.others.holders import find_holders
 from vhostnet.process.files import allowed_files, open_files
 from vhostnet.program.cost import cost
-from vhostnet.program.program import MAX_PORTS, Link, NicRow, Op, Program, TunFlag, fds_needed, flag_names
+from vhostnet.program.program import MAX_PORTS, SLOW, Link, NicRow, Op, Program, TunFlag, fds_needed, flag_names
 
+_SLOW: Final = tuple(op.name for op in Op if op >= SLOW)
 _ON_BRIDGE: Final = (Op.LINK, Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB)
 
 
@@ -42,9 +43,13 @@ def refusal(program: Program, failure: Failure) -> HostError:
         subject = nic.wish
     elif act.op in _ON_BRIDGE:
         subject = nic.bridge
-    return host_error(
+    elif act.op == Op.PLUG and nic.slow.plug:
+        subject = nic.ifname if result.errno == errno.EEXIST else nic.slow.plug.bridge
+    error = host_error(
         result.errno, act=act.op.name, call=result.call, ifname=nic.ifname, queue=result.queue, subject=subject
     )
+    error.strerror = result.why or error.strerror
+    return error
 
 
 def refusals(program: Program, result: Result) -> dict[int, HostError]:
@@ -58,6 +63,7 @@ def refusals(program: Program, result: Result) -> dict[int, HostError]:
     if result.undo:
         undo = result.undo
         undoing = host_error(undo.errno, act=Op.DELETE.name, call=undo.call, ifname=None, queue=None)
+        undoing.strerror = undo.why or undoing.strerror
         for error in refused.values():
             error.undoing = undoing
     return refused
@@ -75,6 +81,8 @@ def describe(engine: Engine, names: Sequence[str]) -> dict[str, Link]:
 def explained(engine: Engine, program: Program, error: HostError, networks: Mapping[str, str]) -> HostError:
     """The same, with what there is on this host that tells why; *networks* are those that bridges stand for."""
     row = next(nic for nic in program.nics if nic.ifname == error.ifname)
+    if error.act in _SLOW:  # who has said it all
+        return error
     try:
         if isinstance(error, BridgeFull):
             _count_ports(engine, program, row, error)
@@ -145,7 +153,7 @@ def _say_of_bridge(error: HostError, name: str, link: Link | None, network: str 
         error.remedy = "libvirt makes it with its network: virsh net-list --all, virsh net-start NETWORK"
     elif link and link.kind == "openvswitch":
         error.strerror = f"{name!r} is an Open vSwitch bridge, and not a Linux bridge"
-        error.remedy = f"use type='ethernet', and plug the TAP in: ovs-vsctl add-port {name} TAP"
+        error.remedy = "say so: <virtualport type='openvswitch'/> in the interface"
 
 
 def _count_ports(engine: Engine, program: Program, row: NicRow, error: BridgeFull) -> None:
@@ -226,6 +234,28 @@ def _unfit_tap(engine: Engine, row: NicRow, error: HostError) -> HostError:
         if link.kind != "tun":
             unfit.remedy = "name a TAP in <target dev=>"
     return unfit
+
+
+# --- Open vSwitch ----------------------------------------------------------------------------------------
+
+
+def unfit_plugs(program: Program) -> Iterator[HostError]:
+    """Why NICs could not be ports of Open vSwitch, one reason each; nothing where this user may not ask."""
+    plugs = [(number, program.nics[act.nic]) for number, act in enumerate(program.acts) if act.op == Op.PLUG]
+    if not plugs:
+        return
+    from vhostnet.slow import ovsdb
+
+    try:
+        refused = ovsdb.look([row for _, row in plugs])
+    except PermissionError:
+        return
+    except OSError as error:
+        refused = {plugs[0][1].ifname: error}
+    for number, row in plugs:
+        if why := refused.get(row.ifname):
+            outcome = ActResult(why.errno or errno.EIO, str(why.filename or ""), None, 0, why.strerror or "")
+            yield refusal(program, Failure(number, outcome))
 
 
 # --- resources -------------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """What there is on this host that this package made: each NIC by its mark, and who made it and has it open.
 
-By rtnetlink and /proc; nothing is touched.
+By rtnetlink, /proc and Open vSwitch's database; nothing is touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from vhostnet.errors import Holder
@@ -13,6 +14,7 @@ from vhostnet.host.marks import Mark, read_mark
 from vhostnet.others import bridge
 from vhostnet.others.holders import find_holders
 from vhostnet.process.netns import NetNs, call_inside
+from vhostnet.slow import ovsdb
 
 
 class FoundNic(NamedTuple):
@@ -20,7 +22,8 @@ class FoundNic(NamedTuple):
 
     ``attached`` queues have an fd that takes part, ``detached`` ones an fd that does not, as a QEMU that ended leaves
     them. The mark names who made it, ``holders`` have it open now, as far as /proc tells. A ``persistent`` one stays
-    without any.
+    without any. One that is ``plugged`` has a port of an Open vSwitch bridge, and that is its bridge; with ``ifindex``
+    0 the port is all that a crash has left of it.
     """
 
     ifname: str
@@ -32,10 +35,14 @@ class FoundNic(NamedTuple):
     mark: Mark
     holders: tuple[Holder, ...]
     persistent: bool
+    plugged: bool = False
 
 
 def list_nics(*, netns: NetNs | None = None) -> tuple[FoundNic, ...]:
-    """Every NIC of this package's in the namespace, whichever process made it, by ifindex. Raises HostError."""
+    """Every NIC of this package's in the namespace, whichever process made it, by ifindex. Raises HostError.
+
+    Ports of Open vSwitch are seen by who may ask its database.
+    """
     return call_inside(netns, survey)
 
 
@@ -45,7 +52,23 @@ def survey() -> tuple[FoundNic, ...]:
     names = {link["index"]: str(link.get("ifname")) for link in links}
     marked = [(link, mark) for link in links if (mark := read_mark(link.get("ifalias")))]
     holders = find_holders([names[link["index"]] for link, _ in marked]) if marked else {}
-    return tuple(_found(link, mark, names, holders) for link, mark in marked)
+    found = [_found(link, mark, names, holders) for link, mark in marked]
+    return tuple(_with_ports(found))
+
+
+def _with_ports(found: list[FoundNic]) -> Iterator[FoundNic]:
+    """With what Open vSwitch says of them; and ports of whose device nobody knows any more."""
+    ports = {}
+    if ovsdb.is_there():
+        with contextlib.suppress(OSError):
+            ports = {port.mark: port for port in ovsdb.list_ports()}
+    for nic in found:
+        port = ports.pop(nic.mark.text, None)
+        yield nic._replace(bridge=port.bridge, plugged=True) if port else nic
+    for port in ports.values():
+        mark = read_mark(port.mark)
+        if mark and not port.open:
+            yield FoundNic(port.name, 0, port.bridge, False, 0, 0, mark, (), False, True)
 
 
 def _found(link: Any, mark: Mark, names: Mapping[int, str], holders: Mapping[str, tuple[Holder, ...]]) -> FoundNic:

@@ -18,23 +18,32 @@ bridges that are only named: nothing is made where one is missing. Then:
                cannot ride in LINK.
 7. FDB         the guest's MAC in the bridge's forwarding table, in every VLAN of the port.
 8. COALESCE    rx-frames, by ethtool's ioctl.
-9. UP          last, and only after every answer to the acts before it was read (``barrier``): a NIC that failed
-               anywhere was never up, and never up outside its bridge. What else there is to set of a port (isolated,
-               learning, flood) rides in the same message, and stands before the port forwards: the kernel refuses it
-               in the one that joins.
-10. PERSIST    where NICs are to outlive their fds: after all the rest, so that a run that fails or dies leaves none. A
+9. PLUG        where its bridge is Open vSwitch's: a port there, with its VLANs, in one transaction for all NICs; with
+               MAC and MTU, which the switch reads, and before UP. Then comes the QDISC of these: the switch takes away
+               what it finds at the root when it gets the device, and leaves alone what is put there afterwards.
+10. UP         last of what the kernel does, and only after every answer to the acts before it was read (``barrier``): a
+               NIC that failed anywhere was never up, and never up outside its bridge. What else there is to set of a
+               port (isolated, learning, flood) rides in the same message, and stands before the port forwards: the
+               kernel refuses it in the one that joins.
+11. SCRIPT     a user's, when it is up, as libvirt runs it.
+12. ADDRESS    addresses and routes of the host's end: the kernel has no route by way of a link that is down.
+13. PERSIST    where NICs are to outlive their fds: after all the rest, so that a run that fails or dies leaves none. A
                kill among these few microseconds leaves those it was done with, marked as every NIC.
 
 A batch runs all acts of one kind before the next kind, so netlink messages go out many to a send.
 
 A NIC that exists already (``held``) takes other acts: VHOST_OPEN and ATTACH for the next QEMU on it; ALTNAME or RENAME
-and LINK, in one send, for one that was made ahead and is taken now, and 6 to 9 where its port has settings; DELETE,
+and LINK, in one send, for one that was made ahead and is taken now, and 6 to 10 where its port has settings; DELETE,
 which takes link and fds
 away; LEAVE, and then as a new one from LINK on, for one that becomes another port.
+
+9, 11 and 12 are slow acts (vhostnet/slow/). What of them a NIC would leave behind goes before it does: DOWNSCRIPT while
+it is there as it was, then UNADDRESS (of a link that stays), then UNPLUG, in one transaction for all. Each is tried,
+whatever becomes of the others.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import Final, Literal, TypeVar
@@ -42,22 +51,27 @@ from typing import Final, Literal, TypeVar
 from vhostnet.errors import SpecError
 from vhostnet.program.program import (
     MAX_VLANS,
+    NOTHING_SLOW,
     PORT,
     Act,
+    Address,
     Fds,
     Link,
     NicRow,
     Op,
     Persist,
+    Plug,
     Port,
     Program,
+    Route,
+    Slow,
     TunFlag,
     VlanEntry,
     VlanFlag,
 )
 from vhostnet.spec.interface import TAP_TYPES, VNET_HDR_MODELS, InterfaceSpec, VhostPolicy
 from vhostnet.spec.mac import octets, tap_mac
-from vhostnet.spec.parts import Vlan
+from vhostnet.spec.parts import VirtualPort, Vlan, packed
 from vhostnet.values import dataclass
 
 DEFAULT_MTU: Final = 1500  # what the kernel gives a new TAP
@@ -118,7 +132,8 @@ def plan(
 
     Bridges are left to the run to look up. *vhost* overrides the specs' own policy. Without *up* the NICs are left
     down; with *park*, too, and their ports as any; with *persist* they outlive their fds. Raises SpecError for two NICs
-    of one name, for two of one MAC on one bridge, for a network that stands for no bridge, for a spec without a TAP.
+    of one name, for two of one MAC on one bridge, for a network that stands for no bridge, for a spec without a TAP;
+    and for slow acts that cannot be done ahead, or would be left for nobody to do.
     """
     if len(specs) > 1:
         _check_unique("ifname", names)
@@ -128,10 +143,13 @@ def plan(
         rows.append(_row(spec, name, mark, features))
         policies.append(vhost_policy(spec, vhost))
     if park:  # its port is whoever takes it to set
+        for spec in specs:
+            _check_plain(spec)
         rows = [row._replace(port=PORT, frames=0) for row in rows]
     adopted = tuple([number for number, spec in enumerate(specs) if spec.managed is False])
     acts = _acts(tuple(policies), adopted, _settings(rows), qdisc, selftest, up and not park)
     if persist:
+        _check_lasting(specs)
         rows, acts = _lasting(rows, acts, persist)
     return Program(tuple(rows), acts, keep)
 
@@ -144,9 +162,9 @@ def _lasting(rows: list[NicRow], acts: tuple[Act, ...], persist: Persist) -> tup
 
 
 def _settings(rows: Sequence[NicRow]) -> tuple[tuple[Op, ...], ...]:
-    """What is set of each NIC between LINK and UP; nothing at all where that is so of every one."""
+    """What is done of each NIC after LINK, but for UP; nothing at all where that is so of every one."""
     for row in rows:
-        if row.port is not PORT or row.frames:
+        if row.port is not PORT or row.frames or row.slow is not NOTHING_SLOW:
             return tuple(map(_settings_of, rows))
     return ()
 
@@ -157,7 +175,16 @@ def _settings_of(row: NicRow) -> tuple[Op, ...]:
         ops.append(Op.FDB)
     if row.frames:
         ops.append(Op.COALESCE)
-    return tuple(ops)
+    return (*ops, *_slow_ops(row.slow))
+
+
+def _slow_ops(slow: Slow) -> Iterator[Op]:
+    if slow.plug:
+        yield Op.PLUG
+    if slow.script:
+        yield Op.SCRIPT
+    if slow.addresses or slow.routes:
+        yield Op.ADDRESS
 
 
 @lru_cache(maxsize=8)  # most batches are like the one before
@@ -176,17 +203,23 @@ def _acts(
     acts += [Act(Op.VHOST_OPEN, nic, optional=policies[nic] == "auto") for nic in wanted]
     if selftest:
         acts += [Act(Op.SELFTEST, nic) for nic in wanted[:1]]
+    plugged = [nic for nic, ops in enumerate(settings) if Op.PLUG in ops]
     if qdisc == "noqueue":
-        acts += [Act(Op.QDISC, nic) for nic in every]
+        acts += [Act(Op.QDISC, nic) for nic in every if nic not in plugged]
     acts += [Act(Op.LINK, nic) for nic in every]
     for op in _SETTINGS:
         acts += [Act(op, nic) for nic, ops in enumerate(settings) if op in ops]
+    if qdisc == "noqueue":
+        acts += [Act(Op.QDISC, nic) for nic in plugged]
     if up:
         acts += [Act(Op.UP, nic, barrier=nic == every[0]) for nic in every]
+        for op in _WHEN_UP:
+            acts += [Act(op, nic) for nic, ops in enumerate(settings) if op in ops]
     return tuple(acts)
 
 
-_SETTINGS: Final = (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB, Op.COALESCE)
+_SETTINGS: Final = (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB, Op.COALESCE, Op.PLUG)
+_WHEN_UP: Final = (Op.SCRIPT, Op.ADDRESS)
 
 
 def plan_take(parked: NicRow, spec: InterfaceSpec, mark: str, *, wish: str = "", rename: bool = False) -> Program:
@@ -196,6 +229,7 @@ def plan_take(parked: NicRow, spec: InterfaceSpec, mark: str, *, wish: str = "",
     nobody has the fds yet, so one that fails is thrown away before anybody could use it. Where its port has settings
     they come between the two.
     """
+    _check_plain(spec)
     row = _port_row(parked, spec, mark)._replace(wish=wish, up=True)
     acts: tuple[Act, ...] = _LINK if not wish else _RENAME if rename else _ALTNAME
     if row.port is not PORT or row.frames:
@@ -237,7 +271,8 @@ _UP: Final = (Act(Op.UP, 0, barrier=True),)
 
 def plan_up(held: NicRow, spec: InterfaceSpec) -> Program:
     """The Program that brings up a NIC that was left down, as the port it is to be."""
-    return Program((held._replace(port=_port(spec)),), _UP)
+    after = tuple([Act(op, 0) for op in _slow_ops(held.slow) if op in _WHEN_UP])
+    return Program((held._replace(port=_port(spec)),), _UP + after)
 
 
 def plan_update(held: NicRow, spec: InterfaceSpec, *, up: bool = True) -> Program:
@@ -275,18 +310,39 @@ def plan_delete(held: Sequence[NicRow]) -> Program:
     return Program(tuple(held), tuple([Act(Op.DELETE, nic) for nic in range(len(held))]), keep=True)
 
 
+def plan_end(held: Sequence[NicRow]) -> Program:
+    """The Program that ends what of these NICs' slow acts would be left behind."""
+    acts = [Act(op, nic, optional=True) for op in _ENDS for nic, row in enumerate(held) if op in _end_ops(row.slow)]
+    return Program(tuple(held), tuple(acts), keep=True)
+
+
+def _end_ops(slow: Slow) -> Iterator[Op]:
+    if slow.downscript:
+        yield Op.DOWNSCRIPT
+    if slow.addresses or slow.routes:
+        yield Op.UNADDRESS
+    if slow.plug:
+        yield Op.UNPLUG
+
+
+_ENDS: Final = (Op.DOWNSCRIPT, Op.UNADDRESS, Op.UNPLUG)
+
+
 def resolve(program: Program, bridges: Mapping[str, Link]) -> Program:
     """The same Program with what is known of its bridges put in: what a dry run shows."""
     rows = []
     for nic in program.nics:
-        bridge = bridges.get(nic.bridge)
-        rows.append(nic._replace(master=bridge.ifindex, mtu=nic.mtu or bridge.mtu) if bridge else nic)
+        bridge = bridges.get(nic.joins)
+        if bridge:
+            nic = nic._replace(master=bridge.ifindex if nic.bridge else 0, mtu=nic.mtu or bridge.mtu)
+        rows.append(nic)
     return Program(tuple(rows), program.acts, program.keep)
 
 
 def _row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRow:
     if spec.managed is False:
-        return NicRow(name, spec.queues, tun_flags(spec, features), spec.tap_path, spec.vhost_path, adopted=True)
+        paths = spec.tap_path, spec.vhost_path
+        return NicRow(name, spec.queues, tun_flags(spec, features), *paths, adopted=True, slow=_slow(spec, name))
     bridge, mtu = _bridge_and_mtu(spec)
     return NicRow(
         name,
@@ -298,15 +354,66 @@ def _row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRo
         0,
         mtu,
         tap_mac(spec.mac),
-        features.ipv6 and bridge != "",  # one that is on no bridge is its guest's router, by its address
+        features.ipv6 and spec.type != "ethernet",  # one that is on no bridge is its guest's router, by its address
         mark,
         port=_port(spec),
         frames=spec.rx_frames or 0,
+        slow=_slow(spec, name),
     )
 
 
+def _slow(spec: InterfaceSpec, name: str) -> Slow:
+    """What is there of it for other than the engines to do."""
+    if spec.virtualport:
+        return Slow(_plug(spec, spec.virtualport, name))
+    if not (spec.script or spec.downscript or spec.tap_ips or spec.tap_routes):
+        return NOTHING_SLOW
+    addresses = tuple([Address(packed(ip.address), ip.length, packed(ip.peer)) for ip in spec.tap_ips])
+    routes = tuple([Route(packed(to.address), to.length, packed(to.gateway), to.metric) for to in spec.tap_routes])
+    return Slow(None, spec.script or "", spec.downscript or "", addresses, routes)
+
+
+def _plug(spec: InterfaceSpec, port: VirtualPort, name: str) -> Plug:
+    """As libvirt has ovs-vsctl write it."""
+    ids = [("attached-mac", spec.mac), ("iface-id", port.interfaceid), ("iface-status", "active")]
+    if port.vmid:
+        ids.append(("vm-id", port.vmid))
+    if port.profileid:
+        ids += [("port-profile", port.profileid), ("ifname", name)]
+    tag: int | None = None
+    trunks: tuple[int, ...] = ()
+    mode = ""
+    if spec.vlan and not spec.vlan.trunk:
+        tag = spec.vlan.tags[0]
+    elif spec.vlan:
+        tag, trunks = spec.vlan.native, spec.vlan.tags
+        mode = "" if tag is None else f"native-{spec.vlan.native_mode}"
+    return Plug(spec.bridge or "", tuple(ids), tag, trunks, mode)
+
+
+def _check_plain(spec: InterfaceSpec) -> None:
+    """A NIC that is made ahead has no slow acts: they are about whom it is for, and take longer than to make one."""
+    for name in ("virtualport", "script", "downscript", "tap_ips", "tap_routes"):
+        value = getattr(spec, name)
+        if value:
+            raise SpecError(
+                "is nothing that a pool can have ready", attribute=name, value=value, expected="open_nics() for such"
+            )
+
+
+def _check_lasting(specs: Sequence[InterfaceSpec]) -> None:
+    for spec in specs:
+        if spec.downscript:
+            raise SpecError(
+                "would be left for nobody to run, when the NIC outlives its maker",
+                attribute="downscript",
+                value=spec.downscript,
+                expected="none, and to run it after delete_nics()",
+            )
+
+
 def _port(spec: InterfaceSpec) -> Port:
-    if not (spec.isolated or spec.vlan or spec.mac_table_manager == "libvirt"):
+    if not (spec.isolated or spec.vlan or spec.mac_table_manager == "libvirt") or spec.virtualport:
         return PORT
     guest_mac = octets(spec.mac) if spec.mac_table_manager == "libvirt" else b""
     return Port(spec.isolated or False, guest_mac, _vlan_entries(spec.vlan) if spec.vlan else ())
@@ -343,6 +450,8 @@ _BEGIN, _END = int(VlanFlag.RANGE_BEGIN), int(VlanFlag.RANGE_END)
 
 def _bridge_and_mtu(spec: InterfaceSpec) -> tuple[str, int]:
     """As NicRow has them: "" for none, and 0 for the bridge's."""
+    if spec.bridge and spec.virtualport:  # which is no link to join, and whose MTU is looked up with it
+        return "", spec.mtu or 0
     if spec.bridge:
         return spec.bridge, spec.mtu or 0
     if not spec.tap:

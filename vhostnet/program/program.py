@@ -15,7 +15,7 @@ MAX_PORTS: Final = 1023  # of a bridge: the kernel's BR_MAX_PORTS is 1024, and p
 
 
 class Op(enum.IntEnum):
-    """What an act does; the numbers are the C core's (VN_TAP_OPEN, ...)."""
+    """What an act does; the numbers below SLOW are the C core's (VN_TAP_OPEN, ...), which knows no others."""
 
     TAP_OPEN = 0
     ADOPT = 1
@@ -34,6 +34,16 @@ class Op(enum.IntEnum):
     ALTNAME = 14
     RENAME = 15
     DELETE = 16
+
+    PLUG = 64
+    SCRIPT = 65
+    ADDRESS = 66
+    DOWNSCRIPT = 67
+    UNADDRESS = 68
+    UNPLUG = 69
+
+
+SLOW: Final = 64  # acts from here on are no engine's: see vhostnet/slow/
 
 
 class TunFlag(enum.IntFlag):
@@ -112,6 +122,50 @@ class Persist(NamedTuple):
     group: int = -1
 
 
+class Plug(NamedTuple):
+    """A port of the Open vSwitch bridge *bridge*, as its database has it.
+
+    ``ids`` are external_ids of the interface, beside the NIC's mark; ``tag``, ``trunks`` and ``vlan_mode`` are the
+    port's columns, and "" and None are none.
+    """
+
+    bridge: str
+    ids: tuple[tuple[str, str], ...] = ()
+    tag: int | None = None
+    trunks: tuple[int, ...] = ()
+    vlan_mode: str = ""
+
+
+class Address(NamedTuple):
+    """One of the host's end: ``ip`` and ``peer`` of 4 or 16 bytes, as the kernel has them."""
+
+    ip: bytes
+    prefix: int
+    peer: bytes = b""
+
+
+class Route(NamedTuple):
+    """To a network, by way of what is behind the NIC."""
+
+    network: bytes
+    prefix: int
+    gateway: bytes
+    metric: int
+
+
+class Slow(NamedTuple):
+    """What a NIC's slow acts are about: a port of Open vSwitch, commands, addresses and routes of the host's end."""
+
+    plug: Plug | None = None
+    script: str = ""
+    downscript: str = ""
+    addresses: tuple[Address, ...] = ()
+    routes: tuple[Route, ...] = ()
+
+
+NOTHING_SLOW: Final = Slow()
+
+
 class NicRow(NamedTuple):
     """One NIC of a Program: everything an engine needs to know of it.
 
@@ -122,7 +176,7 @@ class NicRow(NamedTuple):
     given some. With ``up`` the LINK act brings it up, too: for one that was parked. ``port`` is what UP, VLAN_ADD,
     VLAN_DEL and FDB set, ``frames`` what COALESCE does (rx-frames). One that is ``adopted`` is there already, is
     somebody else's, and stays when its fds are closed: ADOPT in the place of TAP_OPEN, and nothing is set of it. With
-    ``persist`` it stays, too, by PERSIST.
+    ``persist`` it stays, too, by PERSIST. ``slow`` is what no engine sees.
     """
 
     ifname: str
@@ -144,17 +198,23 @@ class NicRow(NamedTuple):
     frames: int = 0
     adopted: bool = False
     persist: Persist | None = None
+    slow: Slow = NOTHING_SLOW
 
     @property
     def fds(self) -> Fds:
         return self.held or Fds((), ())
 
+    @property
+    def joins(self) -> str:
+        """The bridge that it is to be on, Linux's or Open vSwitch's; "" for none."""
+        return self.slow.plug.bridge if self.slow.plug else self.bridge
+
 
 class Act(NamedTuple):
     """One step: *op* on the NIC of row *nic*.
 
-    ``optional``: a refusal is noted and undone, and the run goes on (VHOST_OPEN alone). ``barrier``: every
-    answer to the acts before must have been read and good.
+    ``optional``: a refusal is noted and undone, and the run goes on (VHOST_OPEN, and what ends slow acts). ``barrier``:
+    every answer to the acts before must have been read and good.
     """
 
     op: Op
@@ -167,7 +227,8 @@ class Act(NamedTuple):
 class Program:
     """Rows and acts. ``print(program)`` shows what would run, one act a line.
 
-    One refused act undoes all that the run made; with ``keep`` only what it made of that NIC.
+    One refused act undoes all that the run made; with ``keep`` only what it made of that NIC. ``slow`` says that there
+    are slow acts among them.
 
     Raises ValueError for what no kernel could be asked: an engine never sees a malformed Program.
     """
@@ -175,6 +236,7 @@ class Program:
     nics: tuple[NicRow, ...]
     acts: tuple[Act, ...]
     keep: bool = False
+    slow: bool = False
 
     def __post_init__(self) -> None:
         states = []
@@ -188,8 +250,10 @@ class Program:
                 state += _HAS_VLANS * bool(nic.port.vlans) + _HAS_FDB * bool(nic.port.guest_mac)
             if nic.persist:
                 state += _LASTS
+            if nic.slow is not NOTHING_SLOW:
+                state += _slow_state(nic.slow)
             states.append(state)
-        _check_acts(self.acts, tuple(states))
+        self.__dict__["slow"] = _check_acts(self.acts, tuple(states))
 
     def __str__(self) -> str:
         width = max((len(nic.ifname) for nic in self.nics), default=0)
@@ -206,18 +270,35 @@ _STATES: Final = ("new", "held", "held with its vhost-net fds", "adopted")
 _MAKING: Final = (Op.TAP_OPEN, Op.ADOPT, Op.SELFTEST)
 # What is not for a NIC that is so.
 _BARRED: Final = (
-    (Op.ADOPT, Op.LEAVE, Op.ATTACH, Op.DELETE),
-    (*_MAKING, Op.PERSIST),
-    (*_MAKING, Op.PERSIST, Op.VHOST_OPEN),
-    tuple(op for op in Op if op not in (Op.ADOPT, Op.VHOST_OPEN, Op.SELFTEST)),
+    (Op.ADOPT, Op.LEAVE, Op.ATTACH, Op.DELETE, Op.DOWNSCRIPT, Op.UNADDRESS),
+    _MAKING,
+    (*_MAKING, Op.VHOST_OPEN),
+    tuple(op for op in Op if op not in (Op.ADOPT, Op.VHOST_OPEN, Op.SELFTEST, Op.SCRIPT, Op.ADDRESS)),
 )
 _HAS_VLANS, _HAS_FDB, _LASTS = 4, 8, 16  # the first two where it is on a bridge
-_NEEDED: Final = {Op.VLAN_ADD: _HAS_VLANS, Op.VLAN_DEL: _HAS_VLANS, Op.FDB: _HAS_FDB, Op.PERSIST: _LASTS}
+_HAS_PLUG, _HAS_SCRIPT, _HAS_DOWNSCRIPT, _HAS_ADDRESS = 32, 64, 128, 256
+_NEEDED: Final = {
+    **dict.fromkeys((Op.VLAN_ADD, Op.VLAN_DEL), _HAS_VLANS),
+    Op.FDB: _HAS_FDB,
+    Op.PERSIST: _LASTS,
+    **dict.fromkeys((Op.PLUG, Op.UNPLUG), _HAS_PLUG),
+    Op.SCRIPT: _HAS_SCRIPT,
+    Op.DOWNSCRIPT: _HAS_DOWNSCRIPT,
+    **dict.fromkeys((Op.ADDRESS, Op.UNADDRESS), _HAS_ADDRESS),
+}
+
+
+def _slow_state(slow: Slow) -> int:
+    state = _HAS_PLUG * (slow.plug is not None) + _HAS_SCRIPT * bool(slow.script)
+    return state + _HAS_DOWNSCRIPT * bool(slow.downscript) + _HAS_ADDRESS * bool(slow.addresses or slow.routes)
 
 
 @lru_cache(maxsize=8)  # most batches are like the one before
-def _check_acts(acts: tuple[Act, ...], states: tuple[int, ...]) -> None:
-    """Each is for a row that is there, is held or not as the act must have it, and has what the act is about."""
+def _check_acts(acts: tuple[Act, ...], states: tuple[int, ...]) -> bool:
+    """Each is for a row that is there, is held or not as the act must have it, and has what the act is about.
+
+    Whether there are slow ones among them.
+    """
     for op, row, _, _ in acts:
         if not 0 <= row < len(states):
             raise ValueError(f"no row {row} for {op.name}")
@@ -226,6 +307,7 @@ def _check_acts(acts: tuple[Act, ...], states: tuple[int, ...]) -> None:
             raise ValueError(f"{op.name} is not for a NIC that is {_STATES[held]}, as row {row} is")
         if op in _NEEDED and not states[row] & _NEEDED[op]:
             raise ValueError(f"{op.name} has nothing to set in row {row}")
+    return any(act.op >= SLOW for act in acts)
 
 
 def _sound(nic: NicRow) -> bool:
@@ -259,6 +341,12 @@ def _describe(act: Act, nic: NicRow) -> str:
         Op.ALTNAME: (nic.wish,),
         Op.RENAME: (f"to {nic.wish}",),
         Op.DELETE: (f"ifindex {nic.ifindex}",),
+        Op.PLUG: tuple(_plug_parts(nic.slow.plug)),
+        Op.SCRIPT: (nic.slow.script,),
+        Op.ADDRESS: tuple(_address_parts(nic.slow)),
+        Op.DOWNSCRIPT: (nic.slow.downscript,),
+        Op.UNADDRESS: tuple(_address_parts(nic.slow)),
+        Op.UNPLUG: (nic.slow.plug.bridge if nic.slow.plug else "",),
     }
     return "  ".join(parts.get(act.op, ()))
 
@@ -309,9 +397,44 @@ def _persist_parts(persist: Persist) -> Iterator[str]:
         yield f"group {persist.group}"
 
 
-def held_row(ifname: str, ifindex: int, fds: Fds, alias: str = "", *, adopted: bool = False) -> NicRow:
+def _plug_parts(plug: Plug | None) -> Iterator[str]:
+    if plug is None:
+        return
+    yield f"openvswitch {plug.bridge}"
+    if plug.tag is not None:
+        yield f"tag {plug.tag}"
+    if plug.trunks:
+        yield f"trunks {','.join(map(str, plug.trunks))}"
+    if plug.vlan_mode:
+        yield plug.vlan_mode
+
+
+def _address_parts(slow: Slow) -> Iterator[str]:
+    yield from map(address_text, slow.addresses)
+    yield from (f"route {route_text(route)}" for route in slow.routes)
+
+
+def address_text(address: Address) -> str:
+    """As ``ip address`` says it."""
+    return _ip(address.ip) + (f" peer {_ip(address.peer)}" if address.peer else "") + f"/{address.prefix}"
+
+
+def route_text(route: Route) -> str:
+    """As ``ip route`` says it."""
+    return f"{_ip(route.network)}/{route.prefix} via {_ip(route.gateway)} metric {route.metric}"
+
+
+def _ip(packed: bytes) -> str:
+    import socket  # an address is for few
+
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+
+
+def held_row(
+    ifname: str, ifindex: int, fds: Fds, alias: str = "", *, adopted: bool = False, slow: Slow = NOTHING_SLOW
+) -> NicRow:
     """The row of a NIC that exists."""
-    return NicRow(ifname, len(fds.tap), 0, "", "", alias=alias, ifindex=ifindex, held=fds, adopted=adopted)
+    return NicRow(ifname, len(fds.tap), 0, "", "", alias=alias, ifindex=ifindex, held=fds, adopted=adopted, slow=slow)
 
 
 def fds_needed(program: Program) -> int:

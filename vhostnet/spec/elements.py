@@ -120,6 +120,8 @@ KNOWN: Final[Known] = {
         "macTableManager": ("mac_table_manager", word(kernel="kernel", libvirt="libvirt")),
     },
     "target": {"dev": ("ifname", _ifname)},
+    "script": {"path": ("script", _unless_empty(plain))},
+    "downscript": {"path": ("downscript", _unless_empty(plain))},
     "driver": {
         "name": ("vhost", word(vhost="require", qemu="off")),
         "queues": ("queues", whole),
@@ -163,6 +165,23 @@ VLAN: Final[dict[str, dict[str, Reader]]] = {
     "vlan": {"trunk": yesno},
     "vlan/tag": {"id": whole, "nativeMode": word(tagged="tagged", untagged="untagged")},
 }
+VIRTUALPORT: Final[dict[str, dict[str, Reader]]] = {
+    "virtualport": {"type": plain},
+    "virtualport/parameters": {"interfaceid": _unless_empty(plain), "profileid": _unless_empty(plain)},
+}
+# What libvirt takes there for other types of it than Open vSwitch's, and refuses for that one.
+OTHER_PARAMETERS: Final = ("managerid", "typeid", "typeidversion", "instanceid")
+HOST_IPS: Final[dict[str, dict[str, Reader]]] = {
+    "source/ip": {"address": plain, "family": plain, "prefix": whole, "peer": plain},
+    "source/route": {
+        "address": plain,
+        "family": plain,
+        "prefix": whole,
+        "netmask": plain,
+        "gateway": plain,
+        "metric": whole,
+    },
+}
 # Elements that are nothing without this attribute.
 NEEDED: Final = {"boot": "order"}
 ADDRESSES: Final[dict[str, tuple[type[Any], dict[str, Reader]]]] = {
@@ -188,7 +207,7 @@ NEUTRAL: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("source", "portgroup"): ("",),
     ("backend", "type"): ("default",),
     ("port", "isolated"): ("no",),
-    ("script", "path"): ("",),
+    ("script", "path"): ("",),  # QEMU took that for none, and so does libvirt
     ("downscript", "path"): ("",),
     ("coalesce/rx/frames", "max"): ("", "0"),  # 0 is what a TAP has
     ("bandwidth/inbound", "average"): ("0",),
@@ -220,6 +239,16 @@ IGNORED_ATTRIBUTES: Final = {
     ("backend", "hostname"): "it is for passt",
     ("backend", "logFile"): "it is for passt",
 }
+# What only others have, with what would be right, by type; libvirt ignores it where nothing stands there.
+REFUSED: Final = "is not for this type, and libvirt refuses it, too"
+_ETHERNET: Final = (REFUSED, "type ethernet")
+ELSEWHERE: Final[dict[str, dict[str, tuple[str, str] | None]]] = {
+    "ethernet": {"virtualport": (REFUSED, "type bridge or network")},
+    **{
+        kind: {"script": _ETHERNET, "downscript": None, "source/ip": _ETHERNET, "source/route": _ETHERNET}
+        for kind in ("bridge", "network", *TAPLESS_TYPES)
+    },
+}
 # The attributes of <source> that libvirt reads; a running network's may have those of what it stands for.
 SOURCES: Final = {
     "bridge": ("bridge", "macTableManager"),
@@ -245,15 +274,15 @@ LATER_TYPES: Final = {
 _WHEN_OPEN = "leave it out, and when the NIC is there"
 LATER_ELEMENTS: Final = {
     "bandwidth": f"{_WHEN_OPEN} shape its TAP (tc qdisc replace dev TAP root tbf ...)",
-    "downscript": "leave it out, and run it when the NIC is gone",
     "filterref": f"{_WHEN_OPEN} filter on its TAP (nft add table bridge ...)",
     "ip": "leave it out, and configure the guest: it is for type user, and libvirt refuses it here, too",
     "portForward": "leave it out: it is for passt, and libvirt refuses it without, too",
     "route": "leave it out, and configure the guest: libvirt refuses it, too",
-    "script": "leave it out, and run it on the TAP's name (nic.ifname) when the NIC is there",
-    "source/ip": f"{_WHEN_OPEN} give its TAP the address (ip addr add ADDRESS dev TAP)",
-    "source/route": f"{_WHEN_OPEN} add the route (ip route add ... dev TAP)",
-    "virtualport": "use a Linux bridge; for Open vSwitch a NIC of type ethernet, and then ovs-vsctl add-port",
+}
+LATER_PORTS: Final = {
+    "midonet": "leave it out, and bind the TAP (mm-ctl --bind-port) when the NIC is there",
+    "802.1Qbg": "libvirt has it for type direct alone: leave it out, and tell lldpad (vdptool) when the NIC is there",
+    "802.1Qbh": "libvirt has it for type direct alone: leave it out, or give the guest the device itself",
 }
 LATER_ATTRIBUTES: Final = {
     ("acpi", "nodeset"): "leave it out, and give QEMU an -object acpi-generic-initiator",

@@ -15,18 +15,23 @@ from vhostnet.spec.parts import (
     Address,
     CcwAddress,
     Check,
+    HostIp,
+    HostRoute,
     MmioAddress,
     PciAddress,
     Source,
     SpaprVioAddress,
     UsbAddress,
+    VirtualPort,
     Vlan,
     is_bool,
     is_id,
     is_path,
+    is_program,
     is_text,
     matches,
     one_of,
+    tuple_of,
     whole,
 )
 from vhostnet.values import dataclass, field
@@ -61,7 +66,10 @@ class InterfaceSpec:
     takes the bridge's, and without a TAP only vhostuser can be told. ``sndbuf`` is in bytes. On its bridge an
     ``isolated`` port sees none but those that are not, ``vlan`` are the VLANs it is in (of a bridge that heeds them),
     and ``mac_table_manager`` "libvirt" has the guest's MAC put into the forwarding table, instead of learning and
-    flooding. ``rx_frames`` is ethtool's: how many frames the TAP may gather (the kernel takes 64 at the most).
+    flooding. With ``virtualport`` the bridge is Open vSwitch's. ``script`` is a program that is run with the TAP's name
+    when that is up, ``downscript`` one that is before it goes, and ``tap_ips`` and ``tap_routes`` are the host's, of
+    the TAP itself (type ethernet). ``rx_frames`` is ethtool's: how many frames the TAP may gather (the kernel takes 64
+    at the most).
     ``teaming`` "persistent" is the half of a pair that stays when the other, a device of the host, is taken away.
     ``loadparm`` goes with ``boot_order`` on s390: 1 to 8 of ``A-Z 0-9 .`` and space. Fields that are None leave the
     choice to QEMU, as libvirt does.
@@ -109,6 +117,11 @@ class InterfaceSpec:
     isolated: bool | None = None
     vlan: Vlan | None = None
     mac_table_manager: str | None = None
+    virtualport: VirtualPort | None = None
+    script: str | None = None
+    downscript: str | None = None
+    tap_ips: tuple[HostIp, ...] = ()
+    tap_routes: tuple[HostRoute, ...] = ()
     rx_frames: int | None = None
     link_state: str | None = None
     teaming: str | None = None
@@ -129,6 +142,7 @@ class InterfaceSpec:
         _check_source(self)
         _check_type(self)
         _check_managed(self)
+        _check_virtualport(self)
         _check_model(self)
         _check_address(self)
 
@@ -194,6 +208,7 @@ _BOOLS = (
     *("guest_csum", "guest_tso4", "guest_tso6", "guest_ecn", "guest_ufo", "rom_bar"),
 )
 _PATH_WANTED = "an absolute path without control characters"
+_PROGRAM_WANTED = "the absolute path of a program, or a name to look for in $PATH"
 
 _RULES: Final[tuple[tuple[str, Check, str], ...]] = (
     ("type", one_of(*TAP_TYPES, *TAPLESS_TYPES), "one of " + ", ".join((*TAP_TYPES, *TAPLESS_TYPES))),
@@ -221,6 +236,11 @@ _RULES: Final[tuple[tuple[str, Check, str], ...]] = (
     ("isolated", is_bool, "yes or no (True or False)"),
     ("vlan", lambda value: isinstance(value, Vlan), "a Vlan"),
     ("mac_table_manager", one_of("kernel", "libvirt"), "kernel or libvirt"),
+    ("virtualport", lambda value: isinstance(value, VirtualPort), "a VirtualPort"),
+    ("script", is_program, _PROGRAM_WANTED),
+    ("downscript", is_program, _PROGRAM_WANTED),
+    ("tap_ips", tuple_of(HostIp), "a tuple of HostIp"),
+    ("tap_routes", tuple_of(HostRoute), "a tuple of HostRoute"),
     ("rx_frames", whole(0, 2**32 - 1), "a whole number of frames, 0..4294967295"),
     ("link_state", one_of("up", "down"), "up or down"),
     ("teaming", one_of("persistent"), "persistent"),
@@ -236,7 +256,9 @@ _RULES: Final[tuple[tuple[str, Check, str], ...]] = (
     ("acpi_index", whole(1, 16383), "a whole number, 1..16383"),
 )
 
-_NEVER_NONE: Final = frozenset(("type", "mac", "model", "vhost", "queues", "tap_path", "vhost_path"))
+_NEVER_NONE: Final = frozenset(
+    ("type", "mac", "model", "vhost", "queues", "tap_path", "vhost_path", "tap_ips", "tap_routes")
+)
 
 
 # --- what the values mean together -----------------------------------------------------------------------
@@ -249,7 +271,7 @@ def _check_source(spec: InterfaceSpec) -> None:
         raise SpecError(f"is missing, and type {spec.type} needs it", attribute=needed, expected=expected)
     for name, types in _PLACES.items():
         value = getattr(spec, name)
-        if value is not None and spec.type not in types:
+        if value not in (None, ()) and spec.type not in types:
             expected = f"it with type {', '.join(types)}"
             raise SpecError(
                 f"has no place in a NIC of type {spec.type}", attribute=name, value=value, expected=expected
@@ -270,7 +292,13 @@ _NEEDED: Final = {
     "vdpa": ("source", "a VdpaSource"),
     **dict.fromkeys(("udp", "mcast", "server", "client"), ("source", "a SocketSource")),
 }
-_PLACES: Final = {"bridge": ("bridge", "network"), "network": ("network",), "source": TAPLESS_TYPES}
+_PLACES: Final = {
+    "bridge": ("bridge", "network"),
+    "network": ("network",),
+    "source": TAPLESS_TYPES,
+    "virtualport": ("bridge", "network"),
+    **dict.fromkeys(("script", "downscript", "tap_ips", "tap_routes"), ("ethernet",)),
+}
 
 
 def _check_managed(spec: InterfaceSpec) -> None:
@@ -282,6 +310,16 @@ def _check_managed(spec: InterfaceSpec) -> None:
         raise SpecError(
             "names no TAP that is there", attribute="ifname", value=spec.ifname, expected="a name, where managed is no"
         )
+
+
+def _check_virtualport(spec: InterfaceSpec) -> None:
+    """A port of Open vSwitch has no settings of a Linux bridge's."""
+    if spec.virtualport is None:
+        return
+    for name, value in (("isolated", True), ("mac_table_manager", "libvirt")):
+        if getattr(spec, name) == value:
+            expected = "none beside a virtualport"
+            raise SpecError("is for a port of a Linux bridge", attribute=name, value=value, expected=expected)
 
 
 # The settings that only some types have, and what the others have instead.

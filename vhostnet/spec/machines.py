@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vhostnet.spec.parts import CcwAddress, MmioAddress, is_id
+from vhostnet.spec.parts import CcwAddress, MmioAddress, is_id, is_uuid
 
 if TYPE_CHECKING:
     from vhostnet.spec.document import Element
@@ -53,6 +53,7 @@ class Domain(NamedTuple):
     machine: Machine = Machine()
     buses: Mapping[int, str] = MappingProxyType({})  # what PCI buses are called, where that is not pci.N
     shared: bool | None = None  # the guest's memory is; None: nobody says
+    uuid: str = ""
 
 
 def read_domain(root: Element, devices: Element | None) -> Domain:
@@ -66,7 +67,10 @@ def read_domain(root: Element, devices: Element | None) -> Domain:
         if name.startswith("virt") and devices.find("*/address[@type='virtio-mmio']") is not None:
             machine = machine._replace(virtio=MmioAddress())  # as libvirt: where one device has it, all have
     buses = {0: machine.root, **dict(_buses(devices) if devices is not None else ())}
-    return Domain(root.get("type", "kvm"), machine, buses, _shares_memory(root) if root.tag == "domain" else None)
+    if root.tag != "domain":
+        return Domain("kvm", machine, buses)
+    uuid = root.findtext("uuid", "").strip()
+    return Domain(root.get("type", "kvm"), machine, buses, _shares_memory(root), uuid if is_uuid(uuid) else "")
 
 
 def _buses(devices: Element) -> Iterator[tuple[int, str]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vhostnet.errors import SpecError
 from vhostnet.spec.elements import (
+    ELSEWHERE,
     IGNORED_ATTRIBUTES,
     IGNORED_ELEMENTS,
     KNOWN,
@@ -35,7 +36,18 @@ from vhostnet.spec.parts import (
     PciAddress,
     is_generated,
 )
-from vhostnet.spec.reading import Place, Reading, at, read, read_address, read_vlan, warn
+from vhostnet.spec.reading import (
+    Place,
+    Reading,
+    at,
+    read,
+    read_address,
+    read_host_ip,
+    read_host_route,
+    read_virtualport,
+    read_vlan,
+    warn,
+)
 from vhostnet.values import replace
 
 if TYPE_CHECKING:
@@ -71,10 +83,11 @@ def _walk(element: _Element, path: str, reading: Reading) -> None:
         tag = str(child.tag)
         if child.tail and child.tail.strip():
             reading.unknown("holds text that libvirt does not know", at(element, None, child.tail.strip()))
-        if tag in seen and not (path == "interface" and tag in reading.kept):
+        its_path = tag if path == "interface" else f"{path}/{tag}"
+        if tag in seen and its_path not in reading.kept:
             raise at(child).error("is given twice")
         seen.add(tag)
-        _child(child, tag if path == "interface" else f"{path}/{tag}", reading)
+        _child(child, its_path, reading)
 
 
 def _child(element: _Element, path: str, reading: Reading) -> None:
@@ -89,6 +102,9 @@ def _child(element: _Element, path: str, reading: Reading) -> None:
         reading.unknown(f"has no effect: libvirt does nothing with it for type {reading.values['type']}", at(element))
     elif path == "vlan":
         reading.put("vlan", read_vlan(element, reading), at(element))
+    elif path == "virtualport":
+        if not _asks_for_nothing(element, path):  # though libvirt would have a type in it
+            reading.put("virtualport", read_virtualport(element, reading), at(element))
     elif path == "target" and element.get("managed") == "no":
         _unmanaged(element, reading)
     elif (path in KNOWN or path in reading.own) and path != "interface":  # which is the whole, and no part of itself
@@ -159,6 +175,9 @@ def _finish(element: _Element, reading: Reading, networks: Networks | None, doma
     _team(reading)
     _drop_driver(reading)
     _drop_vhost(reading, domain)
+    _read_tap_ips(reading)
+    if "virtualport" in values and domain.uuid:
+        values["virtualport"] = replace(values["virtualport"], vmid=domain.uuid)
     if values.pop("_rom_enabled", True) is False:
         if "rom_bar" in values or "rom_file" in values:
             raise reading.places["_rom_enabled"].error("leaves no ROM that bar= or file= could mean")
@@ -186,6 +205,16 @@ _UNSHARED: Final = (
     "needs guest memory that is shared: the switch reads it",
     "<memoryBacking><access mode='shared'/></memoryBacking> in the domain",
 )
+
+
+def _read_tap_ips(reading: Reading) -> None:
+    """<source><ip/><route/>: of the host's end, where the type has such."""
+    for name, path, reader in (
+        ("tap_ips", "source/ip", read_host_ip),
+        ("tap_routes", "source/route", read_host_route),
+    ):
+        if found := reading.kept.get(path):
+            reading.put(name, tuple([reader(element, reading) for element in found]), at(found[0]))
 
 
 def _team(reading: Reading) -> None:
@@ -252,12 +281,15 @@ def _interface(element: _Element, networks: Networks | None, strict: bool, domai
 
         reading = begin(element, kind, strict)
     else:
-        reading = Reading(strict)
+        reading = Reading(strict, elsewhere=ELSEWHERE.get(kind, {}), many=_HOST_IPS if kind == "ethernet" else ())
     _walk(element, "interface", reading)
     if "model" not in reading.values and not domain.machine.takes_virtio:
         problem = "is missing: virtio is taken, where libvirt on x86 would take rtl8139"
         warn(Place("model", "type", at(element).line, None).error(problem))
     return _finish(element, reading, networks, domain)
+
+
+_HOST_IPS: Final = ("source/ip", "source/route")
 
 
 def _type(element: _Element) -> str:

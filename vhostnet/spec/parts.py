@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
 from vhostnet.errors import SpecError
-from vhostnet.values import dataclass
+from vhostnet.values import dataclass, field
 
 MAX_VLAN: Final = 4094  # 4095 is reserved, and 0 is none
 NATIVE_MODES: Final = ("untagged", "tagged")
@@ -50,6 +51,11 @@ def one_of(*words: str) -> Check:
     return lambda value: isinstance(value, str) and value in words
 
 
+def tuple_of(kind: type[Any]) -> Check:
+    """A tuple of nothing else."""
+    return lambda value: isinstance(value, tuple) and all(isinstance(one, kind) for one in value)
+
+
 def is_whole(value: object, low: int, high: int) -> bool:
     """A whole number within these limits; True and False are none."""
     return type(value) is int and low <= value <= high
@@ -73,6 +79,23 @@ def is_text(value: object) -> bool:
 def is_path(value: object) -> bool:
     """An absolute path that is such text."""
     return is_text(value) and isinstance(value, str) and value.startswith("/") and len(value) < 4096
+
+
+def is_program(value: object) -> bool:
+    """The path of a program, or its name alone, which is looked for in $PATH: as libvirt finds a script."""
+    return is_path(value) or (is_text(value) and isinstance(value, str) and 0 < len(value) < 256 and "/" not in value)
+
+
+def packed(text: object) -> bytes:
+    """An IP address as the kernel has it, of 4 bytes or 16; none for what is no address."""
+    import socket  # an address is for few
+
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            return socket.inet_pton(family, text if isinstance(text, str) else "")
+        except (OSError, ValueError):
+            continue
+    return b""
 
 
 def _check_parts(address: object, **tops: int) -> None:
@@ -178,6 +201,137 @@ class Vlan:
             raise SpecError(
                 "is not allowed", attribute="native_mode", value=self.native_mode, expected=" or ".join(NATIVE_MODES)
             )
+
+
+def random_uuid() -> str:
+    """RFC 9562, version 4."""
+    digits = bytearray(os.urandom(16))
+    digits[6], digits[8] = digits[6] & 0x0F | 0x40, digits[8] & 0x3F | 0x80
+    return _hyphened(digits.hex())
+
+
+def _hyphened(digits: str) -> str:
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def is_uuid(value: object) -> bool:
+    """32 hexadecimal digits, with hyphens in their places or none."""
+    return isinstance(value, str) and re.fullmatch(_UUID, value) is not None
+
+
+_UUID = r"[0-9A-Fa-f]{8}(-?)[0-9A-Fa-f]{4}\1[0-9A-Fa-f]{4}\1[0-9A-Fa-f]{4}\1[0-9A-Fa-f]{12}"
+MAX_PROFILE: Final = 39
+
+
+@dataclass(frozen=True)
+class VirtualPort:
+    """A port of an Open vSwitch bridge, and what others (OVN, ...) know it by.
+
+    ``interfaceid`` is its UUID there, a random one where none is given; ``profileid`` a name of theirs, up to 39
+    characters; ``vmid`` the UUID of the domain that it is of, where that is known.
+    """
+
+    interfaceid: str = field(default_factory=random_uuid)
+    profileid: str | None = None
+    vmid: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("interfaceid", "vmid"):
+            value = getattr(self, name)
+            if value is not None or name == "interfaceid":
+                if not is_uuid(value):
+                    raise SpecError("is not allowed", attribute=name, value=value, expected="a UUID")
+                object.__setattr__(self, name, _hyphened(value.replace("-", "").lower()))
+        if self.profileid is not None and not (is_text(self.profileid) and len(self.profileid) <= MAX_PROFILE):
+            expected = f"up to {MAX_PROFILE} characters, and none that control"
+            raise SpecError("is not allowed", attribute="profileid", value=self.profileid, expected=expected)
+
+
+_IP: Final = "an IP address, such as 192.168.125.1 or fd00::1"
+
+
+@dataclass(frozen=True)
+class HostIp:
+    """An address of the host's end of a NIC: ``prefix`` is how long the network's part is, None that of its class.
+
+    With ``peer`` it is one end of a pair, and ``prefix`` that of the other.
+    """
+
+    address: str
+    prefix: int | None = None
+    peer: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_ip(self, "address")
+        if self.peer is not None:
+            _check_ip(self, "peer", like="address")
+        _check_length(self)
+
+    @property
+    def length(self) -> int:
+        """``prefix``, or what stands for it."""
+        return _length(self.address) if self.prefix is None else self.prefix
+
+
+@dataclass(frozen=True)
+class HostRoute:
+    """A route of the host's: to the network ``address`` of ``prefix`` bits, by way of ``gateway``, behind the NIC."""
+
+    address: str
+    gateway: str
+    prefix: int | None = None
+    metric: int = 1
+
+    def __post_init__(self) -> None:
+        _check_ip(self, "address")
+        _check_ip(self, "gateway", like="address")
+        _check_length(self)
+        if not is_whole(self.metric, 1, 2**32 - 1):
+            raise SpecError(
+                "is not allowed", attribute="metric", value=self.metric, expected="a whole number, 1..4294967295"
+            )
+        network = packed(self.address)
+        hosts = 8 * len(network) - self.length
+        if int.from_bytes(network, "big") & ((1 << hosts) - 1):
+            expected = f"the address of a network of {self.length} bits"
+            raise SpecError("is of a host", attribute="address", value=self.address, expected=expected)
+
+    @property
+    def length(self) -> int:
+        """``prefix``, or what stands for it."""
+        return _length(self.address) if self.prefix is None else self.prefix
+
+
+def _check_ip(value: object, name: str, like: str = "") -> None:
+    text = getattr(value, name)
+    there = packed(text)
+    if not there:
+        raise SpecError("is not allowed", attribute=name, value=text, expected=_IP)
+    if like and len(there) != len(packed(getattr(value, like))):
+        raise SpecError("is of another family", attribute=name, value=text, expected=f"one as {like} is")
+
+
+def _check_length(value: HostIp | HostRoute) -> None:
+    most = 8 * len(packed(value.address))
+    if value.prefix is None and _length(value.address) < 0:
+        raise SpecError(
+            "is in no network that a host could be in",
+            attribute="address",
+            value=value.address,
+            expected="a prefix beside it, or another address",
+        )
+    if value.prefix is not None and not is_whole(value.prefix, 0, most):
+        raise SpecError("is not allowed", attribute="prefix", value=value.prefix, expected=f"bits, 0..{most}")
+
+
+def _length(address: str) -> int:
+    """As libvirt has it where nothing is said: by the class (RFC 791), and 64 for IPv6; -1 for what is of none."""
+    there = packed(address)
+    if not any(there):
+        return 0
+    if len(there) == 16:
+        return 64
+    return next((length for below, length in ((128, 8), (192, 16), (224, 24)) if there[0] < below), -1)
 
 
 @dataclass(frozen=True)

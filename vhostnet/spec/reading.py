@@ -5,16 +5,33 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vhostnet.errors import SpecError, VhostnetWarning
-from vhostnet.spec.elements import ADDRESSES, LATER_ADDRESSES, VLAN, ZPCI, Ignored, Known, Reader, plain
+from vhostnet.spec.elements import (
+    ADDRESSES,
+    HOST_IPS,
+    LATER_ADDRESSES,
+    LATER_PORTS,
+    OTHER_PARAMETERS,
+    VIRTUALPORT,
+    VLAN,
+    ZPCI,
+    Ignored,
+    Known,
+    Reader,
+    plain,
+)
 from vhostnet.spec.parts import (
     MAX_VLAN,
     Address,
     CcwAddress,
+    HostIp,
+    HostRoute,
     PciAddress,
     SpaprVioAddress,
     UsbAddress,
+    VirtualPort,
     Vlan,
     ZpciAddress,
+    packed,
 )
 
 if TYPE_CHECKING:
@@ -191,3 +208,81 @@ def read_vlan(element: Element, reading: Reading) -> Vlan:
     if native:
         return Vlan(tuple(tags), True, *native[0])
     return Vlan(tuple(tags), trunk if trunk is not None else len(tags) > 1)
+
+
+def read_virtualport(element: Element, reading: Reading) -> VirtualPort:
+    """What a <virtualport> says of a port of Open vSwitch; libvirt has others."""
+    kind = read_parts(element, VIRTUALPORT["virtualport"], reading).get("type")
+    if kind is None:
+        raise at(element, "type").error("is missing: what a network of libvirt's would add is not known", "openvswitch")
+    if kind in LATER_PORTS:
+        raise at(element, "type").error(f"is not supported yet: {LATER_PORTS[kind]}", "openvswitch")
+    if kind != "openvswitch":
+        raise at(element, "type").error("is no virtualport", "openvswitch")
+    told: dict[str, Any] = {}
+    for child in element:
+        if child.tag != "parameters":
+            reading.unknown("is no element that libvirt knows here", at(child))
+            continue
+        for name in OTHER_PARAMETERS:
+            if name in child.attrib:
+                raise at(child, name).error("is not for type openvswitch, and libvirt refuses it, too", "none")
+        told = {name: text for name, text in read_parts(child, VIRTUALPORT[_PARAMETERS], reading).items() if text}
+        _made(VirtualPort, told, child)
+    return VirtualPort(**told)
+
+
+_PARAMETERS = "virtualport/parameters"
+
+
+def read_host_ip(element: Element, reading: Reading) -> HostIp:
+    """What an <ip> of an ethernet's <source> says."""
+    told = _read_host(element, "source/ip", reading)
+    told.pop("family", None)
+    ip: HostIp = _made(HostIp, told, element)
+    return ip
+
+
+def read_host_route(element: Element, reading: Reading) -> HostRoute:
+    """What a <route> of an ethernet's <source> says."""
+    told = _read_host(element, "source/route", reading)
+    if told.pop("family", None) is None and len(packed(told["address"])) == 16:
+        raise at(element, "family").error("is missing, and none is ipv4", "family='ipv6'")
+    if "gateway" not in told:
+        raise at(element, "gateway").error("is missing", "the address of who knows the way")
+    if "netmask" in told:
+        if "prefix" in told:
+            raise at(element, "netmask").error("says what prefix= does", "one of the two")
+        told["prefix"] = _bits(element, told.pop("netmask"))
+    route: HostRoute = _made(HostRoute, told, element)
+    return route
+
+
+def _read_host(element: Element, path: str, reading: Reading) -> dict[str, Any]:
+    """The attributes; it has an address, and that is of the family that it says."""
+    told = read_parts(element, HOST_IPS[path], reading)
+    for child in element:
+        reading.unknown("is no element that libvirt knows here", at(child))
+    if (element.text or "").strip():
+        reading.unknown("holds text that libvirt does not know", at(element, None, element.text))
+    if "address" not in told:
+        raise at(element, "address").error("is missing", "an address such as 192.168.125.1 or fd00::1")
+    family = told.get("family")
+    if family not in (None, "ipv4", "ipv6"):
+        raise at(element, "family").error("is not allowed", "ipv4 or ipv6")
+    if family and packed(told["address"]) and len(packed(told["address"])) != _BYTES[family]:
+        raise at(element, "address").error(f"is no {family} address", f"one of that family, or {_OTHER[family]}")
+    return told
+
+
+_BYTES = {"ipv4": 4, "ipv6": 16}
+_OTHER = {"ipv4": "family='ipv6'", "ipv6": "family='ipv4'"}
+
+
+def _bits(element: Element, netmask: str) -> int:
+    """How many bits of a network a mask such as 255.255.0.0 has."""
+    mask = packed(netmask)
+    hosts = ~int.from_bytes(mask, "big") & 0xFFFFFFFF
+    if len(mask) != 4 or hosts & (hosts + 1):
+        raise at(element, "netmask").error("is no mask of a network", "such as 255.255.0.0, for ipv4; or prefix=")
+    return 32 - hosts.bit_length()

@@ -6,7 +6,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from vhostnet.errors import SpecError
-from vhostnet.spec.elements import LATER_ATTRIBUTES, Known, device_path, plain, whole, word, yesno
+from vhostnet.spec.elements import (
+    ELSEWHERE,
+    LATER_ATTRIBUTES,
+    REFUSED,
+    Known,
+    device_path,
+    plain,
+    whole,
+    word,
+    yesno,
+)
 from vhostnet.spec.parts import Source
 from vhostnet.spec.reading import Place, Reading, at, read
 from vhostnet.spec.sources import LENGTHS, SocketSource, UserSource, VdpaSource, VhostUserSource, canonical
@@ -33,21 +43,16 @@ OWN: Final[dict[str, Known]] = {
     "client": _SOCKET,
 }
 
-# What only others have, with what would be right; libvirt ignores one of them, and refuses the rest.
-_REFUSED: Final = "is not for this type, and libvirt refuses it, too"
-_BRIDGED: Final = (_REFUSED, "type bridge or network")
-_ETHERNET: Final = (_REFUSED, "type ethernet")
+# As elements.ELSEWHERE, and what else only those with a TAP have.
+_BRIDGED: Final = (REFUSED, "type bridge or network")
 _ELSEWHERE: Final = {
+    **ELSEWHERE["user"],
     "bandwidth": None,
     "coalesce": _BRIDGED,
     "filterref": _BRIDGED,
     "port": _BRIDGED,
     "vlan": _BRIDGED,
     "virtualport": _BRIDGED,
-    "script": _ETHERNET,
-    "downscript": _ETHERNET,
-    "source/ip": _ETHERNET,
-    "source/route": _ETHERNET,
 }
 _MANY: Final = {"user": ("ip",)}  # elements that may come more than once
 

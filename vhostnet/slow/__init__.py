@@ -1,0 +1,31 @@
+"""What is done for a NIC besides the kernel acts on its TAP: by scripts, by Open vSwitch, at the host's end.
+
+``run()`` is for whoever runs Programs, and one without slow acts goes straight to its engine; ``end()`` is for whoever
+takes NICs away.
+"""
+
+from collections.abc import Sequence
+
+from vhostnet.engines import Engine, Result
+from vhostnet.program.program import NOTHING_SLOW, NicRow, Program
+
+
+def run(engine: Engine, program: Program) -> Result:
+    """As ``engine.run(program)``, and the slow acts of it in their places."""
+    if not program.slow:
+        return engine.run(program)
+    from vhostnet.slow.executor import execute  # plain NICs need none of it
+
+    return execute(engine, program)
+
+
+def end(engine: Engine, held: Sequence[NicRow]) -> None:
+    """What these NICs would leave behind ends: downscripts run, ports of Open vSwitch go, addresses of links that stay.
+
+    What is refused is logged, and everything else is done.
+    """
+    rows = [row for row in held if row.slow != NOTHING_SLOW]
+    if rows:
+        from vhostnet.slow.ending import end_all
+
+        end_all(engine, rows)

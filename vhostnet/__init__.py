@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from vhostnet.host.pool import NicPool, PoolStats
     from vhostnet.host.survey import FoundNic, list_nics
     from vhostnet.host.vdpa import open_vdpa
+    from vhostnet.spec.network import Network, PortGroup, VirtualPort, parse_network
     from vhostnet.spec.sources import SocketSource, UserSource, VdpaSource, VhostUserSource
 
 __version__ = "0.1.0"
@@ -79,6 +80,7 @@ __all__ = [
     "Mark",
     "MmioAddress",
     "NameBusy",
+    "Network",
     "Nic",
     "NicClosed",
     "NicPool",
@@ -91,6 +93,7 @@ __all__ = [
     "PciAddress",
     "PoolClosed",
     "PoolStats",
+    "PortGroup",
     "Program",
     "QueueLimit",
     "ResourceExhausted",
@@ -107,6 +110,7 @@ __all__ = [
     "VhostUserSource",
     "VhostnetError",
     "VhostnetWarning",
+    "VirtualPort",
     "Vlan",
     "ZpciAddress",
     "assign_aliases",
@@ -125,6 +129,7 @@ __all__ = [
     "parse_any",
     "parse_domain",
     "parse_interface",
+    "parse_network",
     "plan_nics",
     "qemu_argv",
     "qemu_properties",
@@ -140,6 +145,7 @@ _LATER = {
     "NicPool": "vhostnet.host.pool",
     "PoolStats": "vhostnet.host.pool",
     "open_vdpa": "vhostnet.host.vdpa",
+    **dict.fromkeys(("Network", "PortGroup", "VirtualPort", "parse_network"), "vhostnet.spec.network"),
     **dict.fromkeys(("SocketSource", "UserSource", "VdpaSource", "VhostUserSource"), "vhostnet.spec.sources"),
 }
 

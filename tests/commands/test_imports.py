@@ -12,7 +12,7 @@ from test_cli import PLAIN
 
 NEVER = {"asyncio", "cffi", "json", "logging", "pathlib", "pyroute2", "shutil", "subprocess", "tempfile", "uuid"}
 LATER = "commands.demo commands.doctor host.effects host.pool host.survey host.vdpa others.bridge others.surroundings "
-LATER += "spec.sources spec.tapless"
+LATER += "spec.network spec.sources spec.tapless"
 OURS = {f"vhostnet.{name}" for name in LATER.split()}
 HERE = f"import sys; sys.path[:0] = {[str(ROOT), *sys.path]!r}; "
 

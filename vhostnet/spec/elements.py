@@ -37,7 +37,7 @@ def whole(text: str) -> int:
     return int(text)
 
 
-def _unless_empty(reader: Reader) -> Reader:
+def unless_empty(reader: Reader) -> Reader:
     """libvirt reads some attributes such that an empty one is none."""
     return lambda text: reader(text) if text else None
 
@@ -117,6 +117,7 @@ KNOWN: Final[Known] = {
     "source": {
         "bridge": ("bridge", plain),
         "network": ("network", plain),
+        "portgroup": ("_portgroup", plain),
         "macTableManager": ("mac_table_manager", word(kernel="kernel", libvirt="libvirt")),
     },
     "target": {"dev": ("ifname", _ifname)},
@@ -147,7 +148,7 @@ KNOWN: Final[Known] = {
     "coalesce": {},
     "coalesce/rx": {},
     "coalesce/rx/frames": {"max": ("rx_frames", whole)},
-    "link": {"state": ("link_state", _unless_empty(word(up="up", down="down")))},
+    "link": {"state": ("link_state", unless_empty(word(up="up", down="down")))},
     "alias": {"name": ("alias", _alias)},
     "teaming": {
         "type": ("_teaming", word(persistent="persistent", transient="transient")),
@@ -157,7 +158,7 @@ KNOWN: Final[Known] = {
     "rom": {"enabled": ("_rom_enabled", yesno), "bar": ("rom_bar", _onoff), "file": ("rom_file", plain)},
     "acpi": {"index": ("acpi_index", whole)},
 }
-read_sndbuf: Final = _unless_empty(whole)  # its value is text, not an attribute
+read_sndbuf: Final = unless_empty(whole)  # its value is text, not an attribute
 
 VLAN: Final[dict[str, dict[str, Reader]]] = {
     "vlan": {"trunk": yesno},
@@ -263,7 +264,6 @@ LATER_ATTRIBUTES: Final = {
     ): "leave it out; a passt of your own (--vhost-user --socket PATH) is a switch for type vhostuser",
     ("source", "dev"): "this network is not a bridge here: map it to one (--network NAME=BRIDGE), and leave dev= out",
     ("source", "mode"): "this network is not a bridge here: map it to one (--network NAME=BRIDGE), and leave mode= out",
-    ("source", "portgroup"): "leave it out, and map the network to the bridge that has the group's settings",
 }
 LATER_ADDRESSES: Final = (
     "ccid",

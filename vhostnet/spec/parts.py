@@ -75,6 +75,17 @@ def is_path(value: object) -> bool:
     return is_text(value) and isinstance(value, str) and value.startswith("/") and len(value) < 4096
 
 
+def is_link_name(value: object) -> bool:
+    """A link that exists already: whatever the kernel's dev_valid_name() lets exist."""
+    return (
+        is_text(value)
+        and isinstance(value, str)
+        and 0 < len(value.encode()) <= 15
+        and value not in (".", "..")
+        and not re.search(r"[/:\s]", value)
+    )
+
+
 def _check_parts(address: object, **tops: int) -> None:
     for name, top in tops.items():
         value = getattr(address, name)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vhostnet.errors import SpecError, VhostnetWarning
-from vhostnet.spec.elements import ADDRESSES, LATER_ADDRESSES, VLAN, ZPCI, Ignored, Known, Reader, plain
+from vhostnet.spec.elements import ADDRESSES, LATER_ADDRESSES, NEUTRAL, VLAN, ZPCI, Ignored, Known, Reader, plain
 from vhostnet.spec.parts import (
     MAX_VLAN,
     Address,
@@ -95,6 +95,15 @@ def read(place: Place, reader: Reader, reading: Reading) -> Any:
         return reading.unknown(str(why), place)
     except ValueError as error:
         raise place.error("is not readable", str(error)) from None
+
+
+def asks_for_nothing(element: Element, path: str) -> bool:
+    """Neither it nor what is in it says anything but what is libvirt's default."""
+    return (
+        all(text in NEUTRAL.get((path, str(name)), ()) for name, text in element.attrib.items())
+        and not (element.text or "").strip()
+        and all(asks_for_nothing(child, f"{path}/{child.tag}") for child in element)
+    )
 
 
 def warn(error: SpecError) -> None:

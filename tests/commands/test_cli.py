@@ -155,7 +155,7 @@ def test_a_network_is_what_its_document_says(tmp_path):
     assert error["remedy"] == "it is network 'default''s: virsh net-start default"
     named = nic.replace("'default'", "'default' portgroup='b'")
     done = vhostnet("plan", "-", "--network", str(file), stdin=named)
-    assert (done.returncode, "expected one of its groups: a" in done.stderr) == (3, True)
+    assert (done.returncode, "expected one of its groups: 'a'" in done.stderr) == (3, True)
     file.write_text(network.format("<nic/>"))
     done = vhostnet("plan", "-", "--network", str(file), "--strict", stdin=nic)
     assert (done.returncode, f"line 1: <nic> in {str(file)!r} is no element" in done.stderr) == (3, True)

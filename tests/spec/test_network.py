@@ -186,6 +186,8 @@ def test_what_is_refused(text, says):
     ("text", "says"),
     [
         (document("<nic/>"), "line 3: <nic> is no element that libvirt knows here"),
+        (document("<bridge name='br0'><port/></bridge>"), "line 3: <port> is no element"),
+        (document("<forward><bridge/></forward>"), "line 3: <bridge> is no element"),
         (document("<bridge name='br0' colour='red'/>"), "line 3: <bridge colour='red'> is no attribute"),
         (document("", attributes=" colour='red'"), "line 1: <network colour='red'> is no attribute"),
         (document("<portgroup name='a'><port isolated='yes'/></portgroup>"), "line 3: <port> is no element"),
@@ -302,7 +304,7 @@ def test_a_group_of_a_network_that_has_none_or_is_not_given():
     with pytest.raises(SpecError) as caught:
         plugged(LAB, source)
     assert str(caught.value) == (
-        "line 2: <source portgroup='eng'> is no port group of network 'lab'; expected one of its groups: all, sales"
+        "line 2: <source portgroup='eng'> is no port group of network 'lab'; expected one of its groups: 'all', 'sales'"
     )
     with pytest.raises(SpecError, match="expected none: it has none"):
         plugged(Network(name="lab", bridge="br0"), source)
@@ -348,13 +350,13 @@ BRIDGED = "<forward mode='bridge'/><bridge name='br0'/>"
         ),
         (
             f"{BRIDGED}{OVS}<portgroup name='a' default='yes'><virtualport type='midonet'/></portgroup>",
-            "and its port group have virtualports that differ in type; expected one of openvswitch and midonet",
+            "and its port group have virtualports that differ in type; expected one of 'openvswitch' and 'midonet'",
         ),
         (
             f"{BRIDGED}<virtualport type='openvswitch'><parameters profileid='red'/></virtualport>"
             "<portgroup name='a' default='yes'>"
             "<virtualport type='openvswitch'><parameters profileid='blue'/></virtualport></portgroup>",
-            "and its port group have virtualports that differ in profileid; expected one of red and blue",
+            "and its port group have virtualports that differ in profileid; expected one of 'red' and 'blue'",
         ),
     ],
 )
@@ -363,6 +365,18 @@ def test_a_network_whose_nics_are_not_ours_is_refused_by_name_where_one_is(insid
     with pytest.raises(SpecError) as caught:
         plugged(network)
     assert str(caught.value).startswith(f"line 2: <source network='lab'> {says}")
+
+
+def test_no_name_of_a_group_or_a_profile_spoils_a_message():
+    """A soft hyphen, and what has no width, cannot be seen."""
+    with pytest.raises(SpecError) as caught:
+        plugged(document("<bridge name='b'/><portgroup name='a&#xad;b'/>"), "network='lab' portgroup='a&#x200b;b'")
+    assert str(caught.value).isprintable()
+    ports = (f"<virtualport type='openvswitch'><parameters profileid='a{c}'/></virtualport>" for c in ("", "&#x200b;"))
+    one, other = ports
+    with pytest.raises(SpecError, match="differ in profileid") as caught:
+        plugged(document(f"{BRIDGED}{one}<portgroup name='a' default='yes'>{other}</portgroup>"))
+    assert str(caught.value).isprintable()
 
 
 def test_virtualports_are_merged():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import os
+import shlex
 import socket
 from typing import Final
 
@@ -24,7 +25,7 @@ PATIENCE: Final = 10.0  # seconds; it takes a few milliseconds
 
 # What is in its message -> what to do.
 _REMEDIES: Final = (
-    ("acl", "let it: echo 'allow {bridge}' >>/etc/qemu/bridge.conf"),
+    ("acl", "let it: echo {rule} >>/etc/qemu/bridge.conf"),
     (
         "not permitted",
         "it has no privilege itself: chmod u+s {path}, or setcap cap_net_admin+ep {path}; and not with no_new_privs",
@@ -83,5 +84,6 @@ def _received(sock: socket.socket) -> int | None:
 
 
 def _refusal(path: str, bridge: str, said: str) -> str:
-    remedy = next((remedy for sign, remedy in _REMEDIES if sign in said), "").format(path=path, bridge=bridge)
+    remedy = next((remedy for sign, remedy in _REMEDIES if sign in said), "")
+    remedy = remedy.format(path=path, rule=shlex.quote(f"allow {bridge}"))
     return f"{path} said {said!r}" + (f": {remedy}" if remedy else "")

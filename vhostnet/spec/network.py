@@ -51,9 +51,9 @@ class VirtualPort:
         mine, others = dict(self.parameters), dict(other.parameters)
         wrong = next((name for name in mine if others.get(name, mine[name]) != mine[name]), "")
         if self.type != other.type:
-            raise SpecError("differ", attribute="type", value=f"{self.type} and {other.type}")
+            raise SpecError("differ", attribute="type", value=f"{self.type!r} and {other.type!r}")
         if wrong:
-            raise SpecError("differ", attribute=wrong, value=f"{mine[wrong]} and {others[wrong]}")
+            raise SpecError("differ", attribute=wrong, value=f"{mine[wrong]!r} and {others[wrong]!r}")
         return VirtualPort(self.type, tuple({**mine, **others}.items()))
 
 
@@ -208,6 +208,7 @@ READ: Final[dict[str, dict[str, tuple[str, Any] | None]]] = {
     "mtu": {"size": ("mtu", KNOWN["mtu"]["size"][1])},
     "port": {"isolated": ("isolated", yesno)},
 }
+_WITHIN: Final = [("forward", tag) for tag in ("interface", "pf", "address", "driver", "nat")]
 MAKERS: Final = ("uuid", "title", "description", "metadata", "mac", "domain", "dns", "ip", "route", "bandwidth")
 _DNSMASQ: Final = "{http://libvirt.org/schemas/network/dnsmasq/1.0}options"
 _MANY: Final = ("ip", "route", "portgroup")
@@ -252,6 +253,9 @@ def _attributes(element: Element, path: str, reading: Reading) -> None:
             reading.put(known[0], read(place, known[1], reading), place)
         elif name == "trustGuestRxFilters" and read(place, yesno, reading):
             reading.unknown(_TRUST, place)
+    for child in element if path not in ("network", "name") else ():
+        if (path, child.tag) not in _WITHIN:
+            reading.unknown("is no element that libvirt knows here", at(child))
     if path == "name":
         reading.put("name", element.text or "", at(element))
     elif path == "forward":
@@ -314,7 +318,7 @@ def _port_group(element: Element, reading: Reading) -> PortGroup:
     for child in _children(element, reading):
         if child.tag in _SETTINGS:
             told[str(child.tag)] = _SETTINGS[str(child.tag)](child, reading)
-        elif child.tag not in LATER:
+        elif child.tag != "bandwidth":
             reading.unknown("is no element that libvirt knows here", at(child))
         elif not asks_for_nothing(child, str(child.tag)):
             told["later"] = (*told.get("later", ()), str(child.tag))
@@ -381,7 +385,7 @@ def _group(network: Network, reading: Reading, name: str | None) -> PortGroup | 
         return next((group for group in network.portgroups if group.default), None)
     found = next((group for group in network.portgroups if group.name == name), None)
     if found is None:
-        there = ", ".join(group.name for group in network.portgroups)
+        there = ", ".join(repr(group.name) for group in network.portgroups)
         expected = f"one of its groups: {there}" if there else "none: it has none"
         raise reading.places["_portgroup"].error(f"is no port group of network {network.name!r}", expected)
     return found

@@ -299,6 +299,15 @@ def test_a_running_nic_has_its_groups_settings_already():
     assert vhostnet.parse_interface(text, networks={"lab": "virbr7"}, strict=True) == expected
 
 
+def test_a_running_nic_of_a_bridge_that_is_there_is_of_that_type():
+    """As virsh dumpxml has it where the network's forward mode is bridge (libvirt 11.3)."""
+    source = "<source network='office' portgroup='sales' portid='6f1d-1' bridge='br0'/>"
+    text = NIC.format(f"{source}<vlan><tag id='20'/></vlan>").replace("'network'", "'bridge'")
+    assert vhostnet.parse_interface(text, strict=True) == InterfaceSpec(bridge="br0", mac=MAC, vlan=Vlan((20,)))
+    with pytest.warns(VhostnetWarning, match="<source network='office'> has no effect"):
+        vhostnet.parse_interface(NIC.format("<source network='office' bridge='br0'/>").replace("'network'", "'bridge'"))
+
+
 def test_a_group_of_a_network_that_has_none_or_is_not_given():
     source = "network='lab' portgroup='eng'"
     with pytest.raises(SpecError) as caught:

@@ -53,8 +53,10 @@ Networks = Mapping[str, "str | Network"]
 
 def _walk(element: _Element, path: str, reading: Reading) -> None:
     """Take every attribute and child of *element*, whose place in the map is *path*."""
+    noted = _NOTED if path == "source" and _is_running(element) and reading.values["type"] != "network" else ()
     for name, text in element.attrib.items():
-        _take(path, at(element, str(name), str(text)), reading)
+        if name not in noted:
+            _take(path, at(element, str(name), str(text)), reading)
     needed = NEEDED.get(path)
     if needed and needed not in element.attrib:
         raise at(element, needed).error("is missing", f"<{element.tag} {needed}=...>")
@@ -73,6 +75,14 @@ def _walk(element: _Element, path: str, reading: Reading) -> None:
             raise at(child).error("is given twice")
         seen.add(tag)
         _child(child, tag if path == "interface" else f"{path}/{tag}", reading)
+
+
+# A NIC of a network is, while its domain runs, of the type that it has become there; libvirt notes what it was.
+_NOTED: Final = ("network", "portgroup", "portid")
+
+
+def _is_running(source: _Element) -> bool:
+    return "network" in source.attrib and "portid" in source.attrib
 
 
 def _child(element: _Element, path: str, reading: Reading) -> None:

@@ -23,6 +23,7 @@ import vhostnet
 from vhostnet import engines
 from vhostnet.commands.demo import enter_own_namespace
 from vhostnet.others import bridge as bridges
+from vhostnet.others.bridge_helper import PATHS, find_helper
 from vhostnet.process import netns
 
 TESTS = Path(__file__).resolve().parent
@@ -99,6 +100,10 @@ def _lacks_setpriv() -> str | None:
     return done.stderr.strip() or None
 
 
+def _lacks_helper() -> str | None:
+    return None if find_helper() else f"none of {', '.join(PATHS)}"
+
+
 def _lacks_seccomp() -> str | None:
     try:
         importlib.import_module("pyseccomp")  # and libseccomp with it
@@ -137,6 +142,7 @@ _PROBES = {
     "e2e": _lacks_e2e,
     "strace": _lacks_strace,
     "setpriv": _lacks_setpriv,
+    "helper": _lacks_helper,
     "seccomp": _lacks_seccomp,
     "systemd": _lacks_systemd,
     "netfilter": _lacks_netfilter,

@@ -30,6 +30,29 @@ def dropped(*capabilities: str, mode: str = "666") -> list[str]:
     return ["unshare", "--mount", "sh", "-c", script, "sh", "setpriv", *who, *sets]
 
 
+# QEMU's bridge helper as a distribution would have it, and its rules; both in the mount namespace alone.
+HELPER = """
+mkdir -p /dev/net/helper
+cp -a /etc /dev/net/etc && mkdir -p /dev/net/etc/qemu
+printf '%s' {rules} >/dev/net/etc/qemu/bridge.conf
+cp {helper} /dev/net/helper/qemu-bridge-helper
+{privilege} /dev/net/helper/qemu-bridge-helper
+mount --bind /dev/net/helper {directory}
+mount --bind /dev/net/etc /etc
+"""
+
+
+def helped(helper: str, rules: str, *, privilege: str = "chmod 4755") -> list[str]:
+    """The words before a command that has no capability, but *helper*, with *rules*; ``dropped()`` may have none of it,
+    since there nobody gains a privilege.
+    """
+    named = {"rules": shlex.quote(rules), "helper": helper, "privilege": privilege, "directory": Path(helper).parent}
+    uncover = "\n".join(_uncover([sys.base_prefix, sys.prefix, str(ROOT)])) + HELPER.format(**named)
+    script = DEVICES.format(mode="666", uncover=uncover)
+    who = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all"]
+    return ["unshare", "--mount", "sh", "-c", script, "sh", "setpriv", *who]
+
+
 def _uncover(paths: list[str]) -> list[str]:
     """What makes *paths* readable whose way there is closed to others, such as /root: it is covered, and they stay."""
     ways = {path: way for path in paths if (way := _closed(Path(path)))}

@@ -12,16 +12,17 @@ from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vhostnet.spec import elements, tapless
+from vhostnet.spec import elements, network, tapless
 from vhostnet.spec.interface import TAP_TYPES, TAPLESS_TYPES
 
 PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "libvirt.md"
 
 # Where we do otherwise than libvirt, or what it does differs from one to the next; and why.
 OTHERWISE: Final = {
-    "interface": "a network's bridge is the caller's to tell (`--network NAME=BRIDGE`): there is no daemon to ask",
+    "interface": "what a network is is the caller's to tell ([below](#networks)): there is no daemon to ask",
     "model": "none given is virtio, with a warning; libvirt's is rtl8139 on x86",
-    "source": "with macTableManager='libvirt' the forwarding entry is static, and so stands before the port is up",
+    "source": "with macTableManager='libvirt' the forwarding entry is static, and so stands before the port is up. A "
+    "portgroup that the network does not have is an error; libvirt ignores it",
     "target": "a generated name (`vnet7`) is given anew, from a counter that begins anywhere. managed='no': what the "
     "last one left in the TAP (offloads, vnet_hdr) is reset; a TAP with multi_queue serves one queue, too",
     "driver": "a QEMU that is started is asked for 256 of tx_queue_size on a TAP, with a warning: those from 8.1 on "
@@ -57,6 +58,9 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
             refused = [elements.LATER_ELEMENTS[path]]
         if path == "virtualport":
             refused = [f"type {kind}: {way}" for kind, way in elements.LATER_PORTS.items()]
+        if path == "virtualport/parameters":
+            taken = [name for name in taken if name not in elements.OTHER_PARAMETERS]
+            refused = [f"{', '.join(elements.OTHER_PARAMETERS)}: they are for other types"]
         yield path, ", ".join(taken), ", ".join(sorted(ignored)), "; ".join(refused)
 
 
@@ -94,6 +98,35 @@ def element_table() -> str:
     return "\n".join(lines)
 
 
+# What becomes of each element of a <network>, beside what is read of it.
+GIVES: Final = {
+    "name": "what `<source network=>` calls it",
+    "forward": "nat, route, open or none: its NICs are on the bridge that libvirt makes for it; bridge: on one that is "
+    "there. With a device instead of a bridge they would be of type direct, with mode hostdev of type hostdev: not yet",
+    "bridge": "the NIC's. One that is not named yet (`virbr%d`) is an error: a running network's document has the name",
+    "mtu": "nothing to do: the bridge has it, and the NIC has the bridge's; the guest is not told, as with libvirt",
+    "port": "for a NIC that does not say itself; a group cannot say it",
+    "vlan": "for a NIC that does not say itself, nor its group; refused where libvirt refuses it, with modes nat, "
+    "route, open and none",
+    "virtualport": "merged with the group's, and where they differ an error; then: not yet",
+    "portgroup": "of a NIC that names it, and the default one of those that name none: its vlan; its bandwidth and "
+    "virtualport: not yet",
+}
+
+
+def network_table() -> str:
+    lines = ["| element | read | what a NIC has of it |", "|---|---|---|"]
+    for path, known in network.READ.items():
+        read = ", ".join(sorted(name for name, reader in known.items() if reader))
+        if path in GIVES:
+            lines.append(f"| `{path}` | {read or '(its text)'} | {GIVES[path]} |")
+    for path, read in (("vlan", "trunk, tag"), ("virtualport", "type, parameters"), ("portgroup", "name, default")):
+        lines.append(f"| `{path}` | {read} | {GIVES[path]} |")
+    others = ", ".join(f"`{path}`" for path in network.MAKERS)
+    lines.append(f"| {others} | | nothing: they are the business of whoever makes the bridge |")
+    return "\n".join(lines)
+
+
 def type_table() -> str:
     lines = ["| type | |", "|---|---|"]
     lines += [f"| {kind} | a TAP |" for kind in TAP_TYPES]
@@ -104,7 +137,7 @@ def type_table() -> str:
 
 def page(text: str) -> str:
     """*text* with the tables of today."""
-    for name, table in (("types", type_table()), ("elements", element_table())):
+    for name, table in (("types", type_table()), ("elements", element_table()), ("networks", network_table())):
         head, mark, rest = text.partition(f"<!-- {name} -->\n")
         _, end, tail = rest.partition(f"<!-- /{name} -->")
         text = f"{head}{mark}{table}\n{end}{tail}"

@@ -48,6 +48,7 @@ from vhostnet.spec.parts import (
     HostRoute,
     MmioAddress,
     PciAddress,
+    PortProfile,
     SpaprVioAddress,
     UsbAddress,
     VirtualPort,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from vhostnet.host.pool import NicPool, PoolStats
     from vhostnet.host.survey import FoundNic, list_nics
     from vhostnet.host.vdpa import open_vdpa
+    from vhostnet.spec.network import Network, PortGroup, parse_network
     from vhostnet.spec.sources import SocketSource, UserSource, VdpaSource, VhostUserSource
 
 __version__ = "0.1.0"
@@ -84,6 +86,7 @@ __all__ = [
     "Mark",
     "MmioAddress",
     "NameBusy",
+    "Network",
     "Nic",
     "NicClosed",
     "NicPool",
@@ -96,6 +99,8 @@ __all__ = [
     "PciAddress",
     "PoolClosed",
     "PoolStats",
+    "PortGroup",
+    "PortProfile",
     "Program",
     "QueueLimit",
     "ResourceExhausted",
@@ -131,6 +136,7 @@ __all__ = [
     "parse_any",
     "parse_domain",
     "parse_interface",
+    "parse_network",
     "plan_nics",
     "qemu_argv",
     "qemu_properties",
@@ -146,6 +152,7 @@ _LATER = {
     "NicPool": "vhostnet.host.pool",
     "PoolStats": "vhostnet.host.pool",
     "open_vdpa": "vhostnet.host.vdpa",
+    **dict.fromkeys(("Network", "PortGroup", "parse_network"), "vhostnet.spec.network"),
     **dict.fromkeys(("SocketSource", "UserSource", "VdpaSource", "VhostUserSource"), "vhostnet.spec.sources"),
 }
 

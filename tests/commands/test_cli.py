@@ -99,7 +99,10 @@ def test_argv_of_many_wants_as_many(arguments, message):
         (("argv", SEED_FILE), 2, "--tap-fds"),
         (("argv", SEED_FILE, "--tap-fds", "a:b"), 2, "fd numbers"),
         (("plan", "/nowhere.xml"), 2, "/nowhere.xml: No such file"),
-        (("plan", SEED_FILE, "--network", "default"), 2, "NETWORK=BRIDGE"),
+        (("plan", SEED_FILE, "--network", "default"), 2, "--network default: No such file or directory; expected NET"),
+        (("plan", SEED_FILE, "--network", "default="), 2, "NETWORK=BRIDGE"),
+        (("plan", SEED_FILE, "--network", "/nowhere/a=b"), 2, "--network /nowhere/a=b: No such file or directory"),
+        (("plan", SEED_FILE, "--network", SEED_FILE), 3, f"in {SEED_FILE!r} is not a network; expected <network>"),
         (("exec", SEED_FILE), 2, "-- COMMAND"),
         (("argv", SEED_FILE, "--tap-fds", "80:81"), 3, "tap_fds"),
         (("plan", SEED_FILE, "--vhost", "off", "--netns", "/nowhere"), 1, "/nowhere"),
@@ -139,6 +142,23 @@ def test_a_network_is_mapped():
     assert vhostnet("plan", "-", stdin=text).returncode == 3
     done = vhostnet("plan", "-", "--network", "default=nowhere", "-j", stdin=text)
     assert (done.returncode, json.loads(done.stderr)["error"]) == (1, "NoSuchBridge")
+
+
+def test_a_network_is_what_its_document_says(tmp_path):
+    network = "<network><name>default</name><bridge name='nowhere'/><port isolated='yes'/>{}</network>"
+    nic = "<interface type='network'><model type='virtio'/><source network='default'/></interface>"
+    file = tmp_path / "a=b.xml"
+    file.write_text(network.format("<portgroup name='a'/>"))
+    done = vhostnet("plan", "-", "--network", "other=br0", "--network", str(file), "-j", stdin=nic)
+    error = json.loads(done.stderr)
+    assert (done.returncode, error["error"]) == (1, "NoSuchBridge")
+    assert error["remedy"] == "it is network 'default''s: virsh net-start default"
+    named = nic.replace("'default'", "'default' portgroup='b'")
+    done = vhostnet("plan", "-", "--network", str(file), stdin=named)
+    assert (done.returncode, "expected one of its groups: 'a'" in done.stderr) == (3, True)
+    file.write_text(network.format("<nic/>"))
+    done = vhostnet("plan", "-", "--network", str(file), "--strict", stdin=nic)
+    assert (done.returncode, f"line 1: <nic> in {str(file)!r} is no element" in done.stderr) == (3, True)
 
 
 def test_version_and_help():

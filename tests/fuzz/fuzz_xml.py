@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from pathlib import Path
+from xml.sax.saxutils import quoteattr
 
 import atheris
 
@@ -17,6 +18,7 @@ with atheris.instrument_imports(include=["vhostnet"]):
     import vhostnet.program.plan
     import vhostnet.qemu.argv
     import vhostnet.spec.interface
+    import vhostnet.spec.network
     import vhostnet.spec.parse
 
 import expected
@@ -41,7 +43,26 @@ def check_arguments(spec: vhostnet.InterfaceSpec, alias: str) -> None:
         assert ID.fullmatch(str(parse_argv(argv)[-1]["id"])), argv
 
 
+NIC = "<interface type='network'><model type='virtio'/><source network='n'{}/></interface>"
+
+
+def check_network(data: bytes) -> None:
+    """A NIC of each of its groups, and one that names none."""
+    network = vhostnet.parse_network(data)
+    for group in ("", *(f" portgroup={quoteattr(group.name)}" for group in network.portgroups)):
+        try:
+            spec = vhostnet.parse_interface(NIC.format(group), networks={"n": network})
+        except vhostnet.SpecError as error:
+            assert str(error).isprintable(), error
+        else:
+            assert spec.bridge == network.bridge
+            check_arguments(spec, "net0")
+
+
 def check(data: bytes) -> None:
+    if b"<network" in data:
+        check_network(data)
+        return
     specs = vhostnet.parse_any(data)
     for spec, alias in zip(specs, vhostnet.assign_aliases(specs), strict=True):
         check_arguments(spec, alias)

@@ -125,6 +125,45 @@ def test_what_libvirt_does_not_know_has_no_effect(path):
     assert all(str(warning.message).isprintable() for warning in caught)
 
 
+# --- networks --------------------------------------------------------------------------------------------
+
+NETWORKS = sorted((TESTS / "attacks" / "networks").glob("*.xml"))
+# As PLACES, of documents of networks.
+PLACES_THERE = {
+    "bridge": "<bridge[ >]",
+    "document": "not well-formed|DOCTYPE|is not a network|has no <name>",
+    "forward": "<forward[ >]",
+    "group": "<(portgroup|tag|vlan|virtualport)[ >]",
+    "mtu": "<mtu size=",
+    "name": "<name>",
+    "pool": "<interface dev=",
+    "port": "<port[ >]",
+    "strict": "that libvirt (does not know|knows)|has no effect",
+    "trust": "<network trustGuestRxFilters=",
+    "virtualport": "<(virtualport|parameters)[ >]",
+    "vlan": "<(vlan|tag)[ >]",
+}
+
+
+@pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
+def test_a_network_that_is_refused(path):
+    message = refusal(vhostnet.parse_network, path.read_bytes(), strict=True)
+    assert re.search(PLACES_THERE[path.stem.partition("-")[0]], message), message
+    if not path.stem.startswith("strict-"):
+        assert refusal(vhostnet.parse_network, path.read_bytes()) == message
+        return
+    with pytest.warns(VhostnetWarning) as caught:
+        network = vhostnet.parse_network(path.read_bytes())
+    assert dataclasses.replace(network, portgroups=()) == vhostnet.Network(name="lab", bridge="br0")
+    assert all(str(warning.message).isprintable() for warning in caught)
+
+
+def test_no_network_is_attacked_in_vain():
+    assert len(NETWORKS) > 75
+    mended = (TESTS / "attacks" / "networks" / "mtu-67.xml").read_text().replace("67", "1500")
+    assert vhostnet.parse_network(mended, strict=True) == vhostnet.Network(name="lab", bridge="br0", mtu=1500)
+
+
 # --- too large to be kept --------------------------------------------------------------------------------
 
 LARGE = {
@@ -158,6 +197,18 @@ def test_refused_however_large(what, strict):
     document = LARGE[what]()
     data = document if isinstance(document, bytes) else document.encode()
     assert refusal(vhostnet.parse_any, data, strict=strict)
+    network = re.sub(rb"<(/?)(domain|interface)\b", rb"<\1network", data)
+    assert refusal(vhostnet.parse_network, network, strict=strict)
+
+
+@pytest.mark.filterwarnings("ignore::vhostnet.VhostnetWarning")
+def test_a_network_of_many_groups_is_read_soon():
+    """What looks for one of the same name among the others."""
+    groups = "".join(f"<portgroup name='{number}'/>" for number in range(20_000))
+    started = time.monotonic()
+    network = vhostnet.parse_network(f"<network><name>lab</name>{groups}</network>")
+    assert time.monotonic() - started < SOON
+    assert len(network.portgroups) == 20_000
 
 
 MEASURED = """
@@ -168,18 +219,21 @@ import test_attacks, vhostnet
 def peak():
     return int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1])
 
-def parse(document):
+def parse(document, parser=vhostnet.parse_any):
     try:
-        vhostnet.parse_any(document)
+        parser(document)
     except vhostnet.SpecError:
         pass
 
 warnings.simplefilter("ignore")
 documents = [path.read_bytes() for path in test_attacks.ATTACKS] + [make() for make in test_attacks.LARGE.values()]
+networks = [path.read_bytes() for path in test_attacks.NETWORKS]
 parse("<interface/>")
 before = peak()
 for document in documents:
     parse(document)
+for document in networks:
+    parse(document, vhostnet.parse_network)
 after = peak()
 kept = b"x" * (64 << 20)
 print(after - before, peak() - before)

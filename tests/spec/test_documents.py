@@ -17,6 +17,7 @@ from vhostnet import (
     SpecError,
     VhostnetWarning,
     VhostUserSource,
+    Vlan,
 )
 
 DOCUMENTS = TESTS / "documents"
@@ -34,7 +35,7 @@ def devices(specs):
 
 def test_each_document_is_expected_to_be_something():
     source = Path(__file__).read_text()
-    assert [path.stem for path in DOCUMENTS.iterdir() if f'"{path.stem}"' not in source] == []
+    assert [path.stem for path in DOCUMENTS.rglob("*.xml") if f'"{path.stem}"' not in source] == []
 
 
 # --- taken, and nothing to say ---------------------------------------------------------------------------
@@ -206,3 +207,65 @@ def test_an_interface_alone_is_picked_too():
         assert len(parse("lab", nic="nic00")) == 1
     with pytest.raises(SpecError, match="none of"):
         parse("lab", nic=1)
+
+
+# --- networks --------------------------------------------------------------------------------------------
+
+
+def network(name):
+    return vhostnet.parse_network((DOCUMENTS / "networks" / f"{name}.xml").read_bytes(), strict=True)
+
+
+def plugged(name, group=None):
+    """A NIC of that network."""
+    there = network(name)
+    source = f"network='{there.name}'" + (f" portgroup='{group}'" if group else "")
+    text = f"<interface type='network'><model type='virtio'/><source {source}/></interface>"
+    return vhostnet.parse_interface(text, networks={there.name: there}, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "bridge"),
+    [("default", "virbr0"), ("default-running", "virbr0"), ("host-bridge", "br0"), ("vagrant", "virbr1")],
+)
+def test_a_network_that_is_its_bridge_and_no_more(name, bridge):
+    spec = plugged(name)
+    assert spec == vhostnet.InterfaceSpec(type="network", network=network(name).name, bridge=bridge, mac=spec.mac)
+
+
+def test_what_a_cluster_and_a_laboratory_have():
+    assert network("terraform") == vhostnet.Network(name="cluster", forward="nat", bridge="tt0")
+    assert network("vagrant").mtu == 1450
+    spec = plugged("minikube")
+    assert (spec.bridge, spec.isolated) == ("virbr39", True)
+
+
+def test_the_groups_of_a_trunk():
+    assert plugged("vlan-groups").vlan is None
+    assert plugged("vlan-groups", "dmz").vlan == Vlan((40,))
+    spec = plugged("vlan-groups", "router")
+    assert (spec.vlan, spec.mac_table_manager) == (Vlan((40, 41, 42), True, 40), "libvirt")
+
+
+def test_the_groups_of_an_open_vswitch():
+    spec = plugged("ovs-groups")
+    assert (spec.bridge, spec.vlan, spec.virtualport.profileid) == ("ovsbr0", Vlan((100,)), "tenant")
+    assert plugged("ovs-groups", "vlan-all").vlan == Vlan((100, 101), True)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("shaped-groups", "would give it <bandwidth>, which is not supported yet: .*tc qdisc"),
+        ("macvtap-pool", "would make a NIC of type direct of it .*, which is not supported yet: .*ip link set dev"),
+        ("sr-iov", "would make a NIC of type hostdev of it .*, which is not supported yet: .*-device vfio-pci"),
+        ("before-define", "has no <bridge name=> yet; expected .*virsh net-dumpxml"),
+    ],
+)
+def test_a_network_whose_nics_are_refused(name, says):
+    with pytest.raises(SpecError, match=f"^line 1: <source network='{network(name).name}'> {says}"):
+        plugged(name)
+
+
+def test_a_group_without_the_settings_of_another():
+    assert plugged("shaped-groups", "plain").bridge == "virbr4"

@@ -16,7 +16,9 @@ from vhostnet import (
     CcwAddress,
     InterfaceSpec,
     MmioAddress,
+    Network,
     PciAddress,
+    PortGroup,
     SocketSource,
     SpaprVioAddress,
     SpecError,
@@ -24,6 +26,7 @@ from vhostnet import (
     UserSource,
     VdpaSource,
     VhostUserSource,
+    Vlan,
     ZpciAddress,
 )
 
@@ -189,6 +192,56 @@ def test_any_value_in_any_field_is_a_spec_or_a_spec_error(name, value):
         assert name in str(error) or error.attribute != name
     else:
         assert spec == InterfaceSpec(**{**fields, "mac": spec.mac})
+
+
+# --- networks --------------------------------------------------------------------------------------------
+
+VLANS = st.none() | st.integers(1, 4094).map(lambda tag: Vlan((tag,)))
+NAMES = st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True)
+GROUPS = st.lists(st.builds(PortGroup, name=NAMES, vlan=VLANS), max_size=3, unique_by=lambda group: group.name)
+
+
+def written(value):
+    """Its XML."""
+    if isinstance(value, Vlan):
+        return f"<vlan><tag id='{value.tags[0]}'/></vlan>"
+    if isinstance(value, PortGroup):
+        default = " default='yes'" if value.default else ""
+        return f"<portgroup name='{value.name}'{default}>{written(value.vlan)}</portgroup>"
+    return ""
+
+
+@given(VLANS, VLANS, GROUPS, st.booleans(), st.sampled_from(["", "yes", "no"]), st.data())
+@settings(deadline=None, max_examples=300)
+def test_a_nic_of_a_network_is_the_one_in_which_all_is_written(own, of_all, groups, isolated, its, data):
+    """Its own VLAN, or its group's, or the network's; and isolated as it says, or the network."""
+    if groups and data.draw(st.booleans()):
+        groups[0] = PortGroup(name=groups[0].name, default=True, vlan=groups[0].vlan)
+    there = Network(name="n", forward="bridge", bridge="br0", isolated=isolated, vlan=of_all, portgroups=tuple(groups))
+    port = f"<port isolated='{'yes' if isolated else 'no'}'/>"
+    text = "<network><name>n</name><forward mode='bridge'/><bridge name='br0'/>"
+    text += f"{port}{written(of_all)}{''.join(map(written, groups))}</network>"
+    assert vhostnet.parse_network(text, strict=True) == there
+
+    group = data.draw(st.sampled_from([None, *groups]))
+    named = f" portgroup='{group.name}'" if group else ""
+    inside = written(own) + (f"<port isolated='{its}'/>" if its else "")
+    nic = "<interface type='network'><mac address='52:54:00:00:00:01'/><model type='virtio'/>{}</interface>"
+    spec = vhostnet.parse_interface(
+        nic.format(f"<source network='n'{named}/>{inside}"), networks={"n": there}, strict=True
+    )
+    group = group or next((group for group in groups if group.default), None)
+    whole = written(own or (group and group.vlan) or of_all)
+    whole += f"<port isolated='{its or ('yes' if isolated else 'no')}'/>"
+    bare = nic.format(f"<source network='n'/>{whole}")
+    assert spec == vhostnet.parse_interface(bare, networks={"n": "br0"}, strict=True)
+
+
+@given(st.text(max_size=300))
+@settings(deadline=None, max_examples=300)
+def test_any_text_is_a_network_or_a_spec_error(text):
+    with pytest.raises(SpecError):
+        vhostnet.parse_network(text)
 
 
 # --- the same XML, written otherwise ---------------------------------------------------------------------

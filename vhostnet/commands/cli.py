@@ -317,27 +317,44 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _specs(files: Sequence[str], options: argparse.Namespace) -> list[InterfaceSpec]:
-    networks = dict(options.network) if options.network else None
+    networks = _networks(options)
     if options.nic is not None and len(files) > 1:
         raise UsageError("--nic picks from one file, and more are given")
     found: list[InterfaceSpec] = []
     for file in files:
-        try:
-            data = _read(file)
-        except OSError as error:
-            raise UsageError(f"{file}: {error.strerror}") from None
-        specs = vhostnet.parse_any(data, networks=networks, strict=options.strict, nic=options.nic)
+        specs = vhostnet.parse_any(_read(file), networks=networks, strict=options.strict, nic=options.nic)
         if not specs:
             raise SpecError(f"{file!r} has no NICs", expected="an <interface>, or a <domain> with one")
         found += specs
     return [unplaced(spec) for spec in found] if options.no_address else found
 
 
+def _networks(options: argparse.Namespace) -> dict[str, Any] | None:
+    """Name -> bridge, or what its document says."""
+    found: dict[str, Any] = {}
+    for name, given in options.network or ():
+        if name:
+            found[name] = given
+            continue
+        try:
+            network = vhostnet.parse_network(_read(given), strict=options.strict)
+        except UsageError as error:
+            raise UsageError(f"--network {error}; expected NETWORK=BRIDGE, or a file with a <network>") from None
+        except SpecError as error:
+            error.problem = f"in {given!r} {error.problem}"  # which is not the file that has the NIC
+            raise
+        found[network.name] = network
+    return found or None
+
+
 def _read(file: str) -> bytes:
-    if file == "-":
-        return sys.stdin.buffer.read()
-    with open(file, "rb") as opened:
-        return opened.read()
+    try:
+        if file == "-":
+            return sys.stdin.buffer.read()
+        with open(file, "rb") as opened:
+            return opened.read()
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from None
 
 
 def _opening(options: argparse.Namespace) -> dict[str, Any]:

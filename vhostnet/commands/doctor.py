@@ -32,6 +32,7 @@ from vhostnet.host.reasons import (
 )
 from vhostnet.host.vdpa import open_vdpa
 from vhostnet.others import bridge, surroundings, udev
+from vhostnet.others.bridge_helper import find_helper
 from vhostnet.process.files import allowed_files, open_files
 from vhostnet.program.cost import cost
 from vhostnet.program.plan import vhost_policy
@@ -165,6 +166,8 @@ def _capability() -> Check:
             os.close(fcntl.ioctl(here, _uapi.SIOCGSKNS))
         except OSError as refused:
             error = host_error(refused.errno or 0, act="TAP_OPEN", call="TUNSETIFF", ifname=None, queue=None)
+            helper = find_helper()
+            error.remedy += f"; for NICs of one queue and no settings {helper} will do" if helper else ""
             return Check("capability", "fail", "no CAP_NET_ADMIN in this network namespace", error.remedy, error)
     return Check("capability", "ok", "CAP_NET_ADMIN")
 

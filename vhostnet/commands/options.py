@@ -31,9 +31,12 @@ def number_or_name(text: str) -> int | str:
 
 
 def _network(text: str) -> tuple[str, str]:
+    """A network's name and its bridge's; or "" and a path. No such name has a slash: ``./a=b`` is a path."""
     name, equals, bridge = text.partition("=")
-    if not (name and equals and bridge):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected NETWORK=BRIDGE, such as default=virbr0")
+    if not equals or "/" in text:
+        return "", text
+    if not (name and bridge):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NETWORK=BRIDGE, such as default=virbr0, or a path")
     return name, bridge
 
 
@@ -66,8 +69,8 @@ def reading_options() -> Parser:
         "--network",
         action="append",
         type=_network,
-        metavar="NETWORK=BRIDGE",
-        help="the bridge a <source network=> stands for (may be repeated)",
+        metavar="NETWORK=BRIDGE|FILE",
+        help="the bridge a <source network=> stands for, or the file of its <network> (may be repeated)",
     )
     group.add_argument(
         "--nic", type=number_or_name, help="only this NIC of the file: its number (from 0), MAC or alias"

@@ -10,11 +10,23 @@ from __future__ import annotations
 import os
 from functools import cache
 
-from vhostnet.engines._calls import get_mac, keep_mac
+from vhostnet.engines._calls import get_mac, get_name, keep_mac
 from vhostnet.engines._protocol import CALLS, ActResult, Engine, Failure, NicResult, Result
 from vhostnet.errors import EngineUnavailable
 
-__all__ = ["CALLS", "ENGINES", "ActResult", "Engine", "Failure", "NicResult", "Result", "get_mac", "keep_mac", "select"]
+__all__ = [
+    "CALLS",
+    "ENGINES",
+    "ActResult",
+    "Engine",
+    "Failure",
+    "NicResult",
+    "Result",
+    "get_mac",
+    "get_name",
+    "keep_mac",
+    "select",
+]
 
 ENGINES = ("native", "pure")
 

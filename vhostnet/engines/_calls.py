@@ -74,6 +74,11 @@ def get_mac(fd: int) -> bytes:
     return mac
 
 
+def get_name(fd: int) -> str:
+    """What a TAP is called at the moment, by its fd."""
+    return name_of(ioctl(fd, uapi.TUNGETIFF, bytes(uapi.IFREQ_FLAGS.size), "TUNGETIFF"))
+
+
 def set_mac(fd: int, mac: bytes) -> None:
     ioctl(fd, uapi.SIOCSIFHWADDR, uapi.IFREQ_MAC.pack(b"", uapi.ARPHRD_ETHER, mac), "SIOCSIFHWADDR")
 

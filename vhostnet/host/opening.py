@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, overload
 
 from vhostnet import engines, slow
 from vhostnet.engines import Engine, Result
-from vhostnet.errors import HostError, NameBusy, SpecError, host_error
+from vhostnet.errors import HostError, NameBusy, NotPermitted, SpecError, host_error
 from vhostnet.host.closing import await_names
 from vhostnet.host.marks import make_marks
 from vhostnet.host.nic import Nic, Run, settle_later
@@ -125,7 +125,8 @@ def open_nics(
 
     Raises SpecError for what cannot be meant, two NICs of one name or one MAC among it; HostError for what the
     host refuses; then nothing is left. Open files (RLIMIT_NOFILE) and the bridges' free ports are counted
-    first, before anything is made. With *on_error* ``keep`` the HostError of a NIC that was refused stands in
+    first, before anything is made. Where this process may make no TAP (CAP_NET_ADMIN), NICs of one queue on a bridge
+    come from QEMU's bridge helper. With *on_error* ``keep`` the HostError of a NIC that was refused stands in
     its place, and the others are there.
 
     Without *up* they are left down, until ``Nic.up()``: for who has to add filters of his own before the first frame.
@@ -258,9 +259,10 @@ def _go_on(
     if not how.keep and snatched:
         return _make(engine, specs, how, _free_names(engine, specs), tries - 1)
     if not how.keep:
-        raise explained(engine, program, next(iter(refused.values())), _networks(specs))
+        error = explained(engine, program, next(iter(refused.values())), _networks(specs))
+        return _helped(engine, specs, how, error)
     made: list[Any] = [
-        explained(engine, program, refused[row], _networks(specs))
+        _kept(engine, spec, how, explained(engine, program, refused[row], _networks(specs)))
         if row in refused
         else Nic(spec, engine, Run(program, result, row))
         for row, spec in enumerate(specs)
@@ -279,6 +281,23 @@ def _once_more(engine: Engine, specs: Sequence[InterfaceSpec], how: How, tries: 
         return _make(engine, specs, how, _free_names(engine, specs), tries)
     except HostError as error:
         return [error] * len(specs)
+
+
+def _helped(engine: Engine, specs: Sequence[InterfaceSpec], how: How, error: HostError) -> list[Nic]:
+    """All of them by QEMU's bridge helper, where *error* is that this process may make no TAP; else it is raised."""
+    powerless = isinstance(error, NotPermitted) and (error.act, error.call) == (Op.TAP_OPEN.name, "TUNSETIFF")
+    if not powerless or not how.up or how.park or how.persist:
+        raise error
+    from vhostnet.host.helped import open_helped  # who may make TAPs needs none of it
+
+    return open_helped(engine, specs, how.vhost, error)
+
+
+def _kept(engine: Engine, spec: InterfaceSpec, how: How, error: HostError) -> Nic | HostError:
+    try:
+        return _helped(engine, [spec], how, error)[0]
+    except HostError as refused:
+        return refused
 
 
 _selftested = False  # vhost-net was seen to take a TAP in this process

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from vhostnet.engines import _uapi
-from vhostnet.engines._calls import ifreq, ioctl, name_of, open_device
+from vhostnet.engines._calls import get_name, ifreq, ioctl, name_of, open_device
 from vhostnet.others import bridge, udev
 from vhostnet.process.files import close_fd
 from vhostnet.program.program import TunFlag
@@ -86,7 +86,7 @@ def _tried(fd: int, ifname: str, born: float) -> Trial:
     if runs_here(_NETWORKD):
         _within(NETWORKD_TIME, lambda: _networkd(ifindex).get("ADMIN_STATE") in _DECIDED)
         state = _networkd(ifindex).get("ADMIN_STATE", "")
-    renamed = _ifname(fd)
+    renamed = get_name(fd)
     with _sysfs() as sysfs:
         assigned = _assigned(sysfs, renamed, ifindex)
     return Trial(
@@ -115,15 +115,11 @@ def _is_here(pid: str) -> bool:
         return False
 
 
-def _ifname(fd: int) -> str:
-    return name_of(ioctl(fd, _uapi.TUNGETIFF, bytes(_uapi.IFREQ_FLAGS.size), "TUNGETIFF"))
-
-
 def _ifindex(fd: int) -> int:
     """Whatever it is called at the moment: a udevd that renames it may just be doing so."""
     with contextlib.suppress(OSError):
-        return socket.if_nametoindex(_ifname(fd))
-    return socket.if_nametoindex(_ifname(fd))
+        return socket.if_nametoindex(get_name(fd))
+    return socket.if_nametoindex(get_name(fd))
 
 
 def _gen_mode(ifname: str) -> str:

@@ -305,6 +305,13 @@ def plan_reset(held: NicRow, vhost_path: str) -> Program:
 _ATTACH: Final = (Act(Op.ATTACH, 0),)
 
 
+def plan_helped(held: NicRow, spec: InterfaceSpec, vhost: VhostPolicy | None) -> Program:
+    """The Program that gives a NIC, whose TAP somebody else has made, its vhost-net fds, if it is to have such."""
+    policy = vhost_policy(spec, vhost)
+    acts = () if policy == "off" else (Act(Op.VHOST_OPEN, 0, optional=policy == "auto"),)
+    return Program((held._replace(vhost_path=spec.vhost_path),), acts)
+
+
 def plan_delete(held: Sequence[NicRow]) -> Program:
     """The Program that takes these NICs away, each one for itself: what cannot be deleted is left as it is."""
     return Program(tuple(held), tuple([Act(Op.DELETE, nic) for nic in range(len(held))]), keep=True)

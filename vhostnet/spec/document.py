@@ -1,7 +1,9 @@
-"""Bytes -> elements that know their line. The only user of the XML parser, which is Python's own (expat)."""
+"""Text -> elements that know their line. The only user of the XML parser, which is Python's own (expat)."""
 
 from __future__ import annotations
 
+import codecs
+import re
 from collections.abc import Mapping
 from typing import Final, cast
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -12,20 +14,56 @@ from vhostnet.errors import SpecError
 __all__ = ["Element", "read_document"]
 
 MAX_DEPTH: Final = 256  # elements in elements; libvirt's documents have a dozen
+MAX_NODES: Final = 64 * 1024  # tags and attributes; each takes 200 bytes, and as few as four in the text
 
 
 class _Located(Element):
     sourceline = 0
 
 
-def read_document(raw: bytes) -> Element:
-    """The root element of *raw*, which is UTF-8 whatever it says of itself; comments and the like are left out.
+def read_document(text: str | bytes, limit: int) -> Element:
+    """The root element of *text*, of at most *limit* bytes in UTF-8; comments and the like are left out.
 
     Each element has the line where it begins, ``sourceline``.
 
-    Raises SpecError for what is not well-formed, and for a DOCTYPE: entities are defined in one, and there is no other
-    way to have one expanded, nor to have another file read.
+    Raises SpecError for what is too long or not well-formed, and for a DOCTYPE: entities are defined in one, and there
+    is no other way to have one expanded, nor to have another file read.
     """
+    if not isinstance(text, (str, bytes)):
+        raise TypeError(f"XML is str or bytes, not {type(text).__name__}")
+    raw = (text if isinstance(text, str) else _decode(text)).encode("utf-8", "surrogatepass")
+    nodes = raw.count(b"<") + raw.count(b"=")
+    for count, most, what in ((len(raw), limit, "bytes"), (nodes, MAX_NODES, "tags and attributes")):
+        if count > most:
+            raise SpecError(f"the document has {count} {what}", expected=f"at most {most}")
+    return _parsed(raw)
+
+
+# What a document's bytes are, by their byte order mark, and what it may call that.
+_UTF_8: Final = ("utf-8", ("utf-8",))
+_UTF_16: Final = {
+    codecs.BOM_UTF16_LE: ("utf-16-le", ("utf-16", "utf-16le")),
+    codecs.BOM_UTF16_BE: ("utf-16-be", ("utf-16", "utf-16be")),
+}
+_DECLARED = r"""\ufeff?<\?xml[^>]*?\sencoding\s*=\s*["']([^"']*)"""
+
+
+def _decode(raw: bytes) -> str:
+    """UTF-8, as libvirt writes it, or UTF-16: in others (UTF-7, ...) tags hide from whoever looks at the bytes."""
+    encoding, names = _UTF_16.get(raw[:2], _UTF_8)
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise SpecError(f"not well-formed XML: no {encoding} at byte {error.start}") from None
+    declared = re.match(_DECLARED, text)
+    allowed = (*names, "us-ascii", "ascii") if text.isascii() else names
+    if declared and declared[1].lower() not in allowed:
+        raise SpecError("is not this document's", attribute="encoding", value=declared[1], expected=" or ".join(names))
+    return text
+
+
+def _parsed(raw: bytes) -> Element:
+    """Its root; it is UTF-8, whatever it says of itself."""
     parser = expat.ParserCreate("utf-8", "}")
     parser.buffer_text = True
     builder = TreeBuilder(element_factory=_Located)

@@ -37,7 +37,7 @@ def whole(text: str) -> int:
     return int(text)
 
 
-def _unless_empty(reader: Reader) -> Reader:
+def unless_empty(reader: Reader) -> Reader:
     """libvirt reads some attributes such that an empty one is none."""
     return lambda text: reader(text) if text else None
 
@@ -117,11 +117,12 @@ KNOWN: Final[Known] = {
     "source": {
         "bridge": ("bridge", plain),
         "network": ("network", plain),
+        "portgroup": ("_portgroup", plain),
         "macTableManager": ("mac_table_manager", word(kernel="kernel", libvirt="libvirt")),
     },
     "target": {"dev": ("ifname", _ifname)},
-    "script": {"path": ("script", _unless_empty(plain))},
-    "downscript": {"path": ("downscript", _unless_empty(plain))},
+    "script": {"path": ("script", unless_empty(plain))},
+    "downscript": {"path": ("downscript", unless_empty(plain))},
     "driver": {
         "name": ("vhost", word(vhost="require", qemu="off")),
         "queues": ("queues", whole),
@@ -149,7 +150,7 @@ KNOWN: Final[Known] = {
     "coalesce": {},
     "coalesce/rx": {},
     "coalesce/rx/frames": {"max": ("rx_frames", whole)},
-    "link": {"state": ("link_state", _unless_empty(word(up="up", down="down")))},
+    "link": {"state": ("link_state", unless_empty(word(up="up", down="down")))},
     "alias": {"name": ("alias", _alias)},
     "teaming": {
         "type": ("_teaming", word(persistent="persistent", transient="transient")),
@@ -159,18 +160,18 @@ KNOWN: Final[Known] = {
     "rom": {"enabled": ("_rom_enabled", yesno), "bar": ("rom_bar", _onoff), "file": ("rom_file", plain)},
     "acpi": {"index": ("acpi_index", whole)},
 }
-read_sndbuf: Final = _unless_empty(whole)  # its value is text, not an attribute
+read_sndbuf: Final = unless_empty(whole)  # its value is text, not an attribute
 
 VLAN: Final[dict[str, dict[str, Reader]]] = {
     "vlan": {"trunk": yesno},
     "vlan/tag": {"id": whole, "nativeMode": word(tagged="tagged", untagged="untagged")},
 }
+# What others than Open vSwitch's ports have, and libvirt refuses for these.
+OTHER_PARAMETERS: Final = ("managerid", "typeid", "typeidversion", "instanceid")
 VIRTUALPORT: Final[dict[str, dict[str, Reader]]] = {
     "virtualport": {"type": plain},
-    "virtualport/parameters": {"interfaceid": _unless_empty(plain), "profileid": _unless_empty(plain)},
+    "virtualport/parameters": dict.fromkeys(("interfaceid", "profileid", *OTHER_PARAMETERS), plain),
 }
-# What libvirt takes there for other types of it than Open vSwitch's, and refuses for that one.
-OTHER_PARAMETERS: Final = ("managerid", "typeid", "typeidversion", "instanceid")
 HOST_IPS: Final[dict[str, dict[str, Reader]]] = {
     "source/ip": {"address": plain, "family": plain, "prefix": whole, "peer": plain},
     "source/route": {
@@ -292,7 +293,6 @@ LATER_ATTRIBUTES: Final = {
     ): "leave it out; a passt of your own (--vhost-user --socket PATH) is a switch for type vhostuser",
     ("source", "dev"): "this network is not a bridge here: map it to one (--network NAME=BRIDGE), and leave dev= out",
     ("source", "mode"): "this network is not a bridge here: map it to one (--network NAME=BRIDGE), and leave mode= out",
-    ("source", "portgroup"): "leave it out, and map the network to the bridge that has the group's settings",
 }
 LATER_ADDRESSES: Final = (
     "ccid",

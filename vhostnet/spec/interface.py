@@ -26,6 +26,7 @@ from vhostnet.spec.parts import (
     Vlan,
     is_bool,
     is_id,
+    is_link_name,
     is_path,
     is_program,
     is_text,
@@ -191,17 +192,6 @@ def _ifname(value: object) -> bool:
     return len(plain) <= 15 and re.fullmatch(_IFNAME, plain) is not None
 
 
-def _bridge_name(value: object) -> bool:
-    """A link that exists already: whatever the kernel's dev_valid_name() lets exist."""
-    return (
-        is_text(value)
-        and isinstance(value, str)
-        and 0 < len(value.encode()) <= 15
-        and value not in (".", "..")
-        and not re.search(r"[/:\s]", value)
-    )
-
-
 _BOOLS = (
     *("ioeventfd", "event_idx", "iommu", "ats", "packed", "page_per_vq", "rss", "rss_hash_report"),
     *("host_csum", "host_gso", "host_tso4", "host_tso6", "host_ecn", "host_ufo", "host_mrg_rxbuf"),
@@ -212,7 +202,7 @@ _PROGRAM_WANTED = "the absolute path of a program, or a name to look for in $PAT
 
 _RULES: Final[tuple[tuple[str, Check, str], ...]] = (
     ("type", one_of(*TAP_TYPES, *TAPLESS_TYPES), "one of " + ", ".join((*TAP_TYPES, *TAPLESS_TYPES))),
-    ("bridge", _bridge_name, "the name of a Linux bridge, 1 to 15 bytes"),
+    ("bridge", is_link_name, "the name of a Linux bridge, 1 to 15 bytes"),
     ("network", lambda value: is_text(value) and value != "", "the name of a network"),
     ("mac", lambda value: _mac.normalize(value) is not None, _mac.EXPECTED),
     ("source", lambda value: isinstance(value, Source), "a UserSource, VhostUserSource, VdpaSource or SocketSource"),

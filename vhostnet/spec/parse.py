@@ -5,8 +5,6 @@ libvirt ignores or does not know is refused (``strict``) or warned about; nothin
 for nothing. Values are validated by ``interface.py``; here they are only read, and an error gets its place.
 """
 
-import codecs
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,27 +37,29 @@ from vhostnet.spec.parts import (
 from vhostnet.spec.reading import (
     Place,
     Reading,
+    asks_for_nothing,
     at,
     read,
     read_address,
     read_host_ip,
     read_host_route,
-    read_virtualport,
+    read_port_profile,
     read_vlan,
+    virtual_port,
     warn,
 )
 from vhostnet.values import replace
 
 if TYPE_CHECKING:
     from vhostnet.spec.document import Element as _Element
+    from vhostnet.spec.network import Network
 else:
     _Element = Any
 
 MAX_INTERFACE: Final = 64 * 1024
 MAX_DOMAIN: Final = 4 * 1024 * 1024
-MAX_NODES: Final = 64 * 1024  # tags and attributes; each takes 200 bytes, and as few as four in the text
 
-Networks = Mapping[str, str]
+Networks = Mapping[str, "str | Network"]
 
 
 # --- one <interface> -------------------------------------------------------------------------------------
@@ -67,8 +67,10 @@ Networks = Mapping[str, str]
 
 def _walk(element: _Element, path: str, reading: Reading) -> None:
     """Take every attribute and child of *element*, whose place in the map is *path*."""
+    noted = _NOTED if path == "source" and _is_running(element) and reading.values["type"] != "network" else ()
     for name, text in element.attrib.items():
-        _take(path, at(element, str(name), str(text)), reading)
+        if name not in noted:
+            _take(path, at(element, str(name), str(text)), reading)
     needed = NEEDED.get(path)
     if needed and needed not in element.attrib:
         raise at(element, needed).error("is missing", f"<{element.tag} {needed}=...>")
@@ -90,21 +92,29 @@ def _walk(element: _Element, path: str, reading: Reading) -> None:
         _child(child, its_path, reading)
 
 
+# A NIC of a network is, while its domain runs, of the type that it has become there; libvirt notes what it was.
+_NOTED: Final = ("network", "portgroup", "portid")
+
+
+def _is_running(source: _Element) -> bool:
+    return "network" in source.attrib and "portid" in source.attrib
+
+
 def _child(element: _Element, path: str, reading: Reading) -> None:
     if path == "address":
         reading.put("address", read_address(element, reading), at(element))
         reading.places["address"] = at(element)  # there is one, even where it leaves the place open
     elif path in reading.kept:
         reading.kept[path].append(element)
-    elif path in reading.elsewhere and (path in NEVER_EMPTY or not _asks_for_nothing(element, path)):
+    elif path in reading.elsewhere and (path in NEVER_EMPTY or not asks_for_nothing(element, path)):
         if why := reading.elsewhere[path]:
             raise at(element).error(*why)
         reading.unknown(f"has no effect: libvirt does nothing with it for type {reading.values['type']}", at(element))
     elif path == "vlan":
         reading.put("vlan", read_vlan(element, reading), at(element))
     elif path == "virtualport":
-        if not _asks_for_nothing(element, path):  # though libvirt would have a type in it
-            reading.put("virtualport", read_virtualport(element, reading), at(element))
+        if not asks_for_nothing(element, path):  # though libvirt would have a type in it
+            reading.put("_profile", read_port_profile(element, reading), at(element))
     elif path == "target" and element.get("managed") == "no":
         _unmanaged(element, reading)
     elif (path in KNOWN or path in reading.own) and path != "interface":  # which is the whole, and no part of itself
@@ -113,17 +123,8 @@ def _child(element: _Element, path: str, reading: Reading) -> None:
         reading.unknown(f"has no effect: {IGNORED_ELEMENTS[path]}", at(element))
     elif path not in LATER_ELEMENTS:
         reading.unknown("is no element that libvirt knows here", at(element))
-    elif path in NEVER_EMPTY or not _asks_for_nothing(element, path):
+    elif path in NEVER_EMPTY or not asks_for_nothing(element, path):
         raise at(element).error(f"is not supported yet: {LATER_ELEMENTS[path]}")
-
-
-def _asks_for_nothing(element: _Element, path: str) -> bool:
-    """Neither it nor what is in it says anything but what is libvirt's default."""
-    return (
-        all(text in NEUTRAL.get((path, str(name)), ()) for name, text in element.attrib.items())
-        and not (element.text or "").strip()
-        and all(_asks_for_nothing(child, f"{path}/{child.tag}") for child in element)
-    )
 
 
 def _take(path: str, place: Place, reading: Reading) -> None:
@@ -171,13 +172,14 @@ def _unmanaged(element: _Element, reading: Reading) -> None:
 def _finish(element: _Element, reading: Reading, networks: Networks | None, domain: Domain) -> InterfaceSpec:
     """Apply what depends on more than one value, then let the spec validate them all."""
     values = reading.values
-    _resolve(reading, networks)
+    _resolve(element, reading, networks)
     _team(reading)
     _drop_driver(reading)
     _drop_vhost(reading, domain)
     _read_tap_ips(reading)
-    if "virtualport" in values and domain.uuid:
-        values["virtualport"] = replace(values["virtualport"], vmid=domain.uuid)
+    if "_profile" in values:
+        place = reading.places["_profile"]
+        reading.put("virtualport", virtual_port(values.pop("_profile"), place, domain.uuid or None), place)
     if values.pop("_rom_enabled", True) is False:
         if "rom_bar" in values or "rom_file" in values:
             raise reading.places["_rom_enabled"].error("leaves no ROM that bar= or file= could mean")
@@ -232,19 +234,26 @@ def _team(reading: Reading) -> None:
     reading.put("teaming", kind, reading.places["_teaming"])
 
 
-def _resolve(reading: Reading, networks: Networks | None) -> None:
-    """type='network': the caller's mapping says the bridge; so does the XML of a running domain."""
-    values = reading.values
-    name = values.get("network")
-    if values.get("type") != "network" or networks is None or name is None:
+def _resolve(element: _Element, reading: Reading, networks: Networks | None) -> None:
+    """type='network': the caller says what the network is; of a running domain's the XML says the bridge."""
+    values, name = reading.values, reading.values.get("network")
+    group, running = values.pop("_portgroup", None), "bridge" in values
+    if values.get("type") != "network" or name is None:
         return
-    if name in networks:
-        values["bridge"] = networks[name]
-    elif "bridge" not in values:
+    found = networks[name] if networks is not None and name in networks else None
+    if found is None and networks is not None and not running:
         known = ", ".join(sorted(networks)) or "none"
-        raise reading.places["network"].error(
-            "stands for no bridge that is known", f"one of those given (networks=, --network NAME=BRIDGE): {known}"
-        )
+        expected = f"one of those given (networks=, --network NAME=BRIDGE or FILE): {known}"
+        raise reading.places["network"].error("stands for no bridge that is known", expected)
+    if found is not None and not isinstance(found, str):
+        from vhostnet.spec.network import plug  # who has bridges' names needs none of it
+
+        plug(element, reading, found, group)
+    elif group is not None and not running:  # or what the group says stands in the XML
+        problem = "is a group of a network whose own document is not given"
+        raise reading.places["_portgroup"].error(problem, "networks={NAME: parse_network(...)}, or --network FILE")
+    elif found is not None:
+        values["bridge"] = found
 
 
 _REFUSED_OFF_VIRTIO: Final = ("iommu", "ats", "packed", "page_per_vq", "teaming")  # libvirt drops the others
@@ -299,48 +308,19 @@ def _type(element: _Element) -> str:
 # --- documents -------------------------------------------------------------------------------------------
 
 
-# What a document's bytes are, by their byte order mark, and what it may call that.
-_UTF_8: Final = ("utf-8", ("utf-8",))
-_UTF_16: Final = {
-    codecs.BOM_UTF16_LE: ("utf-16-le", ("utf-16", "utf-16le")),
-    codecs.BOM_UTF16_BE: ("utf-16-be", ("utf-16", "utf-16be")),
-}
-_DECLARED = r"""\ufeff?<\?xml[^>]*?\sencoding\s*=\s*["']([^"']*)"""
-
-
-def _decode(raw: bytes) -> str:
-    """UTF-8, as libvirt writes it, or UTF-16: in others (UTF-7, ...) tags hide from whoever looks at the bytes."""
-    encoding, names = _UTF_16.get(raw[:2], _UTF_8)
-    try:
-        text = raw.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise SpecError(f"not well-formed XML: no {encoding} at byte {error.start}") from None
-    declared = re.match(_DECLARED, text)
-    allowed = (*names, "us-ascii", "ascii") if text.isascii() else names
-    if declared and declared[1].lower() not in allowed:
-        raise SpecError("is not this document's", attribute="encoding", value=declared[1], expected=" or ".join(names))
-    return text
-
-
 def _root(text: str | bytes, limit: int) -> _Element:
     from vhostnet.spec.document import read_document  # a parser takes its time, and who has specs needs none
 
-    if not isinstance(text, (str, bytes)):
-        raise TypeError(f"XML is str or bytes, not {type(text).__name__}")
-    raw = (text if isinstance(text, str) else _decode(text)).encode("utf-8", "surrogatepass")
-    nodes = raw.count(b"<") + raw.count(b"=")
-    for count, most, what in ((len(raw), limit, "bytes"), (nodes, MAX_NODES, "tags and attributes")):
-        if count > most:
-            raise SpecError(f"the document has {count} {what}", expected=f"at most {most}")
-    return read_document(raw)
+    return read_document(text, limit)
 
 
 def parse_interface(xml: str | bytes, *, networks: Networks | None = None, strict: bool = False) -> InterfaceSpec:
     """One libvirt ``<interface>`` (at most 64 KiB) as an InterfaceSpec.
 
-    *networks* maps the names of ``type='network'`` to bridges; without it such a NIC parses but cannot be
-    opened. What libvirt knows and this package does not do yet raises SpecError; what libvirt ignores or does
-    not know is a VhostnetWarning, or with *strict* a SpecError. Errors name element, attribute, line and value.
+    *networks* maps the names of ``type='network'`` to bridges, or to Networks (``parse_network``), which say more;
+    without it such a NIC parses but cannot be opened. What libvirt knows and this package does not do yet raises
+    SpecError; what libvirt ignores or does not know is a VhostnetWarning, or with *strict* a SpecError. Errors name
+    element, attribute, line and value.
     """
     root = _root(xml, MAX_INTERFACE)
     if root.tag != "interface":

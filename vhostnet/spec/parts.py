@@ -81,6 +81,17 @@ def is_path(value: object) -> bool:
     return is_text(value) and isinstance(value, str) and value.startswith("/") and len(value) < 4096
 
 
+def is_link_name(value: object) -> bool:
+    """A link that exists already: whatever the kernel's dev_valid_name() lets exist."""
+    return (
+        is_text(value)
+        and isinstance(value, str)
+        and 0 < len(value.encode()) <= 15
+        and value not in (".", "..")
+        and not re.search(r"[/:\s]", value)
+    )
+
+
 def is_program(value: object) -> bool:
     """The path of a program, or its name alone, which is looked for in $PATH: as libvirt finds a script."""
     return is_path(value) or (is_text(value) and isinstance(value, str) and 0 < len(value) < 256 and "/" not in value)
@@ -245,6 +256,43 @@ class VirtualPort:
         if self.profileid is not None and not (is_text(self.profileid) and len(self.profileid) <= MAX_PROFILE):
             expected = f"up to {MAX_PROFILE} characters, and none that control"
             raise SpecError("is not allowed", attribute="profileid", value=self.profileid, expected=expected)
+
+
+PORT_TYPES: Final = ("openvswitch", "midonet", "802.1Qbg", "802.1Qbh")
+_PARAMETERS: Final = ("interfaceid", "profileid", "managerid", "typeid", "typeidversion", "instanceid")
+
+
+@dataclass(frozen=True)
+class PortProfile:
+    """What a <virtualport> says of whose switch a NIC is on, and by what name and number it is known there.
+
+    Each (name, text) once; ``type`` None where another says it: a NIC's network, or its port group.
+    """
+
+    type: str | None
+    parameters: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.type is not None and self.type not in PORT_TYPES:
+            raise SpecError("is not allowed", attribute="type", value=self.type, expected=" or ".join(PORT_TYPES))
+        object.__setattr__(self, "parameters", tuple(sorted(self.parameters)))
+        for name, text in self.parameters:
+            if name not in _PARAMETERS:
+                expected = ", ".join(_PARAMETERS)
+                raise SpecError("is not allowed", attribute="parameters", value=name, expected=expected)
+            if not is_text(text) or text == "":
+                expected = "a text without control characters"
+                raise SpecError("is not allowed", attribute=name, value=text, expected=expected)
+
+    def merged(self, other: PortProfile) -> PortProfile:
+        """Both in one. Raises SpecError where they differ in what both say."""
+        mine, others = dict(self.parameters), dict(other.parameters)
+        wrong = next((name for name in mine if others.get(name, mine[name]) != mine[name]), "")
+        if self.type and other.type and self.type != other.type:
+            raise SpecError("differ", attribute="type", value=f"{self.type!r} and {other.type!r}")
+        if wrong:
+            raise SpecError("differ", attribute=wrong, value=f"{mine[wrong]!r} and {others[wrong]!r}")
+        return PortProfile(self.type or other.type, tuple({**mine, **others}.items()))
 
 
 _IP: Final = "an IP address, such as 192.168.125.1 or fd00::1"

@@ -10,6 +10,7 @@ from vhostnet.spec.elements import (
     HOST_IPS,
     LATER_ADDRESSES,
     LATER_PORTS,
+    NEUTRAL,
     OTHER_PARAMETERS,
     VIRTUALPORT,
     VLAN,
@@ -21,11 +22,13 @@ from vhostnet.spec.elements import (
 )
 from vhostnet.spec.parts import (
     MAX_VLAN,
+    PORT_TYPES,
     Address,
     CcwAddress,
     HostIp,
     HostRoute,
     PciAddress,
+    PortProfile,
     SpaprVioAddress,
     UsbAddress,
     VirtualPort,
@@ -112,6 +115,15 @@ def read(place: Place, reader: Reader, reading: Reading) -> Any:
         return reading.unknown(str(why), place)
     except ValueError as error:
         raise place.error("is not readable", str(error)) from None
+
+
+def asks_for_nothing(element: Element, path: str) -> bool:
+    """Neither it nor what is in it says anything but what is libvirt's default."""
+    return (
+        all(text in NEUTRAL.get((path, str(name)), ()) for name, text in element.attrib.items())
+        and not (element.text or "").strip()
+        and all(asks_for_nothing(child, f"{path}/{child.tag}") for child in element)
+    )
 
 
 def warn(error: SpecError) -> None:
@@ -210,29 +222,45 @@ def read_vlan(element: Element, reading: Reading) -> Vlan:
     return Vlan(tuple(tags), trunk if trunk is not None else len(tags) > 1)
 
 
-def read_virtualport(element: Element, reading: Reading) -> VirtualPort:
-    """What a <virtualport> says of a port of Open vSwitch; libvirt has others."""
+def read_port_profile(element: Element, reading: Reading) -> PortProfile:
+    """What a <virtualport> says, whoever has it; to libvirt an empty profileid is none."""
     kind = read_parts(element, VIRTUALPORT["virtualport"], reading).get("type")
-    if kind is None:
-        raise at(element, "type").error("is missing: what a network of libvirt's would add is not known", "openvswitch")
-    if kind in LATER_PORTS:
-        raise at(element, "type").error(f"is not supported yet: {LATER_PORTS[kind]}", "openvswitch")
-    if kind != "openvswitch":
-        raise at(element, "type").error("is no virtualport", "openvswitch")
-    told: dict[str, Any] = {}
-    for child in element:
+    if kind is not None and kind not in PORT_TYPES:
+        raise at(element, "type").error("is not allowed", " or ".join(PORT_TYPES))
+    told: dict[str, str] = {}
+    for number, child in enumerate(element):
         if child.tag != "parameters":
             reading.unknown("is no element that libvirt knows here", at(child))
             continue
+        if number:
+            raise at(child).error("is given twice")
+        told = read_parts(child, VIRTUALPORT[_PARAMETERS], reading)
+        if told.get("profileid") == "":
+            del told["profileid"]
         for name in OTHER_PARAMETERS:
-            if name in child.attrib:
+            if kind == "openvswitch" and name in told:
                 raise at(child, name).error("is not for type openvswitch, and libvirt refuses it, too", "none")
-        told = {name: text for name, text in read_parts(child, VIRTUALPORT[_PARAMETERS], reading).items() if text}
-        _made(VirtualPort, told, child)
-    return VirtualPort(**told)
+        if kind == "openvswitch":
+            _made(VirtualPort, told, child)
+    profile: PortProfile = _made(PortProfile, {"type": kind, "parameters": tuple(told.items())}, element)
+    return profile
 
 
 _PARAMETERS = "virtualport/parameters"
+
+
+def virtual_port(profile: PortProfile, place: Place, vmid: str | None) -> VirtualPort:
+    """What a NIC, its network and its port group ask for together; of others than Open vSwitch none is done."""
+    if profile.type is None:
+        problem = "is missing, and no network says it"
+        raise place._replace(attribute="type", text=None).error(problem, "openvswitch")
+    if profile.type != "openvswitch":
+        place = place._replace(attribute="type", text=profile.type)
+        raise place.error(f"is not supported yet: {LATER_PORTS[profile.type]}", "openvswitch")
+    try:
+        return VirtualPort(**dict(profile.parameters), vmid=vmid)
+    except (SpecError, TypeError) as error:
+        raise place.error(f"has parameters that are not for type openvswitch: {error}") from None
 
 
 def read_host_ip(element: Element, reading: Reading) -> HostIp:

@@ -119,7 +119,7 @@ KNOWN: Final[Known] = {
         "network": ("network", plain),
         "macTableManager": ("mac_table_manager", word(kernel="kernel", libvirt="libvirt")),
     },
-    "target": {"dev": ("ifname", _ifname)},
+    "target": {"dev": ("ifname", _ifname), "managed": ("managed", yesno)},
     "driver": {
         "name": ("vhost", word(vhost="require", qemu="off")),
         "queues": ("queues", whole),

@@ -35,7 +35,7 @@ from vhostnet.spec.parts import (
     PciAddress,
     is_generated,
 )
-from vhostnet.spec.reading import Place, Reading, at, read, read_address, read_vlan, warn
+from vhostnet.spec.reading import Place, Reading, at, missing_source, read, read_address, read_vlan, warn
 from vhostnet.values import replace
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _finish(element: _Element, reading: Reading, networks: Networks | None, doma
         return InterfaceSpec(**values)
     except SpecError as error:
         name = error.attribute or ""
-        missing = Place("source", name, at(element).line, None)  # the one thing a default cannot give
+        missing = missing_source(element, name)  # the one thing a default cannot give
         place = reading.places.get(name) or reading.places.get(f"_{name}") or missing
         raise place.error(error.problem, error.expected) from None
 

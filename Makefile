@@ -48,16 +48,17 @@ distros:  ## make demo and the tests that need no guest, in fresh roots of Debia
 
 .PHONY: check
 check: setup  ## the tests that need neither root nor a device: seconds
-	$(PYTHON) -m pytest -m "not tap and not qemu and not vhost and not vlan and not libvirt and not ovs and not e2e and not slow"
+	$(PYTHON) -m pytest -m "not tap and not qemu and not vhost and not vlan and not libvirt and not libvirtd and not ovs and not e2e and not slow"
 
 .PHONY: test-faults
 test-faults: setup kernels  ## every kernel call refused with every errno, and killed at; vhost-net's in a guest: minutes
 	tests/faults/all
 
 .PHONY: test-libvirt
-test-libvirt: setup  ## each domain of libvirt's own test suite, argument by argument: seconds; the suite into the cache
+test-libvirt: setup kernels  ## libvirt's own test suite, and real libvirts on three Debians: arguments, TAPs, refusals: minutes
 	tests/libvirt/fetch >/dev/null
-	VHOSTNET_REQUIRE=libvirt $(PYTHON) -m pytest tests/libvirt
+	VHOSTNET_REQUIRE=libvirt $(PYTHON) -m pytest tests/libvirt/test_suite.py
+	tests/libvirt/all $(SUITES)
 
 .PHONY: test-daemons
 test-daemons:  ## what the daemons of three Debians do to NICs, with examples/host/ and without: a minute each

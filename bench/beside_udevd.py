@@ -9,26 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.libvirtd import ONCE
+
 ROOT = Path(__file__).resolve().parent.parent
 WITH_UDEVD = str(ROOT / "tools" / "with-udevd")
-PACKAGES = (
-    "libvirt-daemon-system libvirt-clients libvirt-daemon-driver-qemu qemu-system-x86 dbus iproute2 udev "
-    "python3-venv python3-dev gcc libc6-dev linux-libc-dev"
-)
-ONCE = f"""\
-apt-get -qq update
-apt-get -qq install -y --no-install-recommends {PACKAGES}
-apt-get -qq clean
-rm -f /etc/libvirt/qemu/networks/autostart/default.xml
-cat >>/etc/libvirt/qemu.conf <<'END'
-security_driver = "none"
-user = "root"
-group = "root"
-namespaces = []
-cgroup_controllers = []
-stdio_handler = "file"
-END
-"""
 # Installed, since that is what is measured; and the C core beside the sources too, for python -m bench.
 EACH_TIME = """\
 python3 -m venv /opt/vhostnet

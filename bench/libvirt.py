@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import random
 import socket
 import statistics
@@ -30,12 +29,12 @@ from typing import Any
 from bench import report
 from bench.beside_udevd import run_module
 from bench.cases import HERE, NONE
+from bench.libvirtd import VIRSH, libvirtd
 from bench.udevd import end_other, udevd
 
 SUITE = "trixie"
 QEMU, MACHINE, MEMORY_MIB = "/usr/bin/qemu-system-x86_64", "pc-i440fx-10.0", 64
 BRIDGE, DOMAIN, QMP = "bench0", "bench", "/run/bench.qmp"
-VIRSH = ("virsh", "--connect", "qemu:///system", "--quiet")
 NICS, QUEUES = (1, 9), (1, 8)
 PATIENCE = 60.0
 WORLDS = HERE, NONE
@@ -137,7 +136,7 @@ def _inside(rounds: int) -> dict[str, Any]:
     _ip("link", "add", BRIDGE, "type", "bridge")
     _ip("link", "set", BRIDGE, "up")
     taken: defaultdict[str, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    with _libvirtd(), tempfile.TemporaryDirectory() as directory:
+    with libvirtd(), tempfile.TemporaryDirectory() as directory:
         for number in range(rounds + 1):  # the first warms up
             print(f"round {number} of {rounds} ...", file=sys.stderr, flush=True)
             for world in random.sample(WORLDS, 2) if number % UDEVD_ROUNDS == 0 else [NONE]:
@@ -217,20 +216,6 @@ def _queues(tap: Any) -> int:
 
 def _ports() -> list[Any]:
     return list(json.loads(_ip("-d", "-j", "link", "show", "master", BRIDGE) or "[]"))
-
-
-@contextlib.contextmanager
-def _libvirtd() -> Iterator[None]:
-    """With the bus it wants, until it answers. What stays of them ends with this root."""
-    Path("/run/dbus").mkdir(exist_ok=True)
-    subprocess.run(["dbus-daemon", "--system", "--fork"], check=True)
-    subprocess.run(["libvirtd", "--daemon"], check=True)
-    try:
-        while subprocess.run([*VIRSH, "version"], capture_output=True).returncode:
-            time.sleep(0.2)
-        yield
-    finally:
-        os.kill(int(Path("/run/libvirtd.pid").read_text()), 15)
 
 
 def _said(*command: str) -> str:

@@ -132,6 +132,13 @@ def _lacks_libvirt() -> str | None:
     return None if LIBVIRT_SUITE.exists() else f"no {LIBVIRT_SUITE}: tests/libvirt/fetch gets it"
 
 
+def _lacks_libvirtd() -> str | None:
+    """One of our own: on a machine that is somebody's none is started."""
+    if "VHOSTNET_LIBVIRTD" not in os.environ:
+        return "it runs in a Debian of its own: make test-libvirt"
+    return None if shutil.which("libvirtd") else "no libvirtd in PATH"
+
+
 _PROBES = {
     "native": _lacks_native,
     "tap": _lacks_tap,
@@ -148,6 +155,7 @@ _PROBES = {
     "netfilter": _lacks_netfilter,
     "ovs": _lacks_ovs,
     "libvirt": _lacks_libvirt,
+    "libvirtd": _lacks_libvirtd,
 }
 
 
@@ -165,7 +173,7 @@ def pytest_sessionstart() -> None:
 
 @pytest.fixture(autouse=True)
 def _needs(request: pytest.FixtureRequest) -> None:
-    for marker in ("tap", "udev", "qemu", "vhost", "vlan", "libvirt", "ovs", "e2e"):
+    for marker in ("tap", "udev", "qemu", "vhost", "vlan", "libvirt", "libvirtd", "ovs", "e2e"):
         if request.node.get_closest_marker(marker):
             need(marker)
 

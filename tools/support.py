@@ -21,14 +21,17 @@ PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "libvirt.md"
 OTHERWISE: Final = {
     "interface": "what a network is is the caller's to tell ([below](#networks)): there is no daemon to ask",
     "model": "none given is virtio, with a warning; libvirt's is rtl8139 on x86",
-    "source": "with macTableManager='libvirt' the forwarding entry is static, and so stands before the port is up. A "
-    "portgroup that the network does not have is an error; libvirt ignores it",
+    "source": "macTableManager is heeded for type bridge, too, where libvirt heeds that of a network alone; with "
+    "'libvirt' the forwarding entry is static, and so stands before the port is up. A portgroup "
+    "that the network does not have is an error; libvirt ignores it",
     "target": "a generated name (`vnet7`) is given anew, from a counter that begins anywhere. managed='no': what the "
-    "last one left in the TAP (offloads, vnet_hdr) is reset; a TAP with multi_queue serves one queue, too",
+    "last one left in the TAP (offloads, vnet_hdr) is reset, and its qdisc stays, where libvirt gives it noqueue; a "
+    "TAP with multi_queue serves one queue, too",
     "driver": "a QEMU that is started is asked for 256 of tx_queue_size on a TAP, with a warning: those from 8.1 on "
     "refuse more. In a domain that is not kvm vhost-net is not used, as in libvirt, and a warning says so",
     "backend": "the paths may not lead into /proc, or up",
-    "mtu": "set before the port joins, so that the bridge's does not follow it; libvirt sets it after",
+    "mtu": "set before the port joins, so that the bridge's does not follow it; libvirt sets it after. Of "
+    "type vhostuser libvirt up to 12.8 reads it, and then does not start the domain",
     "port": "in the message that brings the port up; libvirt writes it to sysfs after it has joined",
     "vlan": "an error on a bridge that does not filter; libvirt has it for a Linux bridge since 11.0, and says nothing "
     "of such a one",
@@ -48,10 +51,10 @@ OTHERWISE: Final = {
 def rows() -> Iterator[tuple[str, str, str, str]]:
     """Element, what is read of it, what is ignored with a warning, and what is refused with what to do instead."""
     for path in sorted(_paths()):
-        taken = sorted(_taken().get(path, ()))
+        taken = sorted(every_read().get(path, ()))
         ignored = [name for where, name in (*elements.IGNORED_ATTRIBUTES, *elements.WITHOUT_EFFECT) if where == path]
         if path in elements.IGNORED_ELEMENTS:
-            but = ", and for any other ignored" if path in _taken() else ""
+            but = ", and for any other ignored" if path in every_read() else ""
             ignored = [f"{elements.IGNORED_ELEMENTS[path]}{but}"]
         refused = [f"{name}: {way}" for (where, name), way in elements.LATER_ATTRIBUTES.items() if where == path]
         if path in elements.LATER_ELEMENTS:
@@ -66,10 +69,10 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
 
 def _paths() -> set[str]:
     named = {path for path, _ in (*elements.IGNORED_ATTRIBUTES, *elements.WITHOUT_EFFECT, *elements.LATER_ATTRIBUTES)}
-    return named | set(_taken()) | set(elements.IGNORED_ELEMENTS) | set(elements.LATER_ELEMENTS)
+    return named | set(every_read()) | set(elements.IGNORED_ELEMENTS) | set(elements.LATER_ELEMENTS)
 
 
-def _taken() -> dict[str, set[str]]:
+def every_read() -> dict[str, set[str]]:
     """Element -> the attributes that are read of it, for whatever type."""
     found: dict[str, set[str]] = {}
     maps: list[Mapping[str, Mapping[str, Any]]] = [
@@ -82,7 +85,6 @@ def _taken() -> dict[str, set[str]]:
     for known in maps:
         for path, attributes in known.items():
             found.setdefault(path, set()).update(attributes)
-    found["target"].add("managed")
     found["tune/sndbuf"].add("(its text)")
     found["address"] = {f"type='{kind}'" for kind in elements.ADDRESSES}
     found["address/zpci"] = set(elements.ZPCI[1])

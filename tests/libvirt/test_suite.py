@@ -3,13 +3,12 @@ compared, key by key, with what libvirt writes there. The suite is of Debian's s
 what is not compared are the numbers of fds and the ids, which are each program's own.
 """
 
-import itertools
 import shlex
 import xml.etree.ElementTree as ET
 
 import pytest
+from arguments import AnyNetwork, nics, without, written
 from conftest import LIBVIRT_SUITE as SUITE
-from qemuopts import parse_argv
 
 import vhostnet
 from vhostnet import SpecError
@@ -18,18 +17,6 @@ pytestmark = [pytest.mark.libvirt, pytest.mark.filterwarnings("ignore::vhostnet.
 
 # What stands for vhost-net in that suite does not ask for the domain's type, as libvirt itself does.
 KVM = ("<domain type='qemu'", "<domain type='kvm'")
-FDS = ("fd", "fds", "vhostfd", "vhostfds")
-
-
-class AnyNetwork(dict):
-    """Each network is of the bridge br0, with the groups that the suite's domains name; its documents lie elsewhere."""
-
-    def __contains__(self, name):
-        return True
-
-    def __missing__(self, name):
-        groups = tuple(vhostnet.PortGroup(name=group) for group in ("bob", "sam"))
-        return vhostnet.Network(name=name, forward="bridge", bridge="br0", portgroups=groups)
 
 
 def ours(path):
@@ -76,45 +63,6 @@ def base(name):
     return name.partition(".")[0]
 
 
-def nics(words):
-    """Each NIC of a command line: what it is made of, by option, and for each part whether it is JSON."""
-    read = [
-        (pair[0], pair[1][:1] == "{", parse_argv(pair)[0]) for pair in itertools.pairwise(words) if pair[0] in PARTS
-    ]
-    netdevs = {told["id"]: (form, told) for option, form, told in read if option == "-netdev"}
-    found = []
-    for device in (told for option, _, told in read if option == "-device" and told.get("netdev") in netdevs):
-        newer, netdev = netdevs[device["netdev"]]  # a chardev is never JSON, and is as new as its netdev
-        ids = (device["id"], netdev["id"], netdev.get("chardev", "none"))
-        its_own = (part for part in read if part[2].get("id") in ids or part[2].get("target") == device["id"])
-        found.append(
-            [(option, newer if option == "-chardev" else form, comparable(told)) for option, form, told in its_own]
-        )
-    return found
-
-
-PARTS = ("-chardev", "-netdev", "-device")
-
-
-def written(spec, first_fd, dialect):
-    """One of ours likewise."""
-    fds = {}
-    if spec.tap:
-        fds["tap_fds"] = range(first_fd, first_fd + spec.queues)
-        if spec.virtio and spec.vhost != "off":
-            fds["vhost_fds"] = range(first_fd + 500, first_fd + 500 + spec.queues)
-    elif spec.type == "vdpa":
-        fds["vdpa_fd"] = first_fd
-    (nic,) = nics(vhostnet.qemu_argv(spec, **fds, dialect=dialect))
-    return nic
-
-
-def comparable(told):
-    """Without ids; of fds how many there are."""
-    kept = {key: value for key, value in told.items() if key not in ("id", "netdev", "chardev", "vhostdev", "target")}
-    return {key: value.count(":") + 1 if key in FDS else value for key, value in kept.items()}
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_a_domain(name):
     text = (SUITE / f"{name}.xml").read_text().replace(*KVM)
@@ -131,10 +79,6 @@ def test_a_domain(name):
         # an older QEMU takes JSON for some of them
         mine = [first if form else second for first, second, (_, form, _) in zip(in_json, in_words, parts, strict=True)]
         assert without(mine, INTENDED.get(name, ())) == without(parts, INTENDED.get(name, ()))
-
-
-def without(parts, names):
-    return [(option, {key: told[key] for key in told if key not in names}) for option, _, told in parts]
 
 
 FAILING = sorted(base(path.name) for path in SUITE.glob("net-*.x86_64-latest.err"))

@@ -1,12 +1,9 @@
 """A real QEMU and the least that a vhost-user switch can be: it starts on our arguments, and asks as it was told."""
 
-import socket
-import struct
 import sys
-import threading
-from contextlib import contextmanager
 
 import pytest
+from switch import SET_VRING_CALL, switch
 
 import vhostnet
 from vhostnet import InterfaceSpec, VhostUserSource
@@ -17,47 +14,6 @@ pytestmark = pytest.mark.qemu
 
 QEMU = ["qemu-system-x86_64", "-S", "-M", "pc", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none"]
 NETWORK = ("human-monitor-command", {"command-line": "info network"})
-
-# The requests of QEMU's docs/interop/vhost-user.rst that are answered, and by what.
-VERSION_1, PROTOCOL_FEATURES, MULTI_QUEUE = 1 << 32, 1 << 30, 1 << 22
-ANSWERS = {
-    1: VERSION_1 | PROTOCOL_FEATURES | MULTI_QUEUE,  # GET_FEATURES
-    15: 1,  # GET_PROTOCOL_FEATURES: more queues than one
-    17: 4,  # GET_QUEUE_NUM
-}
-SET_VRING_CALL = 13
-HEADER = struct.Struct("=III")  # request, flags, size of what follows
-REPLY = 0x5
-
-
-def serve(listener, asked):
-    """One QEMU: until it is gone, each request is noted."""
-    try:
-        connection, _ = listener.accept()
-    except OSError:  # it never came
-        return
-    with connection:
-        while len(header := connection.recv(HEADER.size)) == HEADER.size:
-            request, _, size = HEADER.unpack(header)
-            payload = connection.recv(size, socket.MSG_WAITALL) if size else b""
-            asked.append((request, payload))
-            if request in ANSWERS:
-                connection.sendall(HEADER.pack(request, REPLY, 8) + struct.pack("=Q", ANSWERS[request]))
-
-
-@contextmanager
-def switch(path):
-    asked = []
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        listener.listen()
-        thread = threading.Thread(target=serve, args=(listener, asked))
-        thread.start()
-        try:
-            yield asked
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join(30)
 
 
 @pytest.mark.parametrize("dialect", ["classic", "keyval", "json"])

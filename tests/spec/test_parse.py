@@ -283,6 +283,7 @@ REFUSED = [
     ("<driver><host csum='1'/></driver>", "host", "csum", "1"),
     ("<mtu size='67'/>", "mtu", "size", "67"),
     ("<target dev='a/b'/>", "target", "dev", "a/b"),
+    ("<target dev='a' managed='perhaps'/>", "target", "managed", "perhaps"),
     ("<target dev='a23456789012345x'/>", "target", "dev", "a23456789012345x"),
     ("<target dev='a&#10;b'/>", "target", "dev", "a\nb"),
     ("<model type='ne2k pci'/>", "model", "type", "ne2k pci"),
@@ -350,6 +351,11 @@ LATER = [
     "<route/>",
     "<portForward/>",
 ]
+
+
+def test_the_line_of_a_source_that_lacks_something():
+    with pytest.raises(SpecError, match="^line 3: <source bridge=> is missing"):
+        vhostnet.parse_interface("<interface type='bridge'>\n<model type='virtio'/>\n<source/>\n</interface>")
 
 
 @pytest.mark.parametrize("inside", LATER)

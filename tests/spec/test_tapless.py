@@ -102,6 +102,7 @@ REFUSED = [
     *((kind, "<coalesce><rx><frames max='7'/></rx></coalesce>", None, "coalesce", None, None) for kind in SOURCES),
     *((kind, "<script path='/x'/>", None, "script", None, None) for kind in SOURCES),
     *((kind, "<target dev='x' managed='no'/>", None, "target", "managed", "no") for kind in SOURCES),
+    *((kind, "<backend tap='/dev/net/tun'/>", None, "backend", "tap", "/dev/net/tun") for kind in SOURCES),
     *((kind, "<ip address='10.0.0.0'/>", None, "ip", None, None) for kind in SOURCES if kind != "user"),
     *((kind, "<route address='10.0.0.0'/>", None, "route", None, None) for kind in SOURCES),
     *((kind, "<portForward proto='tcp'/>", None, "portForward", None, None) for kind in SOURCES),
@@ -168,6 +169,20 @@ def test_refused_with_element_attribute_line_and_value(kind, inside, source, ele
     error = caught.value
     assert (error.element, error.attribute, error.value, error.line) == (element, attribute, value, 1)
     assert error.expected or "not supported yet: " in error.problem  # what would be right
+
+
+@pytest.mark.parametrize(
+    ("source", "where"),
+    [
+        ("", "line 1: <source port=>"),
+        ("<source/>", "line 2: <source port=>"),
+        ("<source address='a' port='1'/>", "line 2: <local port=>"),
+        ("<source address='a' port='1'>\n<local address='b'/></source>", "line 3: <local port=>"),
+    ],
+)
+def test_the_line_of_what_is_missing(source, where):
+    with pytest.raises(SpecError, match=f"^{where} is (missing|not allowed)"):
+        vhostnet.parse_interface(interface("udp", source="\n" + source))
 
 
 IGNORED = [

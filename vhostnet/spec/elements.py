@@ -120,9 +120,9 @@ KNOWN: Final[Known] = {
         "portgroup": ("_portgroup", plain),
         "macTableManager": ("mac_table_manager", word(kernel="kernel", libvirt="libvirt")),
     },
-    "target": {"dev": ("ifname", _ifname)},
     "script": {"path": ("script", unless_empty(plain))},
     "downscript": {"path": ("downscript", unless_empty(plain))},
+    "target": {"dev": ("ifname", _ifname), "managed": ("managed", yesno)},
     "driver": {
         "name": ("vhost", word(vhost="require", qemu="off")),
         "queues": ("queues", whole),

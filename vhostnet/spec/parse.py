@@ -39,6 +39,7 @@ from vhostnet.spec.reading import (
     Reading,
     asks_for_nothing,
     at,
+    missing_source,
     read,
     read_address,
     read_host_ip,
@@ -198,7 +199,7 @@ def _finish(element: _Element, reading: Reading, networks: Networks | None, doma
         return InterfaceSpec(**values)
     except SpecError as error:
         name = error.attribute or ""
-        missing = Place("source", name, at(element).line, None)  # the one thing a default cannot give
+        missing = missing_source(element, name)  # the one thing a default cannot give
         place = reading.places.get(name) or reading.places.get(f"_{name}") or missing
         raise place.error(error.problem, error.expected) from None
 

@@ -68,6 +68,12 @@ def at(element: Element, attribute: str | None = None, text: str | None = None) 
     return Place(str(element.tag), attribute, getattr(element, "sourceline", 0), text)
 
 
+def missing_source(element: Element, attribute: str | None) -> Place:
+    """Where an attribute of <source> would stand."""
+    source = element.find("source")
+    return Place("source", attribute, at(element if source is None else source).line, None)
+
+
 Elsewhere = Mapping[str, tuple[str, str] | None]
 _NOTHING: Mapping[str, Any] = {}
 

@@ -18,7 +18,7 @@ from vhostnet.spec.elements import (
     yesno,
 )
 from vhostnet.spec.parts import Source
-from vhostnet.spec.reading import Place, Reading, at, read
+from vhostnet.spec.reading import Place, Reading, at, missing_source, read
 from vhostnet.spec.sources import LENGTHS, SocketSource, UserSource, VdpaSource, VhostUserSource, canonical
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ OWN: Final[dict[str, Known]] = {
 
 # As elements.ELSEWHERE, and what else only those with a TAP have.
 _BRIDGED: Final = (REFUSED, "type bridge or network")
+_TAP: Final = (REFUSED, "type bridge, network or ethernet")
 _ELSEWHERE: Final = {
     **ELSEWHERE["user"],
     "bandwidth": None,
@@ -70,6 +71,8 @@ def begin(element: Element, kind: str, strict: bool) -> Reading:
 def finish(element: Element, reading: Reading) -> None:
     """Make the source of what was read, and leave in ``reading.values`` the fields of the spec alone."""
     kind = reading.values["type"]
+    if "tap_path" in reading.places:
+        raise reading.places["tap_path"].error(*_TAP)
     for name in ("vhost_path", "sndbuf", "ifname"):
         reading.drop(name, f"on type {kind}, which has no TAP")
     if reading.values.get("vhost") == "require":
@@ -83,12 +86,16 @@ def finish(element: Element, reading: Reading) -> None:
     except SpecError as error:
         if error.element:
             raise
-        missing = Place(*_PLACES.get(error.attribute or "", ("source", error.attribute)), at(element).line, None)
+        missing = missing_source(element, error.attribute)
+        if error.attribute in _LOCAL:
+            local = element.find("source/local")
+            line = missing.line if local is None else at(local).line
+            missing = Place("local", _LOCAL[error.attribute], line, None)
         raise reading.places.get(f"_{error.attribute}", missing).error(error.problem, error.expected) from None
 
 
 # Where what is missing would stand, if not in <source>.
-_PLACES: Final = {"local_address": ("local", "address"), "local_port": ("local", "port")}
+_LOCAL: Final = {"local_address": "address", "local_port": "port"}
 
 
 def _socket(_: Element, __: Reading, own: dict[str, Any]) -> Source:

@@ -227,8 +227,7 @@ class Act(NamedTuple):
 class Program:
     """Rows and acts. ``print(program)`` shows what would run, one act a line.
 
-    One refused act undoes all that the run made; with ``keep`` only what it made of that NIC. ``slow`` says that there
-    are slow acts among them.
+    One refused act undoes all that the run made; with ``keep`` only what it made of that NIC.
 
     Raises ValueError for what no kernel could be asked: an engine never sees a malformed Program.
     """
@@ -236,7 +235,11 @@ class Program:
     nics: tuple[NicRow, ...]
     acts: tuple[Act, ...]
     keep: bool = False
-    slow: bool = False
+
+    @property
+    def slow(self) -> bool:
+        """Some of its NICs have what is no engine's."""
+        return any(nic.slow is not NOTHING_SLOW for nic in self.nics)
 
     def __post_init__(self) -> None:
         states = []
@@ -253,7 +256,7 @@ class Program:
             if nic.slow is not NOTHING_SLOW:
                 state += _slow_state(nic.slow)
             states.append(state)
-        self.__dict__["slow"] = _check_acts(self.acts, tuple(states))
+        _check_acts(self.acts, tuple(states))
 
     def __str__(self) -> str:
         width = max((len(nic.ifname) for nic in self.nics), default=0)
@@ -294,11 +297,8 @@ def _slow_state(slow: Slow) -> int:
 
 
 @lru_cache(maxsize=8)  # most batches are like the one before
-def _check_acts(acts: tuple[Act, ...], states: tuple[int, ...]) -> bool:
-    """Each is for a row that is there, is held or not as the act must have it, and has what the act is about.
-
-    Whether there are slow ones among them.
-    """
+def _check_acts(acts: tuple[Act, ...], states: tuple[int, ...]) -> None:
+    """Each is for a row that is there, is held or not as the act must have it, and has what the act is about."""
     for op, row, _, _ in acts:
         if not 0 <= row < len(states):
             raise ValueError(f"no row {row} for {op.name}")
@@ -307,7 +307,6 @@ def _check_acts(acts: tuple[Act, ...], states: tuple[int, ...]) -> bool:
             raise ValueError(f"{op.name} is not for a NIC that is {_STATES[held]}, as row {row} is")
         if op in _NEEDED and not states[row] & _NEEDED[op]:
             raise ValueError(f"{op.name} has nothing to set in row {row}")
-    return any(act.op >= SLOW for act in acts)
 
 
 def _sound(nic: NicRow) -> bool:

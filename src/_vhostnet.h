@@ -10,6 +10,7 @@
 #define VN_MAX_QUEUES 256
 #define VN_MAX_PORTS 1023
 #define VN_MAX_VLANS 1024
+#define VN_SAID 96
 
 /* Acts, in the order of a NIC's life. */
 #define VN_TAP_OPEN 0
@@ -23,13 +24,14 @@
 #define VN_VLAN_DEL 8
 #define VN_FDB 9
 #define VN_COALESCE 10
-#define VN_UP 11
-#define VN_PERSIST 12
-#define VN_ATTACH 13
-#define VN_ALTNAME 14
-#define VN_RENAME 15
-#define VN_DELETE 16
-#define VN_ACTS 17
+#define VN_TC 11
+#define VN_UP 12
+#define VN_PERSIST 13
+#define VN_ATTACH 14
+#define VN_ALTNAME 15
+#define VN_RENAME 16
+#define VN_DELETE 17
+#define VN_ACTS 18
 
 /* vn_act.flags */
 #define VN_OPTIONAL 1
@@ -74,6 +76,9 @@
 #define VN_CALL_TUNSETOWNER 35
 #define VN_CALL_TUNSETGROUP 36
 #define VN_CALL_TUNSETPERSIST 37
+#define VN_CALL_RTM_DELQDISC 38
+#define VN_CALL_RTM_NEWTCLASS 39
+#define VN_CALL_RTM_NEWTFILTER 40
 
 /* One VLAN of a port, or an end of a range of them: struct bridge_vlan_info. */
 struct vn_vlan {
@@ -83,27 +88,28 @@ struct vn_vlan {
 
 /*
  * One NIC. The caller owns the memory, and the fds of rows that did not fail. What a run opened for a row that failed
- * is closed; the fds of a row that is held are closed by DELETE alone. VHOST_OPEN is for a row that has no vhost-net fds.
+ * is closed; the fds of a row that is held are closed by DELETE alone. VHOST_OPEN is for a row that has no vhost-net
+ * fds.
  */
 struct vn_nic {
 	/* in */
-	char name[16];          /* NUL-terminated */
-	const char *tap_path;   /* NUL-terminated; for TAP_OPEN */
+	char name[16];		/* NUL-terminated */
+	const char *tap_path;	/* NUL-terminated; for TAP_OPEN */
 	const char *vhost_path; /* NUL-terminated; for VHOST_OPEN and SELFTEST */
-	uint32_t queues;        /* 1..VN_MAX_QUEUES */
-	uint32_t tun_flags;     /* ifr_flags of TUNSETIFF, without IFF_TUN_EXCL */
-	int32_t bridge;         /* its place in the table of bridges; -1 for none */
-	uint32_t mtu;           /* bytes; 0 is the bridge's, which is then put here */
-	uint8_t mac[6];         /* of the TAP */
+	uint32_t queues;	/* 1..VN_MAX_QUEUES */
+	uint32_t tun_flags;	/* ifr_flags of TUNSETIFF, without IFF_TUN_EXCL */
+	int32_t bridge;		/* its place in the table of bridges; -1 for none */
+	uint32_t mtu;		/* bytes; 0 is the bridge's, which is then put here */
+	uint8_t mac[6];		/* of the TAP */
 	uint8_t set_mac;
-	uint8_t no_ipv6; /* no IPv6 address is generated on the TAP */
-	uint8_t up;      /* LINK brings it up, too */
-	char wish[16];   /* NUL-terminated; for ALTNAME and RENAME */
-	char alias[128]; /* NUL-terminated; "" leaves it alone */
-	uint32_t held;   /* the NIC exists: these five are in, not out */
+	uint8_t no_ipv6;    /* no IPv6 address is generated on the TAP */
+	uint8_t up;	    /* LINK brings it up, too */
+	char wish[16];	    /* NUL-terminated; for ALTNAME and RENAME */
+	char alias[128];    /* NUL-terminated; "" leaves it alone */
+	uint32_t held;	    /* the NIC exists: these five are in, not out */
 	int32_t *tap_fds;   /* [queues] */
 	int32_t *vhost_fds; /* [queues] */
-	uint32_t n_tap;     /* how many of them are open */
+	uint32_t n_tap;	    /* how many of them are open */
 	uint32_t n_vhost;
 	int32_t ifindex;
 	/* in: what it is on its bridge; UP sets what is not an act of its own */
@@ -111,25 +117,36 @@ struct vn_nic {
 	uint32_t n_vlans;	     /* 0..VN_MAX_VLANS */
 	uint32_t frames;	     /* rx-frames, for COALESCE */
 	uint8_t isolated;
-	uint8_t set_fdb;    /* the bridge neither learns from it nor floods to it: its forwarding table has guest_mac, by FDB */
+	uint8_t set_fdb; /* the bridge neither learns from it nor floods to it: its forwarding table has guest_mac, by
+			    FDB */
 	uint8_t guest_mac[6];
 	uint8_t adopted; /* the TAP is there, and somebody else's: by ADOPT, and closed it stays */
 	uint8_t persist; /* by PERSIST: closed it stays, and is for owner and group to open */
 	int64_t owner;	 /* -1: none */
 	int64_t group;
+	/* in: its bandwidth, by TC; rates in bytes a second, bursts in ticks of 64 ns: how long they take at the rate
+	 */
+	uint64_t rate; /* of what it gets; 0 has no limit, and no more of these five */
+	uint64_t ceil; /* what it may get in a burst */
+	uint32_t burst;
+	uint32_t ceil_burst;
+	uint32_t quantum;    /* bytes */
+	uint32_t sent_burst; /* of what it sends */
+	uint64_t sent_rate;  /* 0 has no limit */
 	/* out */
 	uint32_t failed; /* an act of it was refused, and the later ones were left out */
+	char said[96];	 /* NUL-terminated; what the kernel said of its TC in words, when it refused that */
 };
 
 /* One bridge that NICs join. */
 struct vn_bridge {
-	char name[16];    /* NUL-terminated */
+	char name[16];	  /* NUL-terminated */
 	uint32_t ifindex; /* 0 has it looked up */
 	/* out, where it was looked up */
 	uint32_t mtu;
-	uint32_t ports; /* in use, those that this run is to add among them; not counted where it adds none */
+	uint32_t ports;	      /* in use, those that this run is to add among them; not counted where it adds none */
 	uint32_t default_vid; /* the VLAN that a new port is in, 0 for none; asked only where a NIC is to be in VLANs */
-	int32_t error;  /* 0, or -errno when it was not found or is no bridge */
+	int32_t error;	      /* 0, or -errno when it was not found or is no bridge */
 };
 
 /* One step. */
@@ -160,14 +177,14 @@ struct vn_program {
 
 /* One link to look up by name. */
 struct vn_link {
-	char name[16];   /* in, NUL-terminated */
+	char name[16];	 /* in, NUL-terminated */
 	int32_t ifindex; /* out; 0 when there is no such link */
 	uint32_t mtu;
 	uint32_t mac_len;
 	uint8_t mac[32];
-	char kind[16];  /* "" for a link of no rtnetlink kind */
-	uint32_t ports; /* of a bridge: how many it has */
-	uint32_t tun_flags; /* of a TUN or TAP device: its ifr_flags, as TUNGETIFF has them */
+	char kind[16];		 /* "" for a link of no rtnetlink kind */
+	uint32_t ports;		 /* of a bridge: how many it has */
+	uint32_t tun_flags;	 /* of a TUN or TAP device: its ifr_flags, as TUNGETIFF has them */
 	uint32_t vlan_filtering; /* of a bridge: it heeds VLANs */
 };
 

@@ -96,7 +96,7 @@ def _lacks_shaping() -> str | None:
         "filter add dev lo parent ffff: protocol all u32 match u32 0 0 police rate 1kbps burst 1kb drop",
     )
     done = run("unshare", "--net", "sh", "-ec", "\n".join(f"tc {one}" for one in added))
-    return f"tc: {done.stderr.strip()}" if done.returncode else _lacks_tap()
+    return f"tc: {done.stderr.strip()}" if done.returncode else lacks("tap")
 
 
 def _lacks_e2e() -> str | None:

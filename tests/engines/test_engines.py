@@ -11,7 +11,7 @@ from conftest import need
 import vhostnet
 from vhostnet import engines
 from vhostnet.engines import CALLS, Engine, _uapi
-from vhostnet.program.program import Act, Fds, NicRow, Op, Program, TunFlag
+from vhostnet.program.program import Act, Fds, NicRow, Op, Program, Shaping, TunFlag
 
 
 @pytest.mark.parametrize("verb", ["run", "close", "describe", "features"])
@@ -110,6 +110,13 @@ def test_an_empty_program_does_nothing(engine):
         (ROW._replace(wish="a" * 16), 0),
         (ROW._replace(held=Fds((), ())), 0),
         (ROW._replace(held=Fds((3, 4), ())), 0),
+        (ROW._replace(shaping=Shaping(1)), 0),  # one number without the others
+        (ROW._replace(shaping=Shaping(1, 1, 1, 1, 0)), 0),
+        (ROW._replace(shaping=Shaping(sent_rate=1)), 0),
+        (ROW._replace(shaping=Shaping(2**64, 1, 1, 1, 1)), 0),
+        (ROW._replace(shaping=Shaping(1, 1, 2**32, 1, 1)), 0),
+        (ROW._replace(shaping=Shaping(sent_burst=2**32, sent_rate=1)), 0),
+        (ROW._replace(shaping=Shaping(sent_burst=-1, sent_rate=1)), 0),
     ],
 )
 def test_a_malformed_program_cannot_be_made(row, act):

@@ -234,7 +234,7 @@ def _port_row(held: NicRow, spec: InterfaceSpec, mark: str) -> NicRow:
         held=held.held,
         port=_port(spec),
         frames=spec.rx_frames or 0,
-        shaping=_shaping(spec.bandwidth),
+        shaping=shaping_of(spec.bandwidth),
     )
 
 
@@ -260,7 +260,7 @@ def plan_update(held: NicRow, was: InterfaceSpec, spec: InterfaceSpec, *, up: bo
     frame pass between what it was and what it is to be.
     """
     row = _port_row(held, spec, held.alias)
-    before = _shaping(was.bandwidth)
+    before = shaping_of(was.bandwidth)
     ops = {*_settings_of(row), Op.COALESCE}  # no frames, where there were some
     if before is not UNSHAPED:
         ops.add(Op.TC)
@@ -319,7 +319,7 @@ def _row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRo
         mark,
         port=_port(spec),
         frames=spec.rx_frames or 0,
-        shaping=_shaping(spec.bandwidth),
+        shaping=shaping_of(spec.bandwidth),
     )
 
 
@@ -359,7 +359,8 @@ _PVID, _UNTAGGED = int(VlanFlag.PVID), int(VlanFlag.UNTAGGED)
 _BEGIN, _END = int(VlanFlag.RANGE_BEGIN), int(VlanFlag.RANGE_END)
 
 
-def _shaping(bandwidth: Bandwidth | None) -> Shaping:
+def shaping_of(bandwidth: Bandwidth | None) -> Shaping:
+    """What the kernel is to be told of it. Raises SpecError for a floor."""
     return _shaped(bandwidth) if bandwidth else UNSHAPED
 
 

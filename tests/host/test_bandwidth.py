@@ -40,10 +40,10 @@ def tree_of(name):
 
     And without bursts, which the older tc's shows, and sets, in whole microseconds: ``bursts_of()`` has them.
     """
-    shown = []
-    for command in ("qdisc show dev", "class show dev", "filter show parent 1: dev", "filter show ingress dev"):
-        done = subprocess.run(["tc", "-d", *command.split(), name], capture_output=True, text=True, check=True)
-        shown += [re.sub(UNTOLD, "", line).strip() for line in done.stdout.splitlines()]
+    what = ("qdisc show dev", "class show dev", "filter show parent 1: dev", "filter show ingress dev")
+    asked = "".join(f"{one} {name}\n" for one in what)
+    done = subprocess.run(["tc", "-d", "-batch", "-"], input=asked, capture_output=True, text=True, check=True)
+    shown = [re.sub(UNTOLD, "", line).strip() for line in done.stdout.splitlines()]
     return [re.sub(r"(qdisc noqueue) \w+:", r"\1 0:", line) for line in shown if line]
 
 

@@ -10,6 +10,7 @@ ENGINES = ("native", "pure")
 OTHERS = ("libvirt", "ganeti", "ip -batch", "ip", "pyroute2")
 EVERYBODY = (*OURS, *OTHERS)
 CLOSERS = ("bare group", "close_nics", "32 threads", "8 threads", "one by one")
+LIMITERS = ("act", "act, pure", "tc")
 TAKERS = ("bare exchange", "take", "take, pure", "native")
 
 
@@ -32,6 +33,7 @@ class Case:
     ports: int = 0
     links: int = 0
     settings: bool = False  # every port has some
+    limited: bool = False  # what every guest gets is
     per_round: int = 1  # how often in a row each contestant acts before all is deleted: deleting a link takes 20 ms
     quick: bool = True  # in the quick run, too
 
@@ -40,6 +42,7 @@ class Case:
         parts = [
             f"{self.what} {self.queues}q x {self.batch}".strip(),
             "with port settings" if self.settings else "",
+            "with bandwidth" if self.limited else "",
             f"over {self.bridges} bridges" if self.bridges > 1 else "",
             f"among {self.links} links" if self.links else "",
             f"beside {self.ports} ports" if self.ports else "",
@@ -56,6 +59,7 @@ CASES = (
     Case(8, 100, rounds=30),
     Case(8, 128, rounds=20, who=(*OURS, "libvirt")),
     Case(8, 128, rounds=20, settings=True),
+    Case(8, 128, rounds=20, limited=True),
     Case(8, 1000, rounds=8, bridges=4, quick=False),
     *(Case(8, 16, rounds=8, links=links, quick=False) for links in (1000, 4000)),
     *(Case(8, 16, rounds=8, ports=ports, quick=False) for ports in (500, 1000)),
@@ -65,6 +69,7 @@ CASES = (
     Case(8, 128, rounds=3, beside="thread", quick=False),  # the pure engine takes seconds
     Case(8, 128, rounds=25, who=CLOSERS, what="close"),
     Case(8, 1, rounds=80, who=TAKERS, what="take", per_round=5),
+    Case(8, 16, rounds=8, who=LIMITERS, what="limit"),
 )
 # Where the NICs are made: a udevd hears of them; or one listens in the parent's namespace only; or there is none.
 HERE, ASIDE, NONE = WORLDS = ("udevd here", "a namespace of its own", "no udevd")

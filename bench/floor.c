@@ -8,6 +8,7 @@
  */
 
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -72,6 +73,12 @@ static ssize_t receive(int s, void *answer, size_t size)
 	return recvmsg(s, &header, MSG_DONTWAIT);
 }
 
+/* But for what is not there, where that is no harm. */
+static int refused(const struct nlmsgerr *answer)
+{
+	return answer->error && !(answer->error == -ENOENT && answer->msg.nlmsg_type == RTM_NEWQDISC);
+}
+
 static int done(int s, struct queue *q)
 {
 	char answer[512];
@@ -84,7 +91,7 @@ static int done(int s, struct queue *q)
 	for (; q->messages > 0; q->messages--) {
 		const struct nlmsghdr *m = (const struct nlmsghdr *)answer;
 
-		if (receive(s, answer, sizeof(answer)) < 0 || ((const struct nlmsgerr *)NLMSG_DATA(m))->error)
+		if (receive(s, answer, sizeof(answer)) < 0 || refused(NLMSG_DATA(m)))
 			failed = -1;
 	}
 	q->length = 0;
@@ -95,6 +102,20 @@ static int end(int s, struct queue *q, const struct nlmsghdr *m)
 {
 	q->length += NLMSG_ALIGN(m->nlmsg_len);
 	return ++q->messages == BATCH ? done(s, q) : 0;
+}
+
+/* Room for so many messages that belong together. */
+static int room_in(int s, struct queue *q, uint32_t messages)
+{
+	return q->messages + messages > BATCH ? done(s, q) : 0;
+}
+
+/* A refusal may have words. */
+static void ask_for_words(int s)
+{
+	int on = 1;
+
+	setsockopt(s, SOL_NETLINK, NETLINK_EXT_ACK, &on, sizeof(on));
 }
 
 static int socket_for_links(void)
@@ -238,6 +259,41 @@ static int put_noqueue(int s, struct queue *q, int index)
 	return end(s, q, m);
 }
 
+/* A limit of what it gets, 1000 kB/s: HTB, its class, and SFQ below that, which a kernel may not have. */
+static int put_limit(int s, struct queue *q, int index)
+{
+	struct tcmsg root = { .tcm_ifindex = index, .tcm_handle = 0x10000, .tcm_parent = TC_H_ROOT };
+	struct tcmsg class = { .tcm_ifindex = index, .tcm_handle = 0x10001, .tcm_parent = 0x10000 };
+	struct tcmsg leaf = { .tcm_ifindex = index, .tcm_handle = 0x20000, .tcm_parent = 0x10001 };
+	struct tc_ratespec rate = {
+		.cell_log = 3, .linklayer = TC_LINKLAYER_ETHERNET, .cell_align = -1, .rate = 1000000
+	};
+	struct {
+		struct rtattr head;
+		struct tc_htb_glob value;
+	} tree = { { 24, TCA_HTB_INIT }, { .version = 3, .rate2quantum = 10, .defcls = 1 } };
+	struct {
+		struct rtattr head;
+		struct tc_htb_opt value;
+	} numbers = { { 48, TCA_HTB_PARMS },
+		      { .rate = rate, .ceil = rate, .buffer = 25000, .cbuffer = 25000, .quantum = 85 } };
+	struct tc_sfq_qopt_v1 sfq = { .v0.perturb_period = 10 };
+	struct nlmsghdr *m = begin(q, RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE, &root, sizeof(root));
+	int failed;
+
+	add(m, TCA_KIND, "htb", sizeof("htb"));
+	add(m, TCA_OPTIONS, &tree, sizeof(tree));
+	failed = end(s, q, m);
+	m = begin(q, RTM_NEWTCLASS, NLM_F_CREATE | NLM_F_EXCL, &class, sizeof(class));
+	add(m, TCA_KIND, "htb", sizeof("htb"));
+	add(m, TCA_OPTIONS, &numbers, sizeof(numbers));
+	failed |= end(s, q, m);
+	m = begin(q, RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, &leaf, sizeof(leaf));
+	add(m, TCA_KIND, "sfq", sizeof("sfq"));
+	add(m, TCA_OPTIONS, &sfq, sizeof(sfq));
+	return failed | end(s, q, m);
+}
+
 static int put_link(int s, struct queue *q, int index, uint32_t number, const struct bridge *bridge)
 {
 	struct ifinfomsg body = { .ifi_index = index };
@@ -332,10 +388,11 @@ static int set_ports(int s, struct queue *q, int first, int count, int queues, c
 
 /*
  * Open count NICs, from "floor<first>" on, of so many queues, going round n_bridges bridges, BRIDGES at the most;
- * fds[count * queues], indexes[count]. With settings each port has all there are, but VLANs. 0 or -1.
+ * fds[count * queues], indexes[count]. With settings each port has all there are, but VLANs; limited, each has a limit
+ * of what it gets. 0 or -1.
  */
 __attribute__((visibility("default"))) int floor_open(int first, int count, int queues, const char *const *bridges,
-						      int n_bridges, int *fds, int *indexes, int settings)
+						      int n_bridges, int *fds, int *indexes, int settings, int limited)
 {
 	int s = socket_for_links(), failed = room_for((uint64_t)count * (uint64_t)queues);
 	struct bridge found[BRIDGES];
@@ -343,6 +400,8 @@ __attribute__((visibility("default"))) int floor_open(int first, int count, int 
 	struct stat udevd;
 	char name[IFNAMSIZ] = { 0 };
 
+	if (limited)
+		ask_for_words(s);
 	for (int i = 0; i < n_bridges; i++)
 		failed |= look_up(s, bridges[i], &found[i]);
 	for (int i = 0; i < count; i++) {
@@ -350,11 +409,15 @@ __attribute__((visibility("default"))) int floor_open(int first, int count, int 
 		indexes[i] = make_tap(name, (uint32_t)(first + i), queues, fds + i * queues, s);
 		failed |= indexes[i] < 0;
 	}
-	for (int i = 0; i < count; i++)
+	for (int i = 0; i < count && !limited; i++)
 		failed |= put_noqueue(s, &q, indexes[i]);
 	for (int i = 0; i < count; i++)
 		failed |= put_link(s, &q, indexes[i], (uint32_t)(first + i), n_bridges ? &found[i % n_bridges] : NULL);
-	failed |= settings ? set_ports(s, &q, first, count, queues, fds, indexes) : done(s, &q);
+	if (settings)
+		failed |= set_ports(s, &q, first, count, queues, fds, indexes);
+	for (int i = 0; i < count && limited; i++)
+		failed |= room_in(s, &q, 3) | put_limit(s, &q, indexes[i]);
+	failed |= done(s, &q);
 	for (int i = 0; i < count; i++)
 		failed |= put_up(s, &q, indexes[i], settings);
 	failed |= done(s, &q);

@@ -65,7 +65,7 @@ def check(made: Sequence[Opened], case: Case, contestant: Contestant) -> None:
     """What was asked for is there: ports that are up, of so many queues, and no other; and as many fds."""
     indexes = {index for opened in made for index in opened.indexes}
     wanted = [",UP", f"numqueues {case.queues} " if case.queues > 1 else "tun type tap"]
-    wanted += [" qdisc noqueue "] if contestant.noqueue else []
+    wanted += [" qdisc htb " if case.limited else " qdisc noqueue "] if contestant.noqueue else []
     ports = [
         line
         for name in bridge_names(case)

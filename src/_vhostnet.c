@@ -33,6 +33,7 @@
 #include "links.h"
 #include "netlink.h"
 #include "removal.h"
+#include "tc.h"
 
 enum {
 	NL_LOOKUPS = 16, /* each answer to RTM_GETLINK takes kilobytes of the receive buffer */
@@ -55,15 +56,33 @@ static bool terminated(const char *name)
 
 /* ---- the acts, one after the other ----------------------------------------------------------------- */
 
-enum { UNANSWERED = 1 }; /* vn_act.error of an act that is not done yet */
+enum { UNANSWERED = 1 }; /* vn_act.error of an act that is not done yet is how many answers it waits for */
+
+/* One of an act's messages is refused, and so is the act; the first that is says why. */
+static void refuse_message(struct run *run, struct vn_act *act, const struct nlmsghdr *message, int error)
+{
+	if (act->error > 0 && act->op == VN_TC) {
+		act->call = bandwidth_call(message);
+		nl_words(message, run->nics[act->nic].said, VN_SAID);
+	}
+	act->error = act->error > 0 ? error : act->error;
+}
 
 static int take_answer(void *context, uint32_t tag, const struct nlmsghdr *message)
 {
 	struct run *run = context;
+	struct vn_act *act = &run->acts[tag & ~NL_DISPENSABLE];
+	int error = 0, rc = message->nlmsg_type == NLMSG_ERROR ? nl_error(message, &error) : 0;
 
-	if (message->nlmsg_type != NLMSG_ERROR || run->acts[tag].error != UNANSWERED)
-		return 0;
-	return nl_error(message, &run->acts[tag].error);
+	if (rc <= 0)
+		return rc;
+	if (tag & NL_DISPENSABLE && (error == -ENOENT || error == -EINVAL))
+		error = 0;
+	if (error < 0)
+		refuse_message(run, act, message, error);
+	else if (act->error > 0)
+		act->error--;
+	return rc;
 }
 
 /* Send what the acts wrote, and give each its answer. */
@@ -73,7 +92,7 @@ static void send_acts(struct run *run)
 	int lost = nl_exchange(&run->nl, take_answer, run, &call);
 
 	for (uint32_t i = run->first; i < run->next; i++) {
-		if (run->acts[i].error != UNANSWERED)
+		if (run->acts[i].error <= 0)
 			continue;
 		run->acts[i].error = lost;
 		run->acts[i].call = call;
@@ -130,13 +149,21 @@ static int flush(struct run *run)
 	return rc;
 }
 
-/* The most that its message takes. */
+/* The most that its messages take. */
 static size_t room(const struct run *run, const struct vn_act *act)
 {
-	uint32_t n = act->op == VN_VLAN_ADD ? run->nics[act->nic].n_vlans : 0;
+	const struct vn_nic *nic = &run->nics[act->nic];
+	uint32_t n = act->op == VN_VLAN_ADD ? nic->n_vlans : 0;
 	size_t list = NLMSG_SPACE(sizeof(struct ifinfomsg)) + RTA_LENGTH(0) + n * RTA_SPACE(sizeof(struct vn_vlan));
 
+	if (act->op == VN_TC)
+		return bandwidth_room(nic);
 	return list > NL_MESSAGE ? list : NL_MESSAGE;
+}
+
+static uint32_t messages(const struct run *run, const struct vn_act *act)
+{
+	return act->op == VN_TC ? bandwidth_messages(&run->nics[act->nic]) : 1;
 }
 
 static bool goes_with(const struct run *run, const struct vn_act *act)
@@ -144,7 +171,8 @@ static bool goes_with(const struct run *run, const struct vn_act *act)
 	uint32_t batch = ACTS[act->op].batch;
 
 	return batch > 0 && !(act->flags & VN_BARRIER) && ACTS[run->acts[run->first].op].batch == batch &&
-	       run->next - run->first < batch && run->nl.length + room(run, act) <= sizeof(run->nl.out);
+	       run->next - run->first < batch && run->nl.queued + messages(run, act) <= NL_BATCH &&
+	       run->nl.length + room(run, act) <= sizeof(run->nl.out);
 }
 
 static int step(struct run *run, uint32_t index)
@@ -152,6 +180,7 @@ static int step(struct run *run, uint32_t index)
 	struct vn_act *act = &run->acts[index];
 	bool queued = ACTS[act->op].batch > 0;
 	struct vn_nic *nic = &run->nics[act->nic];
+	uint32_t before;
 	uint64_t started;
 	int rc = 0;
 
@@ -166,13 +195,14 @@ static int step(struct run *run, uint32_t index)
 		act->error = act->error < 0 ? act->error : -ECANCELED;
 		return 0;
 	}
+	before = run->nl.queued;
 	started = now();
 	act->error = ACTS[act->op].act ? ACTS[act->op].act(run, nic, act) : 0;
 	act->ns = now() - started;
 	if (act->error < 0 && !(act->flags & VN_OPTIONAL))
 		return refuse(run, act);
 	if (queued)
-		act->error = UNANSWERED;
+		act->error = run->nl.queued > before ? (int32_t)(run->nl.queued - before) : UNANSWERED;
 	return 0;
 }
 
@@ -226,6 +256,8 @@ static bool sound_for(uint32_t op, const struct vn_nic *nic)
 		return nic->bridge >= 0 && nic->n_vlans > 0 && !nic->adopted;
 	case VN_FDB:
 		return nic->bridge >= 0 && nic->set_fdb && !nic->adopted;
+	case VN_TC:
+		return (nic->held || nic->rate > 0 || nic->sent_rate > 0) && !nic->adopted;
 	case VN_PERSIST:
 		return nic->persist && !nic->adopted && nic->owner >= -1 && nic->owner < UINT32_MAX &&
 		       nic->group >= -1 && nic->group < UINT32_MAX;
@@ -270,7 +302,8 @@ static int check(const struct vn_program *program)
 	for (uint32_t i = 0; i < program->n_nics; i++) {
 		struct vn_nic *nic = &program->nics[i];
 
-		if (!sound_nic(nic, program->n_bridges) || !sound_vlans(nic) || (nic->held && !sound_held(nic)))
+		if (!sound_nic(nic, program->n_bridges) || !sound_vlans(nic) || !sound_bandwidth(nic) ||
+		    (nic->held && !sound_held(nic)))
 			return -EINVAL;
 		nic->failed = nic->held ? HELD | THERE | (nic->n_vhost > 0 ? VHOST : 0) : 0;
 	}
@@ -288,6 +321,7 @@ static void clear_results(struct vn_program *program)
 		struct vn_nic *nic = &program->nics[i];
 
 		nic->failed = 0;
+		nic->said[0] = 0;
 		if (!nic->held)
 			nic->n_tap = nic->n_vhost = 0;
 		if (!nic->held)
@@ -528,6 +562,16 @@ static int keep_macs(struct run *run, const struct vn_program *program)
 	return rc;
 }
 
+/* What a kernel may lack for a bandwidth it says in words alone: the errno is the same for all of it. */
+static void ask_for_words(const struct run *run, const struct vn_program *program)
+{
+	for (uint32_t i = 0; i < program->n_acts; i++)
+		if (run->acts[i].op == VN_TC) {
+			nl_ask_for_words(&run->nl);
+			return;
+		}
+}
+
 static int run_acts(struct run *run, struct vn_program *program)
 {
 	int rc = check_files(run, program);
@@ -573,6 +617,7 @@ int vn_run(struct vn_program *program)
 			run.nics[i].failed = 1;
 		return rc;
 	}
+	ask_for_words(&run, program);
 	rc = run_acts(&run, program);
 	close(run.nl.fd);
 	return rc;

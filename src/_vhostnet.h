@@ -10,6 +10,7 @@
 #define VN_MAX_QUEUES 256
 #define VN_MAX_PORTS 1023
 #define VN_MAX_VLANS 1024
+#define VN_SAID 96
 
 /* Acts, in the order of a NIC's life. */
 #define VN_TAP_OPEN 0
@@ -23,13 +24,14 @@
 #define VN_VLAN_DEL 8
 #define VN_FDB 9
 #define VN_COALESCE 10
-#define VN_UP 11
-#define VN_PERSIST 12
-#define VN_ATTACH 13
-#define VN_ALTNAME 14
-#define VN_RENAME 15
-#define VN_DELETE 16
-#define VN_ACTS 17
+#define VN_TC 11
+#define VN_UP 12
+#define VN_PERSIST 13
+#define VN_ATTACH 14
+#define VN_ALTNAME 15
+#define VN_RENAME 16
+#define VN_DELETE 17
+#define VN_ACTS 18
 
 /* vn_act.flags */
 #define VN_OPTIONAL 1
@@ -74,6 +76,9 @@
 #define VN_CALL_TUNSETOWNER 35
 #define VN_CALL_TUNSETGROUP 36
 #define VN_CALL_TUNSETPERSIST 37
+#define VN_CALL_RTM_DELQDISC 38
+#define VN_CALL_RTM_NEWTCLASS 39
+#define VN_CALL_RTM_NEWTFILTER 40
 
 /* One VLAN of a port, or an end of a range of them: struct bridge_vlan_info. */
 struct vn_vlan {
@@ -117,8 +122,17 @@ struct vn_nic {
 	uint8_t persist; /* by PERSIST: closed it stays, and is for owner and group to open */
 	int64_t owner;	 /* -1: none */
 	int64_t group;
+	/* in: its bandwidth, by TC; rates in bytes a second, bursts in ticks of 64 ns: how long they take at the rate */
+	uint64_t rate; /* of what it gets; 0 has no limit, and no more of these five */
+	uint64_t ceil; /* what it may get in a burst */
+	uint32_t burst;
+	uint32_t ceil_burst;
+	uint32_t quantum;    /* bytes */
+	uint32_t sent_burst; /* of what it sends */
+	uint64_t sent_rate;  /* 0 has no limit */
 	/* out */
 	uint32_t failed; /* an act of it was refused, and the later ones were left out */
+	char said[VN_SAID]; /* NUL-terminated; what the kernel said of its TC in words, when it refused that */
 };
 
 /* One bridge that NICs join. */

@@ -29,6 +29,7 @@
 #include "calls.h"
 #include "links.h"
 #include "removal.h"
+#include "tc.h"
 
 enum {
 	IDENTIFY_TRIES = 3,
@@ -583,6 +584,13 @@ static int coalesce(struct run *run, struct vn_nic *nic, struct vn_act *act)
 	return rc;
 }
 
+static int put_tc(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	act->call = VN_CALL_RTM_NEWQDISC;
+	put_bandwidth(&run->nl, nic, number(run, act));
+	return 0;
+}
+
 /* Whoever is let in, before it stays. */
 static int persist(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
@@ -637,6 +645,7 @@ const struct act_kind ACTS[VN_ACTS] = {
 	[VN_VLAN_DEL] = { put_vlan_del, NL_BATCH, THERE, GONE, 0 },
 	[VN_FDB] = { put_fdb, NL_BATCH, THERE, GONE, 0 },
 	[VN_COALESCE] = { coalesce, 0, THERE, GONE, 0 },
+	[VN_TC] = { put_tc, NL_BATCH, THERE, GONE, 0 },
 	[VN_UP] = { put_up, NL_BATCH, THERE, GONE, 0 },
 	[VN_PERSIST] = { persist, 0, THERE, HELD | GONE, 0 },
 	[VN_ATTACH] = { attach, 0, HELD, GONE, 0 },

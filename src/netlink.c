@@ -15,6 +15,8 @@
 
 enum { NL_ANSWER = 32768 }; /* what the kernel puts into one datagram of a listing, at the most */
 
+#define NL_ANSWERED UINT32_MAX /* in the place of a tag */
+
 int nl_open(struct netlink *nl)
 {
 	struct sockaddr_nl address = { .nl_family = AF_NETLINK };
@@ -35,6 +37,14 @@ int nl_open(struct netlink *nl)
 	}
 	nl->port = address.nl_pid;
 	return 0;
+}
+
+/* A kernel that has none says nothing but the errno. */
+void nl_ask_for_words(const struct netlink *nl)
+{
+	int on = 1;
+
+	setsockopt(nl->fd, SOL_NETLINK, NETLINK_EXT_ACK, &on, sizeof(on));
 }
 
 struct nlmsghdr *nl_begin(struct netlink *nl, uint16_t type, uint16_t flags, uint32_t tag, const void *body,
@@ -75,7 +85,7 @@ void nl_end(struct netlink *nl, const struct nlmsghdr *message)
 	nl->queued++;
 }
 
-/* Go through one datagram; answers to somebody else and stray messages are passed over. */
+/* Go through one datagram; answers to somebody else, second ones and stray messages are passed over. */
 static int nl_parse(struct netlink *nl, const char *data, size_t length, answer_fn *answer, void *context)
 {
 	while (length >= sizeof(struct nlmsghdr)) {
@@ -86,11 +96,14 @@ static int nl_parse(struct netlink *nl, const char *data, size_t length, answer_
 
 		if (message->nlmsg_len < sizeof(*message) || message->nlmsg_len > length)
 			return -EBADMSG;
-		if (message->nlmsg_pid == nl->port && number < nl->queued)
+		if (message->nlmsg_pid == nl->port && number < nl->queued && nl->tags[number] != NL_ANSWERED)
 			rc = answer(context, nl->tags[number], message);
 		if (rc < 0)
 			return rc;
-		nl->pending -= (uint32_t)rc;
+		if (rc > 0) {
+			nl->tags[number] = NL_ANSWERED;
+			nl->pending--;
+		}
 		if (size >= length)
 			return 0;
 		data += size;
@@ -154,6 +167,28 @@ int nl_error(const struct nlmsghdr *message, int *error)
 		return -EBADMSG;
 	*error = answer->error;
 	return 1;
+}
+
+/* They come after what was asked, which an error has whole and an acknowledgement without its body. */
+void nl_words(const struct nlmsghdr *message, char *words, size_t room)
+{
+	const struct nlmsgerr *answer = NLMSG_DATA(message);
+	size_t asked = message->nlmsg_flags & NLM_F_CAPPED ? sizeof(answer->msg) : answer->msg.nlmsg_len;
+	size_t skip = NLMSG_HDRLEN + offsetof(struct nlmsgerr, msg) + NLMSG_ALIGN(asked), left;
+	const struct rtattr *attribute;
+	const char *data = (const char *)message + skip;
+
+	words[0] = 0;
+	if (!(message->nlmsg_flags & NLM_F_ACK_TLVS) || skip > message->nlmsg_len)
+		return;
+	left = message->nlmsg_len - skip;
+	while ((attribute = next_attr(&data, &left)))
+		if (attribute->rta_type == NLMSGERR_ATTR_MSG) {
+			size_t size = RTA_PAYLOAD(attribute) < room - 1 ? RTA_PAYLOAD(attribute) : room - 1;
+
+			memcpy(words, RTA_DATA(attribute), size);
+			words[size] = 0;
+		}
 }
 
 const struct rtattr *next_attr(const char **data, size_t *left)

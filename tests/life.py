@@ -82,6 +82,13 @@ class Life:
             pool.take(self.wish(ifname="life-new"), rename=True).close()
         join()
 
+    def bandwidth(self):
+        """A limit of what it gets, and another."""
+        limits = [vhostnet.Bandwidth(vhostnet.Rate(rate)) for rate in (1000, 7)]
+        spec, other = (self.wish(mac="52:54:00:00:00:01", bandwidth=limit) for limit in limits)
+        with vhostnet.open_nic(spec, **self.how) as nic:
+            nic.update(other)
+
     def plan(self):
         program = vhostnet.plan_nics([self.wish()], engine=self.engine)
         assert vhostnet.limits(program, engine=self.engine).fds > 0

@@ -27,6 +27,13 @@ OTHERWISE: Final = {
     "driver": "a QEMU that is started is asked for 256 of tx_queue_size on a TAP, with a warning: those from 8.1 on "
     "refuse more. In a domain that is not kvm vhost-net is not used, as in libvirt, and a warning says so",
     "backend": "the paths may not lead into /proc, or up",
+    "bandwidth": "it stands before the NIC is up; libvirt makes it after, by running tc. Its fw filter is left out: it "
+    "leads what is marked 1 to a class that is not there, and so to the one that all goes to. Where only what the "
+    "guest sends is limited the root is noqueue, and not 256 qdiscs. managed='no' is an error; libvirt shapes that TAP",
+    "bandwidth/inbound": "floor (of type network) is read, and such a NIC not opened: the guarantee is out of what "
+    "libvirt knows of its network. A burst of more than 274 s is an error; in libvirt it becomes another. A kernel "
+    "without SFQ leaves the NIC a plain FIFO; in libvirt it does not start",
+    "bandwidth/outbound": "a burst of more than 274 s is an error; in libvirt it becomes another",
     "mtu": "set before the port joins, so that the bridge's does not follow it; libvirt sets it after",
     "port": "in the message that brings the port up; libvirt writes it to sysfs after it has joined",
     "vlan": "an error on a bridge that does not filter; libvirt has it for a Linux bridge since 11.0, and says nothing "
@@ -60,7 +67,8 @@ def _paths() -> set[str]:
 def _taken() -> dict[str, set[str]]:
     """Element -> the attributes that are read of it, for whatever type."""
     found: dict[str, set[str]] = {}
-    maps: list[Mapping[str, Mapping[str, Any]]] = [elements.KNOWN, elements.VLAN, *tapless.OWN.values()]
+    ours = elements.KNOWN, elements.VLAN, elements.BANDWIDTH
+    maps: list[Mapping[str, Mapping[str, Any]]] = [*ours, *tapless.OWN.values()]
     for known in maps:
         for path, attributes in known.items():
             found.setdefault(path, set()).update(attributes)

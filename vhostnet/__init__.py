@@ -43,9 +43,11 @@ from vhostnet.qemu.argv import assign_aliases, assign_machine, caveats, fitted, 
 from vhostnet.spec.interface import InterfaceSpec
 from vhostnet.spec.parse import parse_any, parse_domain, parse_interface
 from vhostnet.spec.parts import (
+    Bandwidth,
     CcwAddress,
     MmioAddress,
     PciAddress,
+    Rate,
     SpaprVioAddress,
     UsbAddress,
     Vlan,
@@ -64,6 +66,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Act",
+    "Bandwidth",
     "BridgeFull",
     "CcwAddress",
     "Cost",
@@ -93,6 +96,7 @@ __all__ = [
     "PoolStats",
     "Program",
     "QueueLimit",
+    "Rate",
     "ResourceExhausted",
     "SocketSource",
     "SpaprVioAddress",

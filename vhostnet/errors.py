@@ -202,6 +202,10 @@ _CAP = "needs CAP_NET_ADMIN in the user namespace that owns the network namespac
 _DEVICES = "the device is closed to this process: allow it in its device cgroup (systemd: DeviceAllow={subject} rw)"
 _GONE = "the TAP was deleted or its namespace destroyed: open the NIC anew"
 _RENAMED = "somebody renamed or deleted the TAP while it was made: open the NIC anew"
+_LACKS = (
+    "this kernel lacks a part of it: load it (modprobe sch_htb for <inbound>, sch_ingress cls_u32 act_police for "
+    "<outbound>), or leave <bandwidth> out"
+)
 _FDS = "raise the limit on open files (ulimit -n, LimitNOFILE=); a NIC takes one fd a queue, two with vhost-net"
 
 # (act, call or None for any, errno) -> (class, remedy); they are looked up in this order.
@@ -248,6 +252,9 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
     ("LINK", _errno.EADDRNOTAVAIL): (HostError, "the kernel refuses this MAC as a TAP's address"),
     ("VLAN_ADD", _errno.EOPNOTSUPP): (Unsupported, "turn it on: ip link set {subject} type bridge vlan_filtering 1"),
     ("COALESCE", _errno.EOPNOTSUPP): (Unsupported, "leave <coalesce> out: a TAP of this kernel cannot be told"),
+    ("TC", _errno.ENOENT): (Unsupported, _LACKS),
+    ("TC", _errno.EOPNOTSUPP): (Unsupported, _LACKS),
+    ("TC", _errno.EEXIST): (HostError, "somebody else shapes this TAP: one of the two has to go (tc qdisc show)"),
     ("ALTNAME", _errno.EEXIST): (NameBusy, "the name is in use: choose another <target dev=>, or leave it out"),
     ("RENAME", _errno.EEXIST): (NameBusy, "the name is in use: choose another <target dev=>, or leave it out"),
     ("ATTACH", _errno.EINVAL): (DeviceGone, "these fds are not the queues of one multi-queue TAP any more"),
@@ -257,11 +264,12 @@ _VHOST_REMEDY = "load the driver (modprobe vhost_net), or do without: <driver na
 
 
 def host_error(
-    errno: int, *, act: str, call: str | None, ifname: str | None, queue: int | None, subject: str = ""
+    errno: int, *, act: str, call: str | None, ifname: str | None, queue: int | None, subject: str = "", said: str = ""
 ) -> HostError:
     """The exception for a refused act: its class and remedy by act and errno.
 
-    *subject* is what the act was about besides the NIC: a device's path, or a bridge's name.
+    *subject* is what the act was about besides the NIC: a device's path, or a bridge's name; *said* are the kernel's
+    own words.
     """
     likewise = "TAP_OPEN" if act == "ADOPT" else act
     rows = (_MEANINGS.get((key, errno)) for key in (act, call, likewise, None))
@@ -283,6 +291,8 @@ def host_error(
         problem = f"bridge {subject!r} does not heed VLANs, and every port would be in all of them"
     elif call == "open":
         problem = f"{subject}: {problem}"
+    elif said:
+        problem = said.rstrip(".")  # the errno is the same for whatever is missing
     remedy = remedy.format(subject=subject)
     return kind(errno, problem, act=act, call=call, ifname=ifname, queue=queue, remedy=remedy)
 

@@ -11,7 +11,7 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
-from conftest import BRIDGE, ROOT, SEED, link_names
+from conftest import BRIDGE, ROOT, SEED, lacks, link_names
 from kernel import ip
 
 from vhostnet.commands import cli
@@ -301,6 +301,7 @@ def test_doctor_says_what_this_host_can_do(bridge):
         (PLAIN, 0, "ok    plan"),
         (PLAIN.replace(BRIDGE, "nowhere"), 1, "ip link add nowhere"),
         (PLAIN.replace(BRIDGE, "lo"), 1, "not a Linux bridge"),
+        (PLAIN.replace("<driver", "<bandwidth><inbound average='7'/></bandwidth><driver"), 0, "ok    bandwidth"),
         (
             PLAIN.replace("<source", f"<target dev='{BRIDGE}'/><source"),
             5,
@@ -323,6 +324,17 @@ def test_doctor_says_why_a_file_would_fail(bridge, tmp_path, text, code, says):
     done = vhostnet("doctor", str(file))
     assert done.returncode == code, done.stdout
     assert says in done.stdout
+    assert link_names() == before
+
+
+@pytest.mark.tap
+def test_doctor_tries_what_a_guest_sends(bridge, tmp_path):
+    """No NIC of anybody's is touched."""
+    file, before = tmp_path / "nic.xml", link_names()
+    file.write_text(PLAIN.replace("<driver", "<bandwidth><outbound average='7'/></bandwidth><driver"))
+    checks = json.loads(vhostnet("doctor", "-j", str(file)).stdout)
+    (found,) = (check for check in checks if check["name"] == "bandwidth")
+    assert found["state"] == ("fail" if lacks("shaping") else "ok")
     assert link_names() == before
 
 

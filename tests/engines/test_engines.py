@@ -11,7 +11,7 @@ from conftest import need
 import vhostnet
 from vhostnet import engines
 from vhostnet.engines import CALLS, Engine, _uapi
-from vhostnet.program.program import Act, Fds, NicRow, Op, Program, TunFlag
+from vhostnet.program.program import Act, Fds, NicRow, Op, Program, Shaping, TunFlag
 
 
 @pytest.mark.parametrize("verb", ["run", "close", "describe", "features"])
@@ -69,6 +69,13 @@ def test_acts_and_calls_have_the_cores_numbers(lib):
         ("nlmsghdr", "NLMSGHDR"),
         ("ifinfomsg", "IFINFOMSG"),
         ("tcmsg", "TCMSG"),
+        ("tc_ratespec", "TC_RATESPEC"),
+        ("tc_htb_glob", "TC_HTB_GLOB"),
+        ("tc_htb_opt", "TC_HTB_OPT"),
+        ("tc_sfq_qopt_v1", "TC_SFQ_QOPT"),
+        ("tc_police", "TC_POLICE"),
+        ("tc_u32_sel", "TC_U32_SEL"),
+        ("tc_u32_key", "TC_U32_KEY"),
         ("ndmsg", "NDMSG"),
         ("ethtool_coalesce", "COALESCE"),
         ("bridge_vlan_info", "VLAN_INFO"),
@@ -103,6 +110,13 @@ def test_an_empty_program_does_nothing(engine):
         (ROW._replace(wish="a" * 16), 0),
         (ROW._replace(held=Fds((), ())), 0),
         (ROW._replace(held=Fds((3, 4), ())), 0),
+        (ROW._replace(shaping=Shaping(1)), 0),  # one number without the others
+        (ROW._replace(shaping=Shaping(1, 1, 1, 1, 0)), 0),
+        (ROW._replace(shaping=Shaping(sent_rate=1)), 0),
+        (ROW._replace(shaping=Shaping(2**64, 1, 1, 1, 1)), 0),
+        (ROW._replace(shaping=Shaping(1, 1, 2**32, 1, 1)), 0),
+        (ROW._replace(shaping=Shaping(sent_burst=2**32, sent_rate=1)), 0),
+        (ROW._replace(shaping=Shaping(sent_burst=-1, sent_rate=1)), 0),
     ],
 )
 def test_a_malformed_program_cannot_be_made(row, act):

@@ -19,7 +19,11 @@ import os, sys, vhostnet
     + READY
     + """
 engine, vhost = sys.argv[1:3]
-settings = {"isolated": True, "mac_table_manager": "libvirt", "rx_frames": 32} if sys.argv[5] == "set" else {}
+settings = {
+    "plain": {},
+    "set": {"isolated": True, "mac_table_manager": "libvirt", "rx_frames": 32},
+    "limited": {"bandwidth": vhostnet.Bandwidth(vhostnet.Rate(1000))},
+}[sys.argv[5]]
 def specs(count, queues):
     return [vhostnet.InterfaceSpec(bridge=f"br{n % 2}", queues=queues, vhost=vhost, **settings) for n in range(count)]
 vhostnet.close_nics(vhostnet.open_nics(specs(1, 1), engine=engine))  # what is asked once a process
@@ -106,6 +110,17 @@ def test_the_settings_of_a_port(engine, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_bandwidth(engine, tmp_path):
+    """Of what a guest gets: three messages in the place of noqueue's one, and words are asked for.
+
+    Those of one NIC stay together: 40 LINKs and 8 of these, then 21, then 11.
+    """
+    more = {"sendto": 1, "recvmsg": 2 * 40, "setsockopt": 1}
+    made = trace(tmp_path / "trace", engine, "off", 40, 2, "limited")
+    assert made == expected(40, 2, 2) + Counter(more)
+
+
+@pytest.mark.slow
 def test_vhost_that_is_not_there_is_one_open_a_nic(engine, tmp_path, lacks_vhost):
     made = trace(tmp_path / "trace", engine, "auto", 3, 4)
     assert made == expected(3, 4, 2) + Counter({"openat(vhost-net)": 3})
@@ -120,7 +135,8 @@ from bench.contestants import Floor
     + """
 count, queues, bridges = map(int, sys.argv[1:4])
 floor = Floor()
-asked = floor.arguments(count, queues, [f"br{n}" for n in range(bridges)], settings=sys.argv[4] == "set")
+how = {"settings": sys.argv[4] == "set", "limited": sys.argv[4] == "limited"}
+asked = floor.arguments(count, queues, [f"br{n}" for n in range(bridges)], **how)
 os.access("/begin", os.F_OK)
 floor.act(asked)
 os.access("/end", os.F_OK)
@@ -129,7 +145,10 @@ os.access("/end", os.F_OK)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "queues", "ports"), [(1, 8, "plain"), (100, 2, "plain"), (100, 2, "set")])
+@pytest.mark.parametrize(
+    ("count", "queues", "ports"),
+    [(1, 8, "plain"), (100, 2, "plain"), (100, 2, "set"), (1, 8, "limited"), (100, 2, "limited")],
+)
 def test_the_benchmarks_floor_makes_the_same_calls(tmp_path, count, queues, ports):
     """What it is faster by is then ours, and nothing else's."""
     native = trace(tmp_path / "native", "native", "off", count, queues, ports)

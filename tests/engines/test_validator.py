@@ -73,6 +73,9 @@ FIELDS = [
     ("new", "held", 1),  # the acts are for a new one, which has no fds
     ("held", "held", 0),
     *[("persisted", field, value) for field in ("owner", "group") for value in (-2, -(2**63), 2**32 - 1, 2**63 - 1)],
+    *[(row, field, 1) for row in ("new", "held") for field in ("rate", "ceil", "burst", "ceil_burst", "quantum")],
+    *[(row, field, 1) for row in ("new", "held") for field in ("sent_rate", "sent_burst")],  # one without the others
+    *[("limited", field, 0) for field in ("rate", "ceil", "burst", "ceil_burst", "quantum", "sent_rate", "sent_burst")],
     *[(row, "n_vlans", value) for row in ("new", "held") for value in (1, 1025, BIG)],  # and there are none
     *[(act, "op", value) for act in ("first", "last") for value in (len(Op), BIG)],
     *[(act, "nic", value) for act in ("first", "last") for value in (2, BIG)],
@@ -86,10 +89,13 @@ ORDERS = [
     *[[(op, 0)] for op in Op if op not in (Op.TAP_OPEN, Op.VHOST_OPEN)],
     [(Op.ADOPT, 1)],
     # It has nothing of that.
-    *[[(Op.TAP_OPEN, 0), (op, 0)] for op in (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB, Op.PERSIST)],
+    *[[(Op.TAP_OPEN, 0), (op, 0)] for op in (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB, Op.TC, Op.PERSIST)],
     [(Op.PERSIST, 1)],
     [(Op.VHOST_OPEN, 0), (Op.TAP_OPEN, 0), (Op.VHOST_OPEN, 0)],
-    *[[(Op.DELETE, 1), (op, 1)] for op in (Op.DELETE, Op.ATTACH, Op.QDISC, Op.LINK, Op.UP, Op.ALTNAME, Op.RENAME)],
+    *[
+        [(Op.DELETE, 1), (op, 1)]
+        for op in (Op.DELETE, Op.ATTACH, Op.QDISC, Op.LINK, Op.TC, Op.UP, Op.ALTNAME, Op.RENAME)
+    ],
 ]
 
 
@@ -99,6 +105,11 @@ def with_field(where, field, value):
         made.persisted = made.new
         made.new.persist, made.new.owner, made.new.group = 1, -1, -1
         ordered(made, [(Op.TAP_OPEN, 0), (Op.PERSIST, 0)])
+    if where == "limited":
+        made.limited = made.new
+        for each in ("rate", "ceil", "burst", "ceil_burst", "quantum", "sent_rate", "sent_burst"):
+            setattr(made.new, each, 1)
+        ordered(made, [(Op.TAP_OPEN, 0), (Op.TC, 0)])
     setattr(getattr(made, where), field, made.ffi.NULL if value is None else value)
     return made
 

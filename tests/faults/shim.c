@@ -24,7 +24,22 @@
 
 #include <linux/netlink.h>
 
-enum { OPEN, SOCKET, BIND, GETSOCKNAME, IOCTL, SENDTO, RECVMSG, FSTAT, STAT, MMAP, CLOSE, GETRLIMIT, THREAD };
+enum {
+	OPEN,
+	SOCKET,
+	BIND,
+	GETSOCKNAME,
+	IOCTL,
+	SENDTO,
+	RECVMSG,
+	FSTAT,
+	STAT,
+	MMAP,
+	CLOSE,
+	GETRLIMIT,
+	THREAD,
+	SETSOCKOPT
+};
 enum { FAIL, KILL, TAMPER };
 enum { SHORT, TRUNCATED, OTHER_SEQ, OTHER_PORT, FOREIGN, GARBAGE, POSITIVE, LONG, TWICE, SWAPPED };
 enum { MOST = 16384, RING_BYTES = 2 * 16384 };
@@ -163,6 +178,11 @@ EXPORT int bind(int fd, const struct sockaddr *address, socklen_t size)
 EXPORT int getsockname(int fd, struct sockaddr *address, socklen_t *size)
 {
 	return fails(GETSOCKNAME, 0) ? -1 : REAL(getsockname)(fd, address, size);
+}
+
+EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen_t size)
+{
+	return fails(SETSOCKOPT, 0) ? -1 : REAL(setsockopt)(fd, level, name, value, size);
 }
 
 EXPORT ssize_t sendto(int fd, const void *data, size_t length, int flags, const struct sockaddr *to, socklen_t size)

@@ -52,10 +52,13 @@ class Tally:
                 raise Enough
 
 
-def nics(*queues: int, vhost: str = "off") -> list[InterfaceSpec]:
+LIMIT: Final = vhostnet.Bandwidth(vhostnet.Rate(1000, 2000))  # of what is sent not every kernel has one
+
+
+def nics(*queues: int, vhost: str = "off", bandwidth: vhostnet.Bandwidth | None = None) -> list[InterfaceSpec]:
     """NICs of so many queues, going round the bridges."""
     return [
-        InterfaceSpec(bridge=BRIDGES[at % 2], ifname=f"flt-{at}", queues=count, vhost=vhost)
+        InterfaceSpec(bridge=BRIDGES[at % 2], ifname=f"flt-{at}", queues=count, vhost=vhost, bandwidth=bandwidth)
         for at, count in enumerate(queues)
     ]
 
@@ -216,7 +219,8 @@ def sweep_answers(batch: Batch, tally: Tally) -> None:
                 case = f"{batch.name} {engine}: answer {index} {fault}"
                 got, _ = batch.open(engine, fault)
                 found = outcome(got)
-                good = found == Outcome() if _harmless(fault) else found.call in ("recv", "RTM_NEWLINK", "RTM_NEWQDISC")
+                calls = ("recv", "RTM_NEWLINK", "RTM_NEWQDISC", "RTM_NEWTCLASS")
+                good = found == Outcome() if _harmless(fault) else found.call in calls
                 tally.check("wrong error", good, case, found)
                 left = settled(before)
                 tally.check("leak", not left, case, left)
@@ -305,7 +309,7 @@ def _wish(**fields: Any) -> InterfaceSpec:
 
 def _set_up(vlan: vhostnet.Vlan | None = None) -> list[InterfaceSpec]:
     """Two ports with all settings that a port can have; VLANs take a bridge that heeds them."""
-    settings = {"isolated": True, "mac_table_manager": "libvirt", "rx_frames": 7, "vlan": vlan}
+    settings = {"isolated": True, "mac_table_manager": "libvirt", "rx_frames": 7, "vlan": vlan, "bandwidth": LIMIT}
     return [_wish(bridge=name, **settings) for name in BRIDGES]
 
 
@@ -352,6 +356,11 @@ def deeds() -> list[Deed]:
         ),
         Deed("close", lambda engine: vhostnet.open_nic(_wish(), engine=engine), Nic.close, never_fails=True),
         Deed("update", lambda engine: vhostnet.open_nic(_wish(ifname="flt-u", **_OF_GUEST), engine=engine), _update),
+        Deed(
+            "to no limit",
+            lambda engine: vhostnet.open_nic(_wish(ifname="flt-u", bandwidth=LIMIT, **_OF_GUEST), engine=engine),
+            lambda nic: nic.update(_wish(ifname="flt-u", **_OF_GUEST)),
+        ),
         Deed("up", lambda engine: vhostnet.open_nic(_set_up()[0], engine=engine, up=False), Nic.up),
         Deed("reset_queues", lambda engine: vhostnet.open_nic(_wish(queues=4), engine=engine), Nic.reset_queues),
         Deed("take", _pool, lambda pool: pool.take()),
@@ -418,6 +427,7 @@ def _gone(before: dict[str, Any]) -> bool:
 
 
 SEVERAL: Final = Batch("2q 1q 4q", nics(2, 1, 4))
+LIMITED: Final = Batch("2q 1q limited", [*nics(2, 1, bandwidth=LIMIT), nics(1, 1, 1)[2]])
 
 
 def opening(errnos: Sequence[int], tally: Tally) -> None:
@@ -425,17 +435,20 @@ def opening(errnos: Sequence[int], tally: Tally) -> None:
     for queues in (1, 2, 4, 16):
         sweep_opening(Batch(f"{queues}q", nics(queues)), errnos, tally)
     sweep_opening(SEVERAL, errnos, tally)
+    sweep_opening(LIMITED, errnos, tally)
 
 
 def undoing(_: Sequence[int], tally: Tally) -> None:
     """Each second fault has one errno: they go round."""
     sweep_undoing(Batch("1q", nics(1)), tally)
     sweep_undoing(SEVERAL, tally)
+    sweep_undoing(LIMITED, tally)
 
 
 def answers(_: Sequence[int], tally: Tally) -> None:
     """What netlink brings."""
     sweep_answers(SEVERAL, tally)
+    sweep_answers(LIMITED, tally)
 
 
 def life(errnos: Sequence[int], tally: Tally) -> None:
@@ -475,8 +488,27 @@ def vlan(errnos: Sequence[int], tally: Tally) -> None:
         sweep_deed(deed, errnos[::4], tally)  # a guest is emulated, and plain calls were refused with each of them
 
 
-PARTS: Final = {part.__name__: part for part in (opening, undoing, answers, life, crashes, vhost, vlan)}
-HERE: Final = tuple(name for name in PARTS if name not in ("vhost", "vlan"))
+def shaping(errnos: Sequence[int], tally: Tally) -> None:
+    """What only a kernel can do that limits what a guest sends."""
+    both = vhostnet.Bandwidth(vhostnet.Rate(1000), vhostnet.Rate(8))
+    other = _wish(ifname="flt-u", bandwidth=both, **_OF_GUEST)
+    for deed in (
+        Deed(
+            "both ways",
+            lambda engine: engine,
+            lambda engine: vhostnet.open_nics(nics(1, bandwidth=both), engine=engine),
+        ),
+        Deed(
+            "to both ways",
+            lambda engine: vhostnet.open_nic(replace(other, bandwidth=LIMIT), engine=engine),
+            lambda nic: nic.update(other),
+        ),
+    ):
+        sweep_deed(deed, errnos[::4], tally)  # likewise
+
+
+PARTS: Final = {part.__name__: part for part in (opening, undoing, answers, life, crashes, vhost, vlan, shaping)}
+HERE: Final = tuple(name for name in PARTS if name not in ("vhost", "vlan", "shaping"))
 
 
 def sweep(parts: Sequence[str], errnos: Sequence[int]) -> Tally:

@@ -135,6 +135,12 @@ static int fake_getsockname(int fd, void *address, socklen_t *size)
 	return refuses() ? -1 : 0;
 }
 
+static int fake_setsockopt(int fd, int level, int name, const void *value, socklen_t size)
+{
+	REQUIRE(fd_is_open(fd) && level == SOL_NETLINK && name == NETLINK_EXT_ACK && value && size == sizeof(int));
+	return refuses() ? -1 : 0;
+}
+
 static int fake_fstat(int fd, struct stat *status)
 {
 	REQUIRE(fd_is_open(fd));
@@ -297,6 +303,9 @@ static size_t head_of(const struct nlmsghdr *message)
 {
 	switch (message->nlmsg_type) {
 	case RTM_NEWQDISC:
+	case RTM_DELQDISC:
+	case RTM_NEWTCLASS:
+	case RTM_NEWTFILTER:
 		return sizeof(struct tcmsg);
 	case RTM_NEWNEIGH:
 		return sizeof(struct ndmsg);
@@ -310,13 +319,14 @@ static void take_message(const struct nlmsghdr *message)
 {
 	size_t head = head_of(message);
 	bool bridges = ((const struct ifinfomsg *)NLMSG_DATA(message))->ifi_family == AF_BRIDGE;
+	bool links = head == sizeof(struct ifinfomsg) && message->nlmsg_type < RTM_NEWQDISC;
 	const struct rtattr *a = (const struct rtattr *)((const char *)NLMSG_DATA(message) + NLMSG_ALIGN(head));
 	int rest = (int)message->nlmsg_len - (int)NLMSG_LENGTH(head);
 	uint32_t named = 0;
 
 	REQUIRE(rest >= 0 && message->nlmsg_flags & NLM_F_REQUEST);
 	for (; RTA_OK(a, rest); a = RTA_NEXT(a, rest))
-		if (a->rta_type == IFLA_GROUP && message->nlmsg_type != RTM_NEWQDISC && !bridges)
+		if (a->rta_type == IFLA_GROUP && links && !bridges)
 			take_group(message, *(const uint32_t *)RTA_DATA(a));
 		else if (a->rta_type == IFLA_IFNAME && message->nlmsg_type == RTM_GETLINK)
 			named = (uint32_t)ifindex_of(RTA_DATA(a));
@@ -355,9 +365,19 @@ static size_t put_answer(char *to, const struct nlmsghdr *to_what, uint16_t type
 
 static size_t put_error(char *to, const struct nlmsghdr *to_what)
 {
-	struct nlmsgerr body = { .error = refuses() ? -errno : 0 };
+	struct {
+		struct nlmsgerr head;
+		struct rtattr words;
+		char text[8]; /* and no NUL */
+	} body = { .head = { .error = refuses() ? -errno : 0, .msg = *to_what },
+		   .words = { sizeof(struct rtattr) + 7, NLMSGERR_ATTR_MSG },
+		   .text = "the why" };
+	uint8_t choice = byte();
+	size_t size = put_answer(to, to_what, NLMSG_ERROR, &body, choice < 128 ? sizeof(body.head) : sizeof(body));
 
-	return put_answer(to, to_what, NLMSG_ERROR, &body, sizeof(body));
+	if (choice >= 128)
+		((struct nlmsghdr *)to)->nlmsg_flags = NLM_F_ACK_TLVS | (choice & 1 ? NLM_F_CAPPED : 0);
+	return size;
 }
 
 static size_t put_link(char *to, const struct nlmsghdr *to_what, int ifindex, uint32_t group)
@@ -547,6 +567,7 @@ static int fake_pthread_join(pthread_t thread)
 #define close(fd) fake_close(fd)
 #define bind(fd, address, size) fake_bind(fd, address, size)
 #define getsockname(fd, address, size) fake_getsockname(fd, address, size)
+#define setsockopt(fd, level, name, value, size) fake_setsockopt(fd, level, name, value, size)
 #define fstat(fd, status) fake_fstat(fd, status)
 #define stat(path, status) fake_stat(path, status)
 #define ioctl(fd, request, argument) fake_ioctl(fd, request, argument)
@@ -602,6 +623,23 @@ static void make_held(struct vn_nic *nic, uint32_t room)
 		nic->vhost_fds[nic->n_vhost] = new_fd();
 }
 
+/* Numbers that belong together, or with luck such that do not. */
+static void make_bandwidth(struct vn_nic *nic)
+{
+	uint8_t choice = byte();
+
+	if (choice & 1) {
+		nic->rate = nic->ceil = choice & 4 ? 1ULL << 40 : 1000;
+		nic->burst = nic->ceil_burst = nic->quantum = 1 + word();
+	}
+	if (choice & 2) {
+		nic->sent_rate = choice & 4 ? 1ULL << 40 : 1000;
+		nic->sent_burst = 1 + word();
+	}
+	if (choice >= 252)
+		*(uint32_t *[]){ &nic->burst, &nic->ceil_burst, &nic->quantum, &nic->sent_burst }[choice - 252] ^= 1;
+}
+
 /* What it is as a port; at most 8 VLANs, or far too many. */
 static void make_port(struct vn_nic *nic)
 {
@@ -615,6 +653,7 @@ static void make_port(struct vn_nic *nic)
 	nic->persist = byte() & 1;
 	nic->owner = (int64_t)byte() - 2;
 	nic->group = -1;
+	make_bandwidth(nic);
 	if (choice < 128)
 		return;
 	nic->n_vlans = choice >= 252 ? (uint32_t[]){ VN_MAX_VLANS, VN_MAX_VLANS + 1, UINT32_MAX, 1 }[choice - 252]
@@ -683,6 +722,9 @@ static bool nic_is_sound(const struct vn_nic *nic, uint32_t n_bridges)
 		return false;
 	if (nic->n_vlans > VN_MAX_VLANS || (nic->n_vlans > 0 && !nic->vlans))
 		return false;
+	if ((nic->rate > 0) != (nic->burst > 0 && nic->ceil_burst > 0 && nic->quantum > 0) ||
+	    (nic->sent_rate > 0) != (nic->sent_burst > 0))
+		return false;
 	return !nic->held || (nic->n_tap > 0 && nic->n_tap <= nic->queues && nic->n_vhost <= nic->queues);
 }
 
@@ -698,6 +740,9 @@ static bool act_is_sound(const struct vn_act *act, const struct vn_program *prog
 		return !program->nics[act->nic].held;
 	if (act->op > VN_SELFTEST && act->op != VN_ATTACH && program->nics[act->nic].adopted)
 		return false;
+	if (act->op == VN_TC)
+		return program->nics[act->nic].held || program->nics[act->nic].rate ||
+		       program->nics[act->nic].sent_rate;
 	if (act->op == VN_PERSIST)
 		return program->nics[act->nic].persist && !program->nics[act->nic].held &&
 		       program->nics[act->nic].owner >= -1;
@@ -751,6 +796,7 @@ static void check_result(const struct vn_program *program, int rc)
 		const struct vn_nic *nic = &program->nics[i];
 
 		REQUIRE(program->keep || (rc < 0) == (nic->failed != 0));
+		REQUIRE(memchr(nic->said, 0, VN_SAID));
 		REQUIRE(nic->held || !nic->failed || nic->n_tap + nic->n_vhost == 0);
 		REQUIRE(nic->n_vhost == 0 || nic->held || nic->n_vhost == nic->queues);
 	}

@@ -51,7 +51,6 @@ REFUSED = {
     **dict.fromkeys(("downscript", "graphics-spice-timeout", "net-eth", "net-eth-ifname", "net-eth-names"), SCRIPT),
     **dict.fromkeys(("net-user-passt", "net-vhostuser-passt", "schema-reorder-domain-subelements"), PASST),
     **dict.fromkeys(("net-midonet", "net-openvswitch"), PORT),
-    **dict.fromkeys(("net-bandwidth", "net-bandwidth2"), "<bandwidth"),
     "net-eth-hostip": "<ip",
     "net-virtio-network-portgroup": "<source portgroup=",
     "net-virtio-teaming-network": "<teaming type='transient'",

@@ -15,7 +15,7 @@ import pytest
 from conftest import TESTS
 
 import vhostnet
-from vhostnet import InterfaceSpec, PciAddress, SpecError, VhostnetWarning
+from vhostnet import Bandwidth, InterfaceSpec, PciAddress, Rate, SpecError, VhostnetWarning
 
 ATTACKS = sorted((TESTS / "attacks").glob("*.xml"))
 FOR_ANYBODY = [path for path in ATTACKS if not path.stem.startswith("strict-")]
@@ -27,6 +27,7 @@ ROOM = 20 * 1024  # KiB
 PLACES = {
     "acpi": "<acpi index=",
     "alias": "<alias name=",
+    "bandwidth": "<(inbound|outbound|bandwidth)[ >]",
     "boot": "<boot order=",
     "bridge": "<source bridge=",
     "ccw": "<address",
@@ -87,6 +88,7 @@ SOUND = InterfaceSpec(bridge="br0", mac="52:54:00:00:00:01")
 ALLOWED = {
     "strict-attribute-of-an-address": {"address": PciAddress(slot=3)},
     "strict-attribute-without-effect": {"model": "e1000"},
+    "strict-bandwidth-with-an-element": {"bandwidth": Bandwidth(Rate(1000))},
     "strict-element-in-an-element": {"mtu": 1500},
     "strict-sndbuf-with-an-element": {"sndbuf": 1600},
     "strict-text-in-an-element": {"mtu": 1500},

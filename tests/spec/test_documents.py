@@ -161,7 +161,7 @@ def test_a_tap_that_is_there_already():
     ("name", "what", "way_out"),
     [
         ("ovirt-filterref", "<filterref>", "nft"),
-        ("nova-ovs", "<bandwidth>", "tc qdisc"),
+        ("nova-ovs", "<virtualport>", "ovs-vsctl"),
         ("hostdev-only", "<interface type='hostdev'>", "-device vfio-pci"),
     ],
 )

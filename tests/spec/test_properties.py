@@ -13,10 +13,12 @@ from qemuopts import parse_argv
 
 import vhostnet
 from vhostnet import (
+    Bandwidth,
     CcwAddress,
     InterfaceSpec,
     MmioAddress,
     PciAddress,
+    Rate,
     SocketSource,
     SpaprVioAddress,
     SpecError,
@@ -47,11 +49,16 @@ PCI = st.builds(
 )
 CCW = st.builds(CcwAddress, st.integers(0, 0xFE), st.integers(0, 3), st.none() | st.integers(0, 0xFFFF))
 
+RATES = st.one_of(
+    st.builds(Rate, st.integers(1, 2**54), st.none() | st.integers(1, 2**54)),
+    st.builds(Rate, st.integers(2**14, 2**54), st.none() | st.integers(1, 2**54), st.integers(1, 2**22 - 1)),
+)
 # What any NIC may have, what virtio's may have besides, and what only one on PCI may have.
 ANY = {
     "mac": MACS,
     "sndbuf": st.none() | st.integers(0, 2**64 - 1),
     "mtu": st.none() | st.integers(68, 65521),
+    "bandwidth": st.none() | st.builds(Bandwidth, RATES, st.none() | RATES) | st.builds(Bandwidth, outbound=RATES),
     "alias": st.none() | st.from_regex(r"[A-Za-z][A-Za-z0-9_.-]{0,20}", fullmatch=True),
     "boot_order": st.none() | st.integers(1, 2**31 - 1),
 }

@@ -24,11 +24,13 @@ from vhostnet.host.reasons import describe, free_files, free_memory, joined, nam
 from vhostnet.host.vdpa import open_vdpa
 from vhostnet.others import bridge, surroundings, udev
 from vhostnet.process.files import allowed_files, open_files
+from vhostnet.process.netns import call_aside, unshare_net
 from vhostnet.program.cost import cost
 from vhostnet.program.plan import vhost_policy
 from vhostnet.program.program import MAX_PORTS, Act, NicRow, Op, Program, TunFlag
 from vhostnet.qemu.argv import Version, caveats, check_qemu, dotted
 from vhostnet.spec.interface import DEFAULT_TAP, DEFAULT_VHOST, InterfaceSpec
+from vhostnet.spec.parts import Bandwidth, Rate
 from vhostnet.spec.sources import VdpaSource
 
 State = Literal["ok", "note", "fail"]
@@ -93,6 +95,7 @@ def _examine_taps(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
     yield from _joined(engine, program, specs)
     yield from _adopted(engine, program)
     yield from _names(engine, program, specs)
+    yield from _bandwidth(specs)
     yield from (Check("mtu", "note", effect) for effect in effects(specs, program, engine=engine.name))
     yield from _reserved(specs)
 
@@ -330,6 +333,27 @@ def _joined(engine: Engine, program: Program, specs: Sequence[InterfaceSpec]) ->
         unfit = unfit_bridge(name, links.get(name), nics, networks.get(name))
         free = f"{name}: {MAX_PORTS - links[name].ports} ports free, {len(nics)} needed" if name in links else ""
         yield _failed("bridge", unfit) if unfit else Check("bridge", "ok", free)
+
+
+def _bandwidth(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
+    """That this kernel has what they are limited by: tried on a NIC in a network namespace that nobody sees."""
+    asked = [spec.bandwidth for spec in specs if spec.bandwidth]
+    if not asked:
+        return
+    gets, sends = (any(getattr(one, way) for one in asked) for way in ("inbound", "outbound"))
+    wanted = Bandwidth(Rate(1) if gets else None, Rate(1) if sends else None)
+
+    def tried() -> None:
+        unshare_net()
+        opening.open_nic(InterfaceSpec(type="ethernet", vhost="off", bandwidth=wanted)).close()
+
+    try:
+        call_aside(tried)
+    except HostError as error:
+        error.ifname = None  # it was none of theirs
+        yield _failed("bandwidth", error, "fail" if error.act == Op.TC.name else "note")
+    else:
+        yield Check("bandwidth", "ok", "this kernel has all that they are limited by, but perhaps SFQ")
 
 
 def _adopted(engine: Engine, program: Program) -> Iterator[Check]:

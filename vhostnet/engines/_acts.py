@@ -17,6 +17,7 @@ from vhostnet.engines._calls import get_mac, ifreq, ioctl, kernel_call, name_of,
 from vhostnet.engines._links import describe, ifreq_data
 from vhostnet.engines._removal import DELETE_BATCH, Doomed
 from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute
+from vhostnet.engines._tc import put_bandwidth
 from vhostnet.process.files import close_fd
 from vhostnet.program.program import Act, Fds, Link, NicRow, Op, Persist, Port, TunFlag, VlanEntry, VlanFlag
 
@@ -56,12 +57,13 @@ class Running:
         self.call = ""
         self.queue: int | None = None
         self.ns = 0
-        self.answered = True
+        self.pending = 0  # answers that it waits for
+        self.said = ""
 
     def refuse(self, error: OSError) -> None:
         self.errno = error.errno or errno.EIO
         self.call = str(error.filename or "")
-        self.answered = True
+        self.pending = 0
 
 
 def _tap_open(netlink: Netlink, nic: Nic, running: Running) -> None:
@@ -320,6 +322,11 @@ def _coalesce(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: AR
     raise refusal(errno.ESTALE, "ETHTOOL_SCOALESCE")
 
 
+def _put_tc(netlink: Netlink, nic: Nic, running: Running) -> None:
+    running.call = "RTM_NEWQDISC"
+    put_bandwidth(netlink, nic.ifindex, nic.row.shaping, nic.row.held is not None, running.number)
+
+
 def _persist(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: ARG001
     """Whoever is let in, before it stays."""
     persist = nic.row.persist or Persist()
@@ -361,6 +368,7 @@ ACTS: Final[dict[Op, tuple[Callable[[Netlink, Nic, Running], None], int]]] = {
     Op.VLAN_DEL: (_put_vlan_del, NL_BATCH),
     Op.FDB: (_put_fdb, NL_BATCH),
     Op.COALESCE: (_coalesce, 0),
+    Op.TC: (_put_tc, NL_BATCH),
     Op.UP: (_put_up, NL_BATCH),
     Op.PERSIST: (_persist, 0),
     Op.ATTACH: (_attach, 0),

@@ -167,20 +167,22 @@ class Nic:
             self._is_up = True
 
     def update(self, spec: InterfaceSpec) -> None:
-        """Make it the port that *spec* asks for: its bridge, VLANs, isolation, forwarding entry, coalescing, MTU.
+        """Make it the port that *spec* asks for: bridge, VLANs, isolation, forwarding entry, coalescing, MTU, and
+        what it may get and send.
 
-        All of it or nothing; no frame passes in between, and for about a millisecond none at all. What a guest would
-        have to know of cannot be changed. Raises SpecError naming that; HostError, and then it is the port it was
-        (``undoing`` says what was refused while it was made so again); NicClosed.
+        All of it or nothing; no frame passes in between, and for about a millisecond none at all. One whose guest gets
+        as much as there is again has noqueue. What a guest would have to know of cannot be changed. Raises SpecError
+        naming that; HostError, and then it is the port it was (``undoing`` says what was refused while it was made so
+        again); NicClosed.
         """
         _check_update(self.spec, spec)
         with under_way, self._lock:
             held = self.held()
-            program = plan_update(held, spec, up=self._is_up)
+            program = plan_update(held, self.spec, spec, up=self._is_up)
             result = self._engine.run(program)
             if result.failures:
                 error = refusal(program, result.failures[0])
-                before = plan_update(held, self.spec, up=self._is_up)
+                before = plan_update(held, spec, self.spec, up=self._is_up)
                 undone = self._engine.run(before)
                 error.undoing = refusal(before, undone.failures[0]) if undone.failures else None
                 raise error
@@ -297,7 +299,7 @@ class Nic:
         return f"<Nic {self.ifname} ({self.ifindex}): {state}>"
 
 
-_PORTS: Final = ("type", "bridge", "network", "mtu", "isolated", "vlan", "mac_table_manager", "rx_frames")
+_PORTS: Final = ("type", "bridge", "network", "mtu", "isolated", "vlan", "mac_table_manager", "rx_frames", "bandwidth")
 
 
 def _check_update(old: InterfaceSpec, new: InterfaceSpec) -> None:

@@ -43,7 +43,7 @@ NAMES: Final = "vnp%d"
 # What is decided when a NIC is made, and cannot be another VM's wish any more.
 _SHAPE: Final = ("type", "bridge", "network", "queues", "mtu", "tap_path", "vhost", "vhost_path")
 _shape = attrgetter(*_SHAPE)
-_port = attrgetter("isolated", "vlan", "mac_table_manager", "rx_frames")
+_port = attrgetter("isolated", "vlan", "mac_table_manager", "rx_frames", "bandwidth")
 
 
 class PoolStats(NamedTuple):

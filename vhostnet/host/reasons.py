@@ -43,7 +43,13 @@ def refusal(program: Program, failure: Failure) -> HostError:
     elif act.op in _ON_BRIDGE:
         subject = nic.bridge
     return host_error(
-        result.errno, act=act.op.name, call=result.call, ifname=nic.ifname, queue=result.queue, subject=subject
+        result.errno,
+        act=act.op.name,
+        call=result.call,
+        ifname=nic.ifname,
+        queue=result.queue,
+        subject=subject,
+        said=result.said,
     )
 
 

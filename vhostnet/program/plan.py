@@ -10,7 +10,7 @@ bridges that are only named: nothing is made where one is missing. Then:
 3. SELFTEST    where asked for: a private vhost-net fd is wired to the first TAP and thrown away.
 4. QDISC       noqueue before UP. IFF_MULTI_QUEUE gives the device 256 transmit queues, and UP would give
                each a qdisc of its own: 1.5 ms and 6.5 MiB against 40 us and 0.3 MiB. libvirt sets noqueue too,
-               but after UP.
+               but after UP. A NIC whose guest gets no more than a bandwidth has another root, by TC.
 5. LINK        MAC before the bridge sees the port (a bridge takes the lowest MAC of its ports); MTU before the
                port joins (a bridge takes the lowest MTU of its ports).
 6. VLAN_ADD    the VLANs of its port, and then out of the one that every new port is in (VLAN_DEL): while it is down,
@@ -18,23 +18,25 @@ bridges that are only named: nothing is made where one is missing. Then:
                cannot ride in LINK.
 7. FDB         the guest's MAC in the bridge's forwarding table, in every VLAN of the port.
 8. COALESCE    rx-frames, by ethtool's ioctl.
-9. UP          last, and only after every answer to the acts before it was read (``barrier``): a NIC that failed
+9. TC          its bandwidth: HTB at the root for what the guest gets, in the place of noqueue, and UP is as cheap; a
+               policer at the ingress for what it sends. Before UP, so that no frame passes without.
+10. UP         last, and only after every answer to the acts before it was read (``barrier``): a NIC that failed
                anywhere was never up, and never up outside its bridge. What else there is to set of a port (isolated,
                learning, flood) rides in the same message, and stands before the port forwards: the kernel refuses it
                in the one that joins.
-10. PERSIST    where NICs are to outlive their fds: after all the rest, so that a run that fails or dies leaves none. A
+11. PERSIST    where NICs are to outlive their fds: after all the rest, so that a run that fails or dies leaves none. A
                kill among these few microseconds leaves those it was done with, marked as every NIC.
 
 A batch runs all acts of one kind before the next kind, so netlink messages go out many to a send.
 
 A NIC that exists already (``held``) takes other acts: VHOST_OPEN and ATTACH for the next QEMU on it; ALTNAME or RENAME
-and LINK, in one send, for one that was made ahead and is taken now, and 6 to 9 where its port has settings; DELETE,
-which takes link and fds
-away; LEAVE, and then as a new one from LINK on, for one that becomes another port.
+and LINK, in one send, for one that was made ahead and is taken now, and 6 to 10 where it has settings; DELETE, which
+takes link and fds away; LEAVE, and then as a new one from LINK on, for one that becomes another port. One that was or
+is to be limited in what it gets has QDISC in between: noqueue puts away whatever root there is, and all below it.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import Final, Literal, TypeVar
@@ -43,6 +45,7 @@ from vhostnet.errors import SpecError
 from vhostnet.program.program import (
     MAX_VLANS,
     PORT,
+    UNSHAPED,
     Act,
     Fds,
     Link,
@@ -51,13 +54,14 @@ from vhostnet.program.program import (
     Persist,
     Port,
     Program,
+    Shaping,
     TunFlag,
     VlanEntry,
     VlanFlag,
 )
 from vhostnet.spec.interface import TAP_TYPES, VNET_HDR_MODELS, InterfaceSpec, VhostPolicy
 from vhostnet.spec.mac import octets, tap_mac
-from vhostnet.spec.parts import Vlan
+from vhostnet.spec.parts import MAX_BURST, TICK, Bandwidth, Rate, Vlan, burst_ticks
 from vhostnet.values import dataclass
 
 DEFAULT_MTU: Final = 1500  # what the kernel gives a new TAP
@@ -128,9 +132,10 @@ def plan(
         rows.append(_row(spec, name, mark, features))
         policies.append(vhost_policy(spec, vhost))
     if park:  # its port is whoever takes it to set
-        rows = [row._replace(port=PORT, frames=0) for row in rows]
+        rows = [row._replace(port=PORT, frames=0, shaping=UNSHAPED) for row in rows]
     adopted = tuple([number for number, spec in enumerate(specs) if spec.managed is False])
-    acts = _acts(tuple(policies), adopted, _settings(rows), qdisc, selftest, up and not park)
+    rooted = tuple([number for number, row in enumerate(rows) if row.shaping.rate])
+    acts = _acts(tuple(policies), adopted, rooted, _settings(rows), qdisc, selftest, up and not park)
     if persist:
         rows, acts = _lasting(rows, acts, persist)
     return Program(tuple(rows), acts, keep)
@@ -146,9 +151,13 @@ def _lasting(rows: list[NicRow], acts: tuple[Act, ...], persist: Persist) -> tup
 def _settings(rows: Sequence[NicRow]) -> tuple[tuple[Op, ...], ...]:
     """What is set of each NIC between LINK and UP; nothing at all where that is so of every one."""
     for row in rows:
-        if row.port is not PORT or row.frames:
+        if _has_settings(row):
             return tuple(map(_settings_of, rows))
     return ()
+
+
+def _has_settings(row: NicRow) -> bool:
+    return row.port is not PORT or row.frames > 0 or row.shaping is not UNSHAPED
 
 
 def _settings_of(row: NicRow) -> tuple[Op, ...]:
@@ -157,6 +166,8 @@ def _settings_of(row: NicRow) -> tuple[Op, ...]:
         ops.append(Op.FDB)
     if row.frames:
         ops.append(Op.COALESCE)
+    if row.shaping is not UNSHAPED:
+        ops.append(Op.TC)
     return tuple(ops)
 
 
@@ -164,6 +175,7 @@ def _settings_of(row: NicRow) -> tuple[Op, ...]:
 def _acts(
     policies: tuple[VhostPolicy, ...],
     adopted: tuple[int, ...],
+    rooted: tuple[int, ...],
     settings: tuple[tuple[Op, ...], ...],
     qdisc: Qdisc,
     selftest: bool,
@@ -177,7 +189,7 @@ def _acts(
     if selftest:
         acts += [Act(Op.SELFTEST, nic) for nic in wanted[:1]]
     if qdisc == "noqueue":
-        acts += [Act(Op.QDISC, nic) for nic in every]
+        acts += [Act(Op.QDISC, nic) for nic in every if nic not in rooted]
     acts += [Act(Op.LINK, nic) for nic in every]
     for op in _SETTINGS:
         acts += [Act(op, nic) for nic, ops in enumerate(settings) if op in ops]
@@ -186,7 +198,7 @@ def _acts(
     return tuple(acts)
 
 
-_SETTINGS: Final = (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB, Op.COALESCE)
+_SETTINGS: Final = (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB, Op.COALESCE, Op.TC)
 
 
 def plan_take(parked: NicRow, spec: InterfaceSpec, mark: str, *, wish: str = "", rename: bool = False) -> Program:
@@ -198,9 +210,9 @@ def plan_take(parked: NicRow, spec: InterfaceSpec, mark: str, *, wish: str = "",
     """
     row = _port_row(parked, spec, mark)._replace(wish=wish, up=True)
     acts: tuple[Act, ...] = _LINK if not wish else _RENAME if rename else _ALTNAME
-    if row.port is not PORT or row.frames:
+    if _has_settings(row):
         row = row._replace(up=False)
-        acts += _set(row) + _UP
+        acts += _these(_settings_of(row)) + _UP
     return Program((row,), acts)
 
 
@@ -222,11 +234,12 @@ def _port_row(held: NicRow, spec: InterfaceSpec, mark: str) -> NicRow:
         held=held.held,
         port=_port(spec),
         frames=spec.rx_frames or 0,
+        shaping=shaping_of(spec.bandwidth),
     )
 
 
-def _set(row: NicRow) -> tuple[Act, ...]:
-    return tuple(Act(op, 0) for op in _settings_of(row))
+def _these(ops: Iterable[Op]) -> tuple[Act, ...]:
+    return tuple([Act(op, 0) for op in _SETTINGS if op in ops])
 
 
 _LINK: Final = (Act(Op.LINK, 0),)
@@ -240,19 +253,23 @@ def plan_up(held: NicRow, spec: InterfaceSpec) -> Program:
     return Program((held._replace(port=_port(spec)),), _UP)
 
 
-def plan_update(held: NicRow, spec: InterfaceSpec, *, up: bool = True) -> Program:
-    """The Program that makes a NIC the port that *spec* asks for, whatever port it is now.
+def plan_update(held: NicRow, was: InterfaceSpec, spec: InterfaceSpec, *, up: bool = True) -> Program:
+    """The Program that makes a NIC, which *was* another port or is on its way from that, the port that *spec* asks for.
 
     It leaves its bridge, and with that all that was set of the port, and joins as a new one does: at no time does a
     frame pass between what it was and what it is to be.
     """
     row = _port_row(held, spec, held.alias)
-    frames = () if row.frames else _COALESCE  # none, where there were some
-    return Program((row,), _LEAVE + _LINK + _set(row) + frames + (_UP if up else ()))
+    before = shaping_of(was.bandwidth)
+    ops = {*_settings_of(row), Op.COALESCE}  # no frames, where there were some
+    if before is not UNSHAPED:
+        ops.add(Op.TC)
+    root = _QDISC if before.rate or row.shaping.rate else ()
+    return Program((row,), _LEAVE + root + _LINK + _these(ops) + (_UP if up else ()))
 
 
 _LEAVE: Final = (Act(Op.LEAVE, 0),)
-_COALESCE: Final = (Act(Op.COALESCE, 0),)
+_QDISC: Final = (Act(Op.QDISC, 0),)
 
 
 def plan_reset(held: NicRow, vhost_path: str) -> Program:
@@ -302,6 +319,7 @@ def _row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRo
         mark,
         port=_port(spec),
         frames=spec.rx_frames or 0,
+        shaping=shaping_of(spec.bandwidth),
     )
 
 
@@ -339,6 +357,44 @@ def _vlan_entries(vlan: Vlan) -> tuple[VlanEntry, ...]:
 
 _PVID, _UNTAGGED = int(VlanFlag.PVID), int(VlanFlag.UNTAGGED)
 _BEGIN, _END = int(VlanFlag.RANGE_BEGIN), int(VlanFlag.RANGE_END)
+
+
+def shaping_of(bandwidth: Bandwidth | None) -> Shaping:
+    """What the kernel is to be told of it. Raises SpecError for a floor."""
+    return _shaped(bandwidth) if bandwidth else UNSHAPED
+
+
+@lru_cache(maxsize=64)  # few bandwidths have many NICs
+def _shaped(bandwidth: Bandwidth) -> Shaping:
+    """libvirt's numbers, and where it has none those of tc, which it runs: rounded up to a tick."""
+    gets, sends = (0, 0, 0, 0, 0), (0, 0)
+    if bandwidth.inbound:
+        gets = _class(bandwidth.inbound)
+    if bandwidth.outbound:
+        average = bandwidth.outbound.average or 0
+        sends = burst_ticks(bandwidth.outbound.burst or min(average, MAX_BURST), average), average * 1000
+    return Shaping(*gets, *sends)
+
+
+def _class(rate: Rate) -> tuple[int, int, int, int, int]:
+    if rate.floor:
+        raise SpecError(
+            "is a guarantee out of what a network of libvirt's has for all its guests, and that nobody here knows",
+            attribute="floor",
+            value=rate.floor,
+            expected="no floor: an average, or a class of your own on the bridge (tc class add)",
+        )
+    average = rate.average or 0
+    peak = rate.peak or average
+    burst = burst_ticks(rate.burst, average) if rate.burst else _least_ticks(average)
+    quantum = min(max(average * 1024 // 8 // 1500, 1), 2**31 - 1)  # the kernel's is signed
+    return average * 1000, peak * 1000, burst, _least_ticks(peak), quantum
+
+
+def _least_ticks(average: int) -> int:
+    """Of tc's least burst: what comes in a nanosecond, and a frame of 1600 bytes."""
+    size = average * 1000 // 10**9 + 1600
+    return -(-size * 10**6 // (average * TICK))
 
 
 def _bridge_and_mtu(spec: InterfaceSpec) -> tuple[str, int]:

@@ -28,12 +28,13 @@ class Op(enum.IntEnum):
     VLAN_DEL = 8
     FDB = 9
     COALESCE = 10
-    UP = 11
-    PERSIST = 12
-    ATTACH = 13
-    ALTNAME = 14
-    RENAME = 15
-    DELETE = 16
+    TC = 11
+    UP = 12
+    PERSIST = 13
+    ATTACH = 14
+    ALTNAME = 15
+    RENAME = 16
+    DELETE = 17
 
 
 class TunFlag(enum.IntFlag):
@@ -105,6 +106,25 @@ class Port(NamedTuple):
 PORT: Final = Port()
 
 
+class Shaping(NamedTuple):
+    """What a NIC's bandwidth is to the kernel, by TC: rates in bytes a second, bursts in ticks (64 ns) at the rate.
+
+    ``rate`` is of what it gets, ``ceil`` what that may be for as long as a burst lasts, ``quantum`` in bytes;
+    ``sent_rate`` is of what it sends. 0 has no limit.
+    """
+
+    rate: int = 0
+    ceil: int = 0
+    burst: int = 0
+    ceil_burst: int = 0
+    quantum: int = 0
+    sent_burst: int = 0
+    sent_rate: int = 0
+
+
+UNSHAPED: Final = Shaping()
+
+
 class Persist(NamedTuple):
     """That a NIC outlives its fds; and the uid and gid that may open it without privileges, -1 for none."""
 
@@ -120,9 +140,9 @@ class NicRow(NamedTuple):
     (IFLA_IFALIAS); ``wish`` the name that ALTNAME or RENAME gives it. With ``held`` the NIC exists: its fds
     and ``ifindex`` are the caller's, and no act but DELETE closes them; held without vhost-net fds it can be
     given some. With ``up`` the LINK act brings it up, too: for one that was parked. ``port`` is what UP, VLAN_ADD,
-    VLAN_DEL and FDB set, ``frames`` what COALESCE does (rx-frames). One that is ``adopted`` is there already, is
-    somebody else's, and stays when its fds are closed: ADOPT in the place of TAP_OPEN, and nothing is set of it. With
-    ``persist`` it stays, too, by PERSIST.
+    VLAN_DEL and FDB set, ``frames`` what COALESCE does (rx-frames), ``shaping`` what TC does. One
+    that is ``adopted`` is there already, is somebody else's, and stays when its fds are closed: ADOPT in the place of
+    TAP_OPEN, and nothing is set of it. With ``persist`` it stays, too, by PERSIST.
     """
 
     ifname: str
@@ -144,6 +164,7 @@ class NicRow(NamedTuple):
     frames: int = 0
     adopted: bool = False
     persist: Persist | None = None
+    shaping: Shaping = UNSHAPED
 
     @property
     def fds(self) -> Fds:
@@ -188,6 +209,8 @@ class Program:
                 state += _HAS_VLANS * bool(nic.port.vlans) + _HAS_FDB * bool(nic.port.guest_mac)
             if nic.persist:
                 state += _LASTS
+            if nic.held or (nic.shaping is not UNSHAPED and any(nic.shaping)):
+                state += _HAS_SHAPING
             states.append(state)
         _check_acts(self.acts, tuple(states))
 
@@ -211,8 +234,15 @@ _BARRED: Final = (
     (*_MAKING, Op.PERSIST, Op.VHOST_OPEN),
     tuple(op for op in Op if op not in (Op.ADOPT, Op.VHOST_OPEN, Op.SELFTEST)),
 )
-_HAS_VLANS, _HAS_FDB, _LASTS = 4, 8, 16  # the first two where it is on a bridge
-_NEEDED: Final = {Op.VLAN_ADD: _HAS_VLANS, Op.VLAN_DEL: _HAS_VLANS, Op.FDB: _HAS_FDB, Op.PERSIST: _LASTS}
+# The first two where it is on a bridge, the last also where it is held: it may have been shaped.
+_HAS_VLANS, _HAS_FDB, _LASTS, _HAS_SHAPING = 4, 8, 16, 32
+_NEEDED: Final = {
+    Op.VLAN_ADD: _HAS_VLANS,
+    Op.VLAN_DEL: _HAS_VLANS,
+    Op.FDB: _HAS_FDB,
+    Op.PERSIST: _LASTS,
+    Op.TC: _HAS_SHAPING,
+}
 
 
 @lru_cache(maxsize=8)  # most batches are like the one before
@@ -236,8 +266,20 @@ def _sound(nic: NicRow) -> bool:
         and len(nic.alias) < ALIASSIZ
         and (not wish or len(wish.encode()) < IFNAMSIZ)
         and len(nic.port.vlans) <= MAX_VLANS
+        and (nic.shaping is UNSHAPED or _sound_shaping(nic.shaping))
         and (nic.persist is None or all(-1 <= number < 2**32 - 1 for number in nic.persist))
         and (held is None or (1 <= len(held.tap) <= nic.queues and len(held.vhost) <= nic.queues))
+    )
+
+
+def _sound_shaping(shaping: Shaping) -> bool:
+    """Numbers that belong together, and are the kernel's."""
+    gets, sends = shaping[:5], shaping[5:]
+    return (
+        all(gets) == any(gets)
+        and all(sends) == any(sends)
+        and all(0 <= rate < 2**64 for rate in (shaping.rate, shaping.ceil, shaping.sent_rate))
+        and all(0 <= number < 2**32 for number in shaping[2:6])
     )
 
 
@@ -253,6 +295,7 @@ def _describe(act: Act, nic: NicRow) -> str:
         Op.VLAN_DEL: ("the bridge's default, unless it is one of those",),
         Op.FDB: (nic.port.guest_mac.hex(":"), "static"),
         Op.COALESCE: (f"rx-frames {nic.frames}",),
+        Op.TC: tuple(_shaping_parts(nic.shaping)),
         Op.UP: tuple(_port_parts(nic.port)),
         Op.PERSIST: tuple(_persist_parts(nic.persist or Persist())),
         Op.ATTACH: (f"queues 1..{nic.queues - 1}",),
@@ -300,6 +343,21 @@ def _port_parts(port: Port) -> Iterator[str]:
         yield "isolated"
     if port.guest_mac:
         yield "no learning, no flood"
+
+
+def _shaping_parts(shaping: Shaping) -> Iterator[str]:
+    if shaping.rate:
+        yield f"gets {_kilobytes(shaping.rate)}" + f", at most {_kilobytes(shaping.ceil)}" * (
+            shaping.ceil != shaping.rate
+        )
+    if shaping.sent_rate:
+        yield f"sends {_kilobytes(shaping.sent_rate)}"
+    if shaping == UNSHAPED:
+        yield "no limit"
+
+
+def _kilobytes(rate: int) -> str:
+    return f"{rate // 1000} kB/s"
 
 
 def _persist_parts(persist: Persist) -> Iterator[str]:

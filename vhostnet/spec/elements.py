@@ -163,6 +163,12 @@ VLAN: Final[dict[str, dict[str, Reader]]] = {
     "vlan": {"trunk": yesno},
     "vlan/tag": {"id": whole, "nativeMode": word(tagged="tagged", untagged="untagged")},
 }
+RATE: Final[dict[str, Reader]] = dict.fromkeys(("average", "peak", "burst"), whole)
+BANDWIDTH: Final[dict[str, dict[str, Reader]]] = {
+    "bandwidth": {},
+    "bandwidth/inbound": {**RATE, "floor": whole},
+    "bandwidth/outbound": RATE,
+}
 # Elements that are nothing without this attribute.
 NEEDED: Final = {"boot": "order"}
 ADDRESSES: Final[dict[str, tuple[type[Any], dict[str, Reader]]]] = {
@@ -191,8 +197,6 @@ NEUTRAL: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("script", "path"): ("",),
     ("downscript", "path"): ("",),
     ("coalesce/rx/frames", "max"): ("", "0"),  # 0 is what a TAP has
-    ("bandwidth/inbound", "average"): ("0",),
-    ("bandwidth/inbound", "floor"): ("0",),
 }
 NEVER_EMPTY: Final = ("ip", "portForward", "route", "source/ip", "source/route")  # libvirt refuses empty ones
 # Of no effect in libvirt's QEMU driver (with the words it takes), or written by it about a running domain.
@@ -244,7 +248,6 @@ LATER_TYPES: Final = {
 }
 _WHEN_OPEN = "leave it out, and when the NIC is there"
 LATER_ELEMENTS: Final = {
-    "bandwidth": f"{_WHEN_OPEN} shape its TAP (tc qdisc replace dev TAP root tbf ...)",
     "downscript": "leave it out, and run it when the NIC is gone",
     "filterref": f"{_WHEN_OPEN} filter on its TAP (nft add table bridge ...)",
     "ip": "leave it out, and configure the guest: it is for type user, and libvirt refuses it here, too",

@@ -13,6 +13,7 @@ from vhostnet.errors import SpecError
 from vhostnet.spec import mac as _mac
 from vhostnet.spec.parts import (
     Address,
+    Bandwidth,
     CcwAddress,
     Check,
     MmioAddress,
@@ -62,6 +63,7 @@ class InterfaceSpec:
     ``isolated`` port sees none but those that are not, ``vlan`` are the VLANs it is in (of a bridge that heeds them),
     and ``mac_table_manager`` "libvirt" has the guest's MAC put into the forwarding table, instead of learning and
     flooding. ``rx_frames`` is ethtool's: how many frames the TAP may gather (the kernel takes 64 at the most).
+    ``bandwidth`` is what its guest may get and send, of any NIC with a TAP of its own; a floor is for type network.
     ``teaming`` "persistent" is the half of a pair that stays when the other, a device of the host, is taken away.
     ``loadparm`` goes with ``boot_order`` on s390: 1 to 8 of ``A-Z 0-9 .`` and space. Fields that are None leave the
     choice to QEMU, as libvirt does.
@@ -110,6 +112,7 @@ class InterfaceSpec:
     vlan: Vlan | None = None
     mac_table_manager: str | None = None
     rx_frames: int | None = None
+    bandwidth: Bandwidth | None = None
     link_state: str | None = None
     teaming: str | None = None
     alias: str | None = None
@@ -222,6 +225,7 @@ _RULES: Final[tuple[tuple[str, Check, str], ...]] = (
     ("vlan", lambda value: isinstance(value, Vlan), "a Vlan"),
     ("mac_table_manager", one_of("kernel", "libvirt"), "kernel or libvirt"),
     ("rx_frames", whole(0, 2**32 - 1), "a whole number of frames, 0..4294967295"),
+    ("bandwidth", lambda value: isinstance(value, Bandwidth), "a Bandwidth"),
     ("link_state", one_of("up", "down"), "up or down"),
     ("teaming", one_of("persistent"), "persistent"),
     ("alias", is_id, "a letter, then letters, digits and - . _"),
@@ -282,12 +286,19 @@ def _check_managed(spec: InterfaceSpec) -> None:
         raise SpecError(
             "names no TAP that is there", attribute="ifname", value=spec.ifname, expected="a name, where managed is no"
         )
+    if spec.bandwidth is not None:
+        raise SpecError(
+            "is not for a TAP that is there: nothing of it is changed",
+            attribute="bandwidth",
+            expected="it left out, and whoever made the TAP to shape it (tc)",
+        )
 
 
 # The settings that only some types have, and what the others have instead.
 _ONLY_FOR: Final[dict[str, tuple[tuple[str, ...], object]]] = {
     **dict.fromkeys(("isolated", "vlan", "mac_table_manager", "rx_frames"), (("bridge", "network"), None)),
     "ifname": (TAP_TYPES, None),
+    "bandwidth": (TAP_TYPES, None),
     "tap_path": (TAP_TYPES, DEFAULT_TAP),
     "vhost_path": (TAP_TYPES, DEFAULT_VHOST),
     "sndbuf": (TAP_TYPES, None),
@@ -298,6 +309,9 @@ _ONLY_FOR: Final[dict[str, tuple[tuple[str, ...], object]]] = {
 
 def _check_type(spec: InterfaceSpec) -> None:
     """libvirt refuses what a type has no use for: the settings of a port or of a TAP, more queues than one."""
+    if spec.type != "network" and spec.bandwidth and spec.bandwidth.inbound and spec.bandwidth.inbound.floor:
+        problem = "has a floor, which is what a network guarantees"
+        raise SpecError(problem, attribute="bandwidth", value=spec.bandwidth, expected="type network, or no floor")
     if spec.type in ("bridge", "network"):  # which have all of it
         return
     for name, (types, nothing) in _ONLY_FOR.items():

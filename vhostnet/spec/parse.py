@@ -35,7 +35,7 @@ from vhostnet.spec.parts import (
     PciAddress,
     is_generated,
 )
-from vhostnet.spec.reading import Place, Reading, at, read, read_address, read_vlan, warn
+from vhostnet.spec.reading import Place, Reading, at, read, read_address, read_bandwidth, read_vlan, warn
 from vhostnet.values import replace
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def _child(element: _Element, path: str, reading: Reading) -> None:
     if path == "address":
         reading.put("address", read_address(element, reading), at(element))
         reading.places["address"] = at(element)  # there is one, even where it leaves the place open
+    elif path == "bandwidth":
+        reading.put("bandwidth", read_bandwidth(element, reading), at(element))
     elif path in reading.kept:
         reading.kept[path].append(element)
     elif path in reading.elsewhere and (path in NEVER_EMPTY or not _asks_for_nothing(element, path)):

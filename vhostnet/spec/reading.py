@@ -5,12 +5,14 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vhostnet.errors import SpecError, VhostnetWarning
-from vhostnet.spec.elements import ADDRESSES, LATER_ADDRESSES, VLAN, ZPCI, Ignored, Known, Reader, plain
+from vhostnet.spec.elements import ADDRESSES, BANDWIDTH, LATER_ADDRESSES, VLAN, ZPCI, Ignored, Known, Reader, plain
 from vhostnet.spec.parts import (
     MAX_VLAN,
     Address,
+    Bandwidth,
     CcwAddress,
     PciAddress,
+    Rate,
     SpaprVioAddress,
     UsbAddress,
     Vlan,
@@ -191,3 +193,37 @@ def read_vlan(element: Element, reading: Reading) -> Vlan:
     if native:
         return Vlan(tuple(tags), True, *native[0])
     return Vlan(tuple(tags), trunk if trunk is not None else len(tags) > 1)
+
+
+def read_bandwidth(element: Element, reading: Reading) -> Bandwidth | None:
+    """What a <bandwidth> says; None where it asks for nothing."""
+    read_parts(element, BANDWIDTH["bandwidth"], reading)
+    rates: dict[str, Rate | None] = {}
+    for child in element:
+        tag = str(child.tag)
+        if tag not in ("inbound", "outbound"):
+            reading.unknown("is no element that libvirt knows here", at(child))
+            continue
+        if tag in rates:
+            raise at(child).error("is given twice")
+        rates[tag] = _rate(child, reading)
+    return Bandwidth(**rates) if any(rates.values()) else None
+
+
+def _rate(element: Element, reading: Reading) -> Rate | None:
+    """One direction. Of what a guest gets an average of 0 is none, and what stands beside it says nothing."""
+    inbound = element.tag == "inbound"
+    if "floor" in element.attrib and not (inbound and reading.values.get("type") == "network"):
+        expected = "<inbound> of type network, or no floor="
+        raise at(element, "floor").error("is what a network guarantees its guest that it gets", expected)
+    told = read_parts(element, BANDWIDTH[f"bandwidth/{element.tag}"], reading)
+    if not told.keys() & {"average", "floor"}:
+        raise at(element, "average").error("is missing", "average='KILOBYTES A SECOND'")
+    if told.get("average") == 0 and not inbound:
+        raise at(element, "average").error("is not allowed", "kB a second, 1 or more; without a limit no <outbound>")
+    asked = {name: number for name, number in told.items() if number}
+    if told.get("average") == 0:
+        for name in sorted(asked.keys() - {"floor"}):
+            reading.unknown("has no effect beside an average of 0", at(element, name))
+            del asked[name]
+    return _made(Rate, asked, element) if asked else None

@@ -38,7 +38,6 @@ _REFUSED: Final = "is not for this type, and libvirt refuses it, too"
 _BRIDGED: Final = (_REFUSED, "type bridge or network")
 _ETHERNET: Final = (_REFUSED, "type ethernet")
 _ELSEWHERE: Final = {
-    "bandwidth": None,
     "coalesce": _BRIDGED,
     "filterref": _BRIDGED,
     "port": _BRIDGED,
@@ -65,7 +64,7 @@ def begin(element: Element, kind: str, strict: bool) -> Reading:
 def finish(element: Element, reading: Reading) -> None:
     """Make the source of what was read, and leave in ``reading.values`` the fields of the spec alone."""
     kind = reading.values["type"]
-    for name in ("vhost_path", "sndbuf", "ifname"):
+    for name in ("vhost_path", "sndbuf", "ifname", "bandwidth"):
         reading.drop(name, f"on type {kind}, which has no TAP")
     if reading.values.get("vhost") == "require":
         reading.drop("vhost", f"on type {kind}, which has no TAP")

@@ -13,13 +13,23 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from vhostnet.engines._calls import kernel_call, retry
-from vhostnet.engines._uapi import NETLINK_ROUTE, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSGHDR, RTATTR
+from vhostnet.engines._uapi import (
+    NETLINK_KOBJECT_UEVENT,
+    NETLINK_ROUTE,
+    NLM_F_DUMP_INTR,
+    NLM_F_REQUEST,
+    NLMSGHDR,
+    RTATTR,
+)
 from vhostnet.process.files import close_fd
 
 NL_BATCH: Final = 64  # messages of one send: what it holds RTNL for stays short
 NL_MESSAGE: Final = 256  # bytes, more than any message there is but a list of VLANs
 NL_SEND: Final = NL_BATCH * NL_MESSAGE
 ANSWER_BYTES: Final = 32768  # what the kernel puts into one datagram of a listing, at the most
+
+_UEVENTS: Final = 1  # the kernel's own, of its two groups
+_UEVENT_BYTES: Final = 4096  # more than one is: UEVENT_BUFFER_SIZE, and its head
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -116,6 +126,44 @@ class Netlink:
                 answers += answer(self._tags[seq - self._first], kind, data[at + NLMSGHDR.size : at + size])
             at += (size + 3) & ~3
         return answers
+
+
+def open_uevents() -> socket.socket:
+    """One that hears what the kernel says of this network namespace's new devices, from now on."""
+    with kernel_call("uevent"):
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_KOBJECT_UEVENT)
+        try:
+            opened.bind((0, _UEVENTS))
+        except BaseException:
+            close_fd(opened.detach())
+            raise
+        return opened
+
+
+def device_number(events: socket.socket, ifindex: int) -> int:
+    """That of the character device of the macvtap of this ifindex. ENODATA where the kernel said nothing of it.
+
+    It is said inside the send that makes the link: what is not there now will never come.
+    """
+    wanted = f"tap{ifindex}".encode()
+    with kernel_call("uevent"):
+        try:
+            while True:
+                said = _next_uevent(events)
+                if said.get(b"DEVNAME") == wanted and b"MAJOR" in said and b"MINOR" in said:
+                    return os.makedev(int(said[b"MAJOR"]), int(said[b"MINOR"]))
+        except BlockingIOError:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA)) from None
+
+
+def _next_uevent(events: socket.socket) -> dict[bytes, bytes]:
+    """The variables of one; none of what is no whole one of the kernel's."""
+    data = bytearray(_UEVENT_BYTES)
+    size, _, flags, sender = retry(events.recvmsg_into, [data], 0, socket.MSG_DONTWAIT)
+    if sender[0] != 0 or flags & socket.MSG_TRUNC:
+        return {}
+    pairs = (text.partition(b"=") for text in bytes(data[:size]).split(b"\0"))
+    return {name: value for name, equals, value in pairs if equals}
 
 
 def malformed() -> OSError:

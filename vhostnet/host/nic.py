@@ -17,16 +17,17 @@ from typing import Final, NamedTuple, cast
 
 from vhostnet.engines import ActResult, Engine, NicResult, Result, get_mac, keep_mac
 from vhostnet.errors import NicClosed, SpecError, vhost_problem
+from vhostnet.host.macvtap import Home, Surrendered, delete_macvtaps, is_macvtap, queues_of
 from vhostnet.host.reasons import refusal
 from vhostnet.others import udev
 from vhostnet.others.settling import watch
 from vhostnet.process.files import close_fd
 from vhostnet.process.forks import under_way
 from vhostnet.program.plan import plan_reset, plan_up, plan_update
-from vhostnet.program.program import Act, Fds, NicRow, Op, Program, held_row
+from vhostnet.program.program import Act, Fds, Macvtap, NicRow, Op, Program, held_row
 from vhostnet.qemu.argv import Dialect, fitted, qemu_argv
 from vhostnet.spec.interface import InterfaceSpec
-from vhostnet.spec.mac import tap_mac
+from vhostnet.spec.mac import octets, tap_mac
 
 
 class Vhost(NamedTuple):
@@ -58,15 +59,19 @@ class Nic:
     """A NIC that exists: its TAP is up, and on its bridge, for as long as this object owns the fds.
 
     One that was adopted (``spec.managed`` False) is what it was before, and stays when this object is closed; and so
-    does one that is persistent.
+    does one that is persistent. A macvtap (type direct) is a link of its own: close() deletes it, and one whose process
+    was killed, or whose fds were given away, stays until somebody does (``delete_nics()``).
 
     Use it as a context manager, or call ``close()``. One that is dropped open is closed with a
     ResourceWarning. A child made by ``os.fork()`` does not own it: there it is closed, so only this process
     decides how long the NIC lives; subprocess children get what ``pass_fds=nic.fds`` gives them.
     """
 
-    def __init__(self, spec: InterfaceSpec, engine: Engine, *runs: Run) -> None:
-        """*runs* is its history: the run that made it, and for one that was made ahead the run that took it."""
+    def __init__(self, spec: InterfaceSpec, engine: Engine, *runs: Run, home: Home | None = None) -> None:
+        """*runs* is its history: the run that made it, and for one that was made ahead the run that took it.
+
+        *home* is where a macvtap was made: no fd of it tells.
+        """
         program, result, row = runs[-1]
         made = result.nics[row]
         assert made, "its row failed"
@@ -78,6 +83,8 @@ class Nic:
         self._is_up = nic.up or any(act.op == Op.UP and act.nic == row for act in program.acts)
         self._adopted = nic.adopted
         self._stays = nic.adopted or nic.persist is not None  # whoever closes it
+        self._macvtap = nic.macvtap or (Macvtap() if nic.adopted and is_macvtap(made.fds.tap[0]) else None)
+        self._home = home
         self._engine = engine
         self._runs = runs
         # A signal handler may close what it interrupts: hence the R. threading's is a function around this one.
@@ -89,10 +96,13 @@ class Nic:
 
     @property
     def mac(self) -> str:
-        """The TAP's own MAC; the guest's is ``spec.mac``. Of one that was adopted the kernel is asked: NicClosed."""
+        """The TAP's own MAC; the guest's is ``spec.mac``, and so is a macvtap's.
+
+        Of one that was adopted the kernel is asked: NicClosed.
+        """
         if self._adopted:
             return get_mac(self.tap_fds[0]).hex(":")
-        return tap_mac(self.spec.mac).hex(":")
+        return _own_mac(self.spec).hex(":")
 
     @property
     def vhost(self) -> Vhost:
@@ -161,7 +171,7 @@ class Nic:
         """
         with under_way, self._lock:
             program = plan_up(self.held()._replace(adopted=False), self.spec)
-            result = self._engine.run(program)
+            result = self._home.call(self._engine.run, program) if self._home else self._engine.run(program)
             if result.failures:
                 raise refusal(program, result.failures[0])
             self._is_up = True
@@ -237,36 +247,44 @@ class Nic:
     def close(self) -> None:
         """Close every fd; the TAP goes with its last one. Idempotent, and safe from any thread.
 
-        Takes 20 to 40 ms, which the kernel waits for its grace periods: close many with close_nics().
+        Takes 20 to 40 ms, which the kernel waits for its grace periods: close many with close_nics(). A macvtap is
+        deleted, where it was made.
         """
         with contextlib.suppress(NicClosed), under_way:
-            self._engine.close([self._give_away()])
+            row = self._row(self._give_away())
+            if self._home is None:
+                self._engine.close([queues_of(row)])
+            else:
+                delete_macvtaps(self._engine, [row], self._home)
 
     def become(self, spec: InterfaceSpec, run: Run) -> "Nic":
         """The same NIC after *run* made it *spec*'s; it owns the fds now, and this one is closed."""
         with under_way:
             self._give_away()
-            nic = Nic(spec, self._engine, *self._runs, run)
+            nic = Nic(spec, self._engine, *self._runs, run, home=self._home)
             if self._settling:
                 settle_later([nic], self._settling.born)
             return nic
 
     def held(self) -> NicRow:
         """Its row in a Program for a NIC that exists. Raises NicClosed."""
+        return self._row(self._fds())
+
+    def _row(self, fds: Fds) -> NicRow:
         program, _, row = self._runs[-1]
         alias = program.nics[row].alias
-        return held_row(self.ifname, self.ifindex, self._fds(), alias, adopted=self._stays)
+        return held_row(self.ifname, self.ifindex, fds, alias, adopted=self._stays, macvtap=self._macvtap)
 
-    def surrender(self) -> tuple[Engine, NicRow] | None:
+    def surrender(self) -> Surrendered | None:
         """Give the NIC away to whoever deletes it, with the engine to do it; None when it is closed already."""
         try:
-            return self._engine, held_row(self.ifname, self.ifindex, self._give_away(), adopted=self._stays)
+            return Surrendered(self._engine, self._row(self._give_away()), self._home)
         except NicClosed:
             return None
 
     def leave_to_parent(self) -> None:
         """In a forked child: its copies of the fds go. A thread that is not there may have had the lock."""
-        self._lock, self._settling = _thread.RLock(), None
+        self._lock, self._settling, self._home = _thread.RLock(), None, None
         while self._owned:
             close_here(self._owned.pop())
         _living.pop(id(self), None)
@@ -302,7 +320,7 @@ _PORTS: Final = ("type", "bridge", "network", "mtu", "isolated", "vlan", "mac_ta
 
 def _check_update(old: InterfaceSpec, new: InterfaceSpec) -> None:
     for spec in (old, new):
-        if spec.type == "ethernet":
+        if spec.type in ("ethernet", "direct"):
             raise SpecError("is on no bridge", attribute="type", value=spec.type, expected="type bridge or network")
     for name, value in vars(old).items():
         if name not in _PORTS and getattr(new, name) != value:
@@ -320,13 +338,18 @@ def _new_name(program: Program, row: int) -> str:
     return nic.wish if any(act.op == Op.RENAME and act.nic == row for act in program.acts) else nic.ifname
 
 
+def _own_mac(spec: InterfaceSpec) -> bytes:
+    """Of a TAP, or of a macvtap."""
+    return octets(spec.mac) if spec.type == "direct" else tap_mac(spec.mac)
+
+
 class _Settling:
     """Who looks at a NIC's MAC when udev is done with it. It shares the NIC's fds and does not keep it alive."""
 
     def __init__(self, nic: Nic, born: float) -> None:
         self.born: Final = born  # the time (time.time()) before the NIC was made
         self._ifindex = nic.ifindex
-        self._mac = tap_mac(nic.spec.mac)
+        self._mac = _own_mac(nic.spec)
         self._lock, self._owned = nic._lock, nic._owned
         self._over = False
 

@@ -163,6 +163,10 @@ def _finish(element: _Element, reading: Reading, networks: Networks | None, doma
         if "rom_bar" in values or "rom_file" in values:
             raise reading.places["_rom_enabled"].error("leaves no ROM that bar= or file= could mean")
         values["rom_file"] = ""
+    if values["type"] == "direct":
+        from vhostnet.spec import direct
+
+        direct.finish(element, reading)
     if values["type"] in TAPLESS_TYPES:
         from vhostnet.spec.tapless import finish  # NICs with a TAP need none of it
 
@@ -251,6 +255,10 @@ def _interface(element: _Element, networks: Networks | None, strict: bool, domai
         from vhostnet.spec.tapless import begin
 
         reading = begin(element, kind, strict)
+    elif kind == "direct":
+        from vhostnet.spec import direct
+
+        reading = direct.begin(element, strict)
     else:
         reading = Reading(strict)
     _walk(element, "interface", reading)

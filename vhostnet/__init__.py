@@ -21,6 +21,7 @@ from vhostnet.errors import (
     NameBusy,
     NicClosed,
     NoSuchBridge,
+    NoSuchLink,
     NoSuchTap,
     NotABridge,
     NotPermitted,

@@ -47,7 +47,7 @@ def test_a_batch_runs_all_of_one_kind_before_the_next(seed, other):
 def test_what_has_no_tap_cannot_be_made(specs):
     with pytest.raises(SpecError, match="type='user' has no TAP, so there is nothing to open") as caught:
         plan(specs, ["a", "b"][: len(specs)], ALL)
-    assert caught.value.expected == "bridge or ethernet or network"
+    assert caught.value.expected == "bridge or ethernet or network or direct"
 
 
 def test_up_waits_for_every_answer_and_nothing_else_does(seed, other):

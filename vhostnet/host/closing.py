@@ -15,11 +15,10 @@ from collections.abc import Iterable, Sequence
 
 from vhostnet.engines import Engine, _uapi
 from vhostnet.errors import HostError
-from vhostnet.host.macvtap import Home, Surrendered, delete_macvtaps, queues_of
-from vhostnet.host.nic import Nic, close_here
+from vhostnet.host.nic import Nic, Surrendered, close_here, delete_macvtaps, queues_of
 from vhostnet.process.files import close_fd
 from vhostnet.process.forks import under_way
-from vhostnet.process.netns import NetNs, call_inside
+from vhostnet.process.netns import Home, NetNs, call_inside
 from vhostnet.program.plan import plan_delete
 from vhostnet.program.program import NicRow
 

@@ -16,14 +16,15 @@ from types import TracebackType
 from typing import Final, NamedTuple, cast
 
 from vhostnet.engines import ActResult, Engine, NicResult, Result, get_mac, keep_mac
-from vhostnet.errors import NicClosed, SpecError, vhost_problem
-from vhostnet.host.macvtap import Home, Surrendered, delete_macvtaps, is_macvtap, queues_of
+from vhostnet.errors import HostError, NicClosed, SpecError, vhost_problem
 from vhostnet.host.reasons import refusal
 from vhostnet.others import udev
+from vhostnet.others.holders import TUN
 from vhostnet.others.settling import watch
 from vhostnet.process.files import close_fd
 from vhostnet.process.forks import under_way
-from vhostnet.program.plan import plan_reset, plan_up, plan_update
+from vhostnet.process.netns import Home
+from vhostnet.program.plan import plan_delete, plan_reset, plan_up, plan_update
 from vhostnet.program.program import Act, Fds, Macvtap, NicRow, Op, Program, held_row
 from vhostnet.qemu.argv import Dialect, fitted, qemu_argv
 from vhostnet.spec.interface import InterfaceSpec
@@ -55,6 +56,14 @@ class Run(NamedTuple):
     row: int
 
 
+class Surrendered(NamedTuple):
+    """A NIC that is to go, with the engine to do it; and where it is, of a macvtap."""
+
+    engine: Engine
+    row: NicRow
+    home: Home | None
+
+
 class Nic:
     """A NIC that exists: its TAP is up, and on its bridge, for as long as this object owns the fds.
 
@@ -83,7 +92,7 @@ class Nic:
         self._is_up = nic.up or any(act.op == Op.UP and act.nic == row for act in program.acts)
         self._adopted = nic.adopted
         self._stays = nic.adopted or nic.persist is not None  # whoever closes it
-        self._macvtap = nic.macvtap or (Macvtap() if nic.adopted and is_macvtap(made.fds.tap[0]) else None)
+        self._macvtap = nic.macvtap or (Macvtap() if nic.adopted and _is_macvtap(made.fds.tap[0]) else None)
         self._home = home
         self._engine = engine
         self._runs = runs
@@ -372,6 +381,31 @@ def settle_later(nics: Sequence[Nic], born: float) -> None:
     for nic, its_own in zip(ours, settling, strict=True):
         nic._settling = its_own
     watch(settling)
+
+
+def delete_macvtaps(engine: Engine, rows: Sequence[NicRow], home: Home) -> None:
+    """Take them away where they were made, in one round, and close their fds; those that are to stay stay."""
+    doomed = [row for row in rows if not row.adopted]
+    left = [row for row in rows if row.adopted]
+    if doomed:
+        program = plan_delete(doomed)
+        try:
+            result = home.call(engine.run, program)
+        except HostError:  # no way to there
+            left += doomed
+        else:
+            left += [row for row, nic in zip(doomed, result.nics or [None] * len(doomed), strict=True) if nic is None]
+    engine.close([queues_of(row) for row in left])
+
+
+def queues_of(row: NicRow) -> Fds:
+    """Its fds as they are to be closed: each of a macvtap's waits for a grace period of its own, as vhost-net's do."""
+    return Fds((), row.fds.tap + row.fds.vhost) if row.macvtap else row.fds
+
+
+def _is_macvtap(tap: int) -> bool:
+    """One of our queues is a macvtap's: those of a TAP are of another device."""
+    return os.fstat(tap).st_rdev != TUN
 
 
 def close_here(fds: Fds) -> None:

@@ -14,7 +14,6 @@ from vhostnet import engines
 from vhostnet.engines import Engine, Result
 from vhostnet.errors import HostError, NameBusy, SpecError, host_error
 from vhostnet.host.closing import await_names
-from vhostnet.host.macvtap import Home
 from vhostnet.host.marks import make_marks
 from vhostnet.host.nic import Nic, Run, settle_later
 from vhostnet.host.reasons import (
@@ -30,7 +29,7 @@ from vhostnet.host.reasons import (
 from vhostnet.others import udev
 from vhostnet.process.files import allowed_files, open_files
 from vhostnet.process.forks import under_way
-from vhostnet.process.netns import NetNs, call_inside
+from vhostnet.process.netns import Home, NetNs, call_inside
 from vhostnet.program.cost import Limits
 from vhostnet.program.plan import QDISCS, Features, Qdisc, plan, resolve
 from vhostnet.program.program import MAX_PORTS, Op, Persist, Program

@@ -13,7 +13,7 @@ from vhostnet.engines import _uapi
 from vhostnet.errors import Holder
 from vhostnet.process.files import close_fd
 
-_TUN: Final = os.makedev(10, 200)  # Documentation/admin-guide/devices.txt, whatever the node is called
+TUN: Final = os.makedev(10, 200)  # Documentation/admin-guide/devices.txt, whatever the node is called
 _PIDFD_GETFD: Final = 438  # the same on every architecture but alpha
 
 
@@ -24,8 +24,8 @@ def find_holders(names: Collection[str]) -> Mapping[str, tuple[Holder, ...]]:
     macvtaps = _macvtap_major()
     for pid in sorted(int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
         for fd, device in _tap_fds(pid, macvtaps):
-            name = _ifname(pid, fd) if device == _TUN else _macvtap_name(pid, fd)
-            if name in names and (device != _TUN or _is_in(pid, fd, here)):
+            name = _ifname(pid, fd) if device == TUN else _macvtap_name(pid, fd)
+            if name in names and (device != TUN or _is_in(pid, fd, here)):
                 found[name][pid] = Holder(pid, _read(f"/proc/{pid}/comm").rstrip("\n"))
     return {name: tuple(holders.values()) for name, holders in found.items()}
 
@@ -62,7 +62,7 @@ def _tap_fds(pid: int, macvtaps: int) -> Iterator[tuple[int, int]]:
     for entry in entries:
         with contextlib.suppress(OSError):
             device = os.stat(f"/proc/{pid}/fd/{entry}").st_rdev
-            if device == _TUN or os.major(device) == macvtaps:
+            if device == TUN or os.major(device) == macvtaps:
                 yield int(entry), device
 
 

@@ -21,6 +21,7 @@ CLONE_NEWNET = 0x40000000
 _SYS_ADMIN = "entering one needs CAP_SYS_ADMIN in the user namespace that owns it, and in this process's own"
 _REMEDIES = {"open": "it must be readable: one in /proc is its process's owner's and root's (CAP_SYS_PTRACE)"}
 
+_HERE: Final = "/proc/thread-self/ns/net"
 NAMED: Final = "/run/netns"  # where ip-netns(8) keeps those that have a name
 
 NetNs = str | os.PathLike[str] | int
@@ -110,6 +111,34 @@ def _of_name(name: str, error: HostError) -> HostError:
     else:
         error.remedy = f"make it: ip netns add {name}"
     return error
+
+
+class Home:
+    """The network namespace that this thread is in now, for as long as anybody has this. Raises HostError."""
+
+    def __init__(self) -> None:
+        try:
+            self.fd: Final = os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _refused(error.errno or 0, _HERE, "open") from None
+        status = os.fstat(self.fd)
+        self._which: Final = status.st_dev, status.st_ino
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Home) and self._which == other._which
+
+    def __hash__(self) -> int:
+        return hash(self._which)
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            close_fd(self.fd)
+
+    def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
+        """What *function* returns or raises, called there: by this thread, if it is there. Raises HostError."""
+        status = os.stat(_HERE)
+        here = (status.st_dev, status.st_ino) == self._which
+        return call_inside(None if here else self.fd, function, *arguments)
 
 
 def unshare_net() -> None:

@@ -43,6 +43,7 @@ TAP_TYPES: Final = ("bridge", "ethernet", "network", "direct")  # a macvtap is o
 _TUN_TYPES: Final = ("bridge", "ethernet", "network")  # those that /dev/net/tun makes
 # NICs that QEMU is told of, and no TAP is made for.
 TAPLESS_TYPES: Final = ("user", "vhostuser", "vdpa", "udp", "mcast", "server", "client")
+SOURCE_TYPES: Final = ("direct", *TAPLESS_TYPES)  # what they lead to is a value of its own
 
 VhostPolicy = Literal["auto", "require", "off"]
 VHOST_POLICIES: Final = ("auto", "require", "off")
@@ -267,7 +268,7 @@ _NEEDED: Final = {
     "vdpa": ("source", "a VdpaSource"),
     **dict.fromkeys(("udp", "mcast", "server", "client"), ("source", "a SocketSource")),
 }
-_PLACES: Final = {"bridge": ("bridge", "network"), "network": ("network",), "source": ("direct", *TAPLESS_TYPES)}
+_PLACES: Final = {"bridge": ("bridge", "network"), "network": ("network",), "source": SOURCE_TYPES}
 
 
 def _check_managed(spec: InterfaceSpec) -> None:

@@ -25,7 +25,8 @@ OTHERWISE: Final = {
     "kernel puts its MAC back when the macvtap goes, and no file is needed for that. With macTableManager='libvirt' "
     "the forwarding entry is static, and so stands before the port is up",
     "target": "a macvtap is named as a TAP is. A generated name (`vnet7`) is given anew, from a counter that begins "
-    "anywhere. managed='no': what the last one left in the TAP (offloads, vnet_hdr) is reset; a TAP with multi_queue serves one queue, too",
+    "anywhere. managed='no': what the last one left in the TAP (offloads, vnet_hdr) is reset; a TAP with multi_queue "
+    "serves one queue, too; a macvtap's node is /dev/tap and its ifindex, as libvirt has it",
     "driver": "a QEMU that is started is asked for 256 of tx_queue_size on a TAP, with a warning: those from 8.1 on "
     "refuse more. In a domain that is not kvm vhost-net is not used, as in libvirt, and a warning says so",
     "backend": "the paths may not lead into /proc, or up",

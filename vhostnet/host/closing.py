@@ -59,6 +59,7 @@ def _delete(doomed: Doomed) -> None:
             _delete_by(engine, rows)
         else:
             delete_macvtaps(engine, rows, home)
+    _release_homes(doomed)
 
 
 def _delete_by(engine: Engine, rows: Sequence[NicRow]) -> None:
@@ -97,6 +98,13 @@ def _delete_in(netns: NetNs | None, engine: Engine, rows: Sequence[NicRow]) -> l
         refused = [(row, errno.EIO) for row in rows]
     engine.close([row.fds for row, code in refused if code != errno.EXDEV])
     return [row for row, code in refused if code == errno.EXDEV]
+
+
+def _release_homes(doomed: Doomed) -> None:
+    """Each has held where it was made."""
+    for _, _, home in doomed:
+        if home:
+            home.release()
 
 
 class _Background:
@@ -156,6 +164,7 @@ class _Background:
         self.__init__()  # type: ignore[misc]
         for _, row, _ in doomed:
             close_here(row.fds)
+        _release_homes(doomed)
 
 
 _background = _Background()

@@ -57,7 +57,7 @@ class Run(NamedTuple):
 
 
 class Surrendered(NamedTuple):
-    """A NIC that is to go, with the engine to do it; and where it is, of a macvtap."""
+    """A NIC that is to go, with the engine to do it; and where it is, of a macvtap, to be released."""
 
     engine: Engine
     row: NicRow
@@ -93,7 +93,7 @@ class Nic:
         self._adopted = nic.adopted
         self._stays = nic.adopted or nic.persist is not None  # whoever closes it
         self._macvtap = nic.macvtap or (Macvtap() if nic.adopted and _is_macvtap(made.fds.tap[0]) else None)
-        self._home = home
+        self._home = home.hold() if home else None
         self._engine = engine
         self._runs = runs
         # A signal handler may close what it interrupts: hence the R. threading's is a function around this one.
@@ -244,7 +244,10 @@ class Nic:
         Waits until udev is done with it, as settle() does. Raises NicClosed.
         """
         self.settle()
-        return self._give_away()
+        _, row, home = self._surrender()
+        if home:
+            home.release()
+        return row.fds
 
     def _give_away(self) -> Fds:
         with self._lock:
@@ -260,11 +263,12 @@ class Nic:
         deleted, where it was made.
         """
         with contextlib.suppress(NicClosed), under_way:
-            row = self._row(self._give_away())
-            if self._home is None:
-                self._engine.close([queues_of(row)])
+            engine, row, home = self._surrender()
+            if home is None:
+                engine.close([queues_of(row)])
             else:
-                delete_macvtaps(self._engine, [row], self._home)
+                delete_macvtaps(engine, [row], home)
+                home.release()
 
     def become(self, spec: InterfaceSpec, run: Run) -> "Nic":
         """The same NIC after *run* made it *spec*'s; it owns the fds now, and this one is closed."""
@@ -287,15 +291,23 @@ class Nic:
     def surrender(self) -> Surrendered | None:
         """Give the NIC away to whoever deletes it, with the engine to do it; None when it is closed already."""
         try:
-            return Surrendered(self._engine, self._row(self._give_away()), self._home)
+            return self._surrender()
         except NicClosed:
             return None
 
+    def _surrender(self) -> Surrendered:
+        row, home = self._row(self._give_away()), self._home
+        self._home = None
+        return Surrendered(self._engine, row, home)
+
     def leave_to_parent(self) -> None:
         """In a forked child: its copies of the fds go. A thread that is not there may have had the lock."""
-        self._lock, self._settling, self._home = _thread.RLock(), None, None
+        self._lock, self._settling = _thread.RLock(), None
         while self._owned:
             close_here(self._owned.pop())
+        if self._home:
+            self._home.release()
+            self._home = None
         _living.pop(id(self), None)
 
     def _fds(self) -> Fds:

@@ -241,13 +241,17 @@ def _make(engine: Engine, specs: Sequence[InterfaceSpec], how: How, names: Seque
         persist=how.persist,
     )
     home = Home() if any(row.macvtap for row in program.nics) else None
-    with under_way:
-        result = engine.run(program)
-        if how.selftest:
-            _note_selftest(program, result)
-        if result.failures:
-            return _go_on(engine, specs, how, program, result, tries, home)
-        return [_nic(spec, engine, Run(program, result, row), home) for row, spec in enumerate(specs)]
+    try:
+        with under_way:
+            result = engine.run(program)
+            if how.selftest:
+                _note_selftest(program, result)
+            if result.failures:
+                return _go_on(engine, specs, how, program, result, tries, home)
+            return [_nic(spec, engine, Run(program, result, row), home) for row, spec in enumerate(specs)]
+    finally:
+        if home:
+            home.release()
 
 
 def _nic(spec: InterfaceSpec, engine: Engine, run: Run, home: Home | None) -> Nic:

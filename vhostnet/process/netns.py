@@ -6,6 +6,7 @@ it and ends with it: no caller's thread is ever left in the wrong one.
 
 from __future__ import annotations
 
+import contextlib
 import errno as _errno
 import os
 import threading
@@ -114,15 +115,32 @@ def _of_name(name: str, error: HostError) -> HostError:
 
 
 class Home:
-    """The network namespace that this thread is in now, for as long as anybody has this. Raises HostError."""
+    """The network namespace that this thread is in now, by its fd, until the last who holds it has let go.
+
+    Whoever makes it holds it. Raises HostError.
+    """
 
     def __init__(self) -> None:
         try:
-            self.fd: Final = os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd: Final = os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise _refused(error.errno or 0, _HERE, "open") from None
-        status = os.fstat(self.fd)
+        status = os.fstat(self._fd)
         self._which: Final = status.st_dev, status.st_ino
+        self._owned = [self._fd]  # whoever pops it closes it
+        self._holders = [None]
+
+    def hold(self) -> Home:
+        """The same; whoever calls this holds it, too."""
+        self._holders.append(None)
+        return self
+
+    def release(self) -> None:
+        """Let go of it."""
+        self._holders.pop()
+        with contextlib.suppress(IndexError):
+            if not self._holders:
+                close_fd(self._owned.pop())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Home) and self._which == other._which
@@ -130,15 +148,11 @@ class Home:
     def __hash__(self) -> int:
         return hash(self._which)
 
-    def __del__(self) -> None:
-        if hasattr(self, "fd"):
-            close_fd(self.fd)
-
     def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """What *function* returns or raises, called there: by this thread, if it is there. Raises HostError."""
         status = os.stat(_HERE)
         here = (status.st_dev, status.st_ino) == self._which
-        return call_inside(None if here else self.fd, function, *arguments)
+        return call_inside(None if here else self._fd, function, *arguments)
 
 
 def unshare_net() -> None:

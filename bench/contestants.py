@@ -69,6 +69,10 @@ def bridge_of(case: Case, number: int) -> str:
 
 def specs_of(case: Case) -> list[vhostnet.InterfaceSpec]:
     """What a case asks for."""
+    if case.direct:
+        source = vhostnet.DirectSource(bridge_names(case)[0])
+        fields: dict[str, Any] = {"type": "direct", "source": source, "queues": case.queues, "vhost": "off"}
+        return [vhostnet.InterfaceSpec(**fields) for _ in range(case.batch)]
     settings = SETTINGS if case.settings else {}
     return [
         vhostnet.InterfaceSpec(bridge=bridge_of(case, number), queues=case.queues, vhost="off", **settings)
@@ -84,7 +88,7 @@ class Macvtaps(NamedTuple):
     """The arguments of floor_open_direct()."""
 
     first: int
-    count: int
+    number: int
     queues: int
     parent: bytes
     fds: Any
@@ -107,7 +111,9 @@ class Floor:
         self._groups = itertools.count(0x7E57_0000)
 
     def prepare(self, case: Case, specs: list[vhostnet.InterfaceSpec]) -> Any:  # noqa: ARG002
-        """The arguments of floor_open()."""
+        """The arguments of floor_open(), or of floor_open_direct()."""
+        if case.direct:
+            return self.macvtaps(case.batch, case.queues, bridge_names(case)[0])
         return self.arguments(case.batch, case.queues, bridge_names(case), settings=case.settings)
 
     def arguments(self, count: int, queues: int, bridges: Sequence[str], *, settings: bool = False) -> Any:
@@ -313,6 +319,12 @@ def close_all(fds: Sequence[int]) -> None:
         os.close(fd)
 
 
+def each_by_itself(nics: Sequence[vhostnet.Nic]) -> None:
+    """As who has one NIC does."""
+    for nic in nics:
+        nic.close()
+
+
 @dataclass(frozen=True)
 class Closer:
     """NICs that are open are to go: the links, and the fds."""
@@ -352,6 +364,7 @@ def closers(floor: Floor) -> dict[str, Contestant]:
         "close_nics": Closer(vhostnet.close_nics),
         "32 threads": Closer(by_threads(32)),
         "8 threads": Closer(by_threads(8)),
+        "each by itself": Closer(each_by_itself),
         "one by one": Closer(lambda nics: close_all([fd for nic in nics for fd in nic.detach().tap])),
     }
 

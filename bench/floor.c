@@ -471,8 +471,8 @@ __attribute__((visibility("default"))) int floor_open_direct(int first, int coun
 	struct stat status;
 	char name[IFNAMSIZ] = { 0 };
 
+	failed |= stat("/proc/thread-self/ns/net", &status);
 	*home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-	failed |= fstat(*home, &status);
 	for (int i = 0; i < count; i++) {
 		snprintf(name, sizeof(name), "floor%d", first + i);
 		indexes[i] = open_macvtap(name, (uint32_t)(first + i), parent, queues, fds + i * queues, s);

@@ -397,7 +397,7 @@ static int open_macvtap(struct run *run, struct vn_nic *nic, struct vn_act *act,
 	if (rc < 0)
 		return rc;
 	snprintf(path, sizeof(path), NODE "%d", nic->ifindex);
-	if (mknod(path, S_IFCHR | 0600, number) < 0)
+	if (mknod_retry(path, number) < 0)
 		return refused(act, VN_CALL_MKNOD);
 	rc = open_node(nic, act, path);
 	unlink(path);

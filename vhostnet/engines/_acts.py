@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final
 
 from vhostnet.engines import _uapi as uapi
-from vhostnet.engines._calls import get_mac, ifreq, ioctl, kernel_call, name_of, open_device, refusal, set_mac
+from vhostnet.engines._calls import get_mac, ifreq, ioctl, kernel_call, name_of, open_device, refusal, retry, set_mac
 from vhostnet.engines._links import describe, ifreq_data
 from vhostnet.engines._removal import DELETE_BATCH, Doomed
 from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute, device_number, error_of, open_uevents
@@ -185,8 +185,9 @@ def _macvtap(netlink: Netlink, nic: Nic, running: Running) -> None:
     try:
         _make_macvtap(netlink, nic)
         path = f"{_NODE}{nic.ifindex}"  # one of our own: nobody can vouch for what others call it
+        number = device_number(events, nic.ifindex)
         with kernel_call("mknod"):
-            os.mknod(path, stat.S_IFCHR | 0o600, device_number(events, nic.ifindex))
+            retry(os.mknod, path, stat.S_IFCHR | 0o600, number)
         try:
             _open_node(nic, running, path)
         finally:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, cast
 
 from vhostnet.engines import ActResult, Engine, NicResult, Result, get_mac, keep_mac
-from vhostnet.errors import HostError, NicClosed, SpecError, vhost_problem
+from vhostnet.errors import NicClosed, SpecError, vhost_problem
 from vhostnet.host.reasons import refusal
 from vhostnet.others import udev
 from vhostnet.others.holders import TUN
@@ -397,17 +397,21 @@ def settle_later(nics: Sequence[Nic], born: float) -> None:
 
 def delete_macvtaps(engine: Engine, rows: Sequence[NicRow], home: Home) -> None:
     """Take them away where they were made, in one round, and close their fds; those that are to stay stay."""
-    doomed = [row for row in rows if not row.adopted]
-    left = [row for row in rows if row.adopted]
-    if doomed:
-        program = plan_delete(doomed)
-        try:
-            result = home.call(engine.run, program)
-        except HostError:  # no way to there
-            left += doomed
-        else:
-            left += [row for row, nic in zip(doomed, result.nics or [None] * len(doomed), strict=True) if nic is None]
-    engine.close([queues_of(row) for row in left])
+    refused = _delete_at(engine, [row for row in rows if not row.adopted], home)
+    engine.close([queues_of(row) for row in rows if row.adopted or row in refused])
+    _delete_at(engine, [row._replace(held=Fds((), ())) for row in refused], home)  # now that fds are to be had
+
+
+def _delete_at(engine: Engine, rows: Sequence[NicRow], home: Home) -> list[NicRow]:
+    """Those that could not be deleted."""
+    if not rows:
+        return []
+    program = plan_delete(rows)
+    try:
+        result = home.call(engine.run, program)
+    except OSError:  # no way to there
+        return list(rows)
+    return [row for row, nic in zip(rows, result.nics or [None] * len(rows), strict=True) if nic is None]
 
 
 def queues_of(row: NicRow) -> Fds:
@@ -417,7 +421,10 @@ def queues_of(row: NicRow) -> Fds:
 
 def _is_macvtap(tap: int) -> bool:
     """One of our queues is a macvtap's: those of a TAP are of another device."""
-    return os.fstat(tap).st_rdev != TUN
+    try:
+        return os.fstat(tap).st_rdev != TUN
+    except OSError:  # it is open, and nothing else can be wrong with it
+        return False
 
 
 def close_here(fds: Fds) -> None:

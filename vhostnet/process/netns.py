@@ -122,11 +122,10 @@ class Home:
 
     def __init__(self) -> None:
         try:
+            self._which: Final = _here()
             self._fd: Final = os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise _refused(error.errno or 0, _HERE, "open") from None
-        status = os.fstat(self._fd)
-        self._which: Final = status.st_dev, status.st_ino
         self._owned = [self._fd]  # whoever pops it closes it
         self._holders = [None]
 
@@ -150,9 +149,13 @@ class Home:
 
     def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """What *function* returns or raises, called there: by this thread, if it is there. Raises HostError."""
-        status = os.stat(_HERE)
-        here = (status.st_dev, status.st_ino) == self._which
-        return call_inside(None if here else self._fd, function, *arguments)
+        return call_inside(None if _here() == self._which else self._fd, function, *arguments)
+
+
+def _here() -> tuple[int, int]:
+    """This thread's network namespace, to compare with another."""
+    status = os.stat(_HERE)
+    return status.st_dev, status.st_ino
 
 
 def unshare_net() -> None:

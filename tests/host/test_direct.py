@@ -18,11 +18,13 @@ from kernel import addrgenmode, ip, link, run_json
 
 import vhostnet
 from vhostnet import DirectSource, HostError, InterfaceSpec, NameBusy, NoSuchLink, SpecError
+from vhostnet.commands.demo import ask_qemu
 from vhostnet.engines import _uapi
 from vhostnet.process import netns
 
 PARENT, PEER = "p0", "q0"
 MAC = "52:54:00:00:00:01"
+NETWORK = ("human-monitor-command", {"command-line": "info network"})
 HEADER = bytes(10)  # struct virtio_net_hdr: nothing is left to the other side
 MODES = {"vepa": "vepa", "bridge": "bridge", "private": "private", "passthrough": "passthru"}
 
@@ -533,3 +535,101 @@ def refused_adopting(engine):
         vhostnet.open_nic(adopting(), engine=engine)
     assert link_names() == before
     return caught.value
+
+
+# --- the command -------------------------------------------------------------------------------------------
+
+
+def command(*words, stdin=""):
+    done = subprocess.run(
+        [sys.executable, "-m", "vhostnet", *words], input=stdin, capture_output=True, text=True, check=False, timeout=60
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+XML = f"""<interface type='direct'><source dev='{PARENT}' mode='bridge'/><target dev='m0'/><mac address='{MAC}'/>
+<model type='virtio'/><driver name='qemu' queues='2'/></interface>"""
+ADDRESS = """
+import fcntl, re, sys
+fd = int(re.search("fds=([0-9]+)", " ".join(sys.argv))[1])
+print(fcntl.ioctl(fd, 0x8927, bytes(40))[18:24].hex(":"))  # SIOCGIFHWADDR
+"""
+
+
+@pytest.mark.slow
+def test_the_command():
+    code, shown, _ = command("plan", "-", stdin=XML)
+    assert code == 0
+    assert shown.splitlines()[0].split() == [
+        *("0", "MACVTAP", "m0", "2", "queues", "bridge", "on", PARENT, "tap", "no_pi", "vnet_hdr", "multi_queue"),
+        *("mac", MAC),
+    ]
+    assert "note: m0: a macvtap stays when nobody has it open any more: vhostnet delete m0" in shown
+    code, shown, _ = command("argv", "-", "--tap-fds", "8:9", stdin=XML)
+    assert shown.startswith("-netdev tap,fds=8:9,id=hostnet0 ")
+    _, shown, _ = command("doctor", "-", stdin=XML.replace(PARENT, "nowhere"))
+    assert "no link 'nowhere' here" in shown
+    code, shown, said = command("exec", "-", "--", sys.executable, "-c", ADDRESS, stdin=XML)
+    assert (code, said, MAC in shown) == (0, "", True)
+    code, shown, _ = command("list")
+    assert shown.split()[:4] == ["m0", PARENT, "UP", "queues"]
+    assert shown.split()[-1] == "macvtap"
+    code, _, said = command("exec", "-", "--", "true", stdin=XML)
+    assert (code, "vhostnet delete m0" in said) == (5, True)
+    assert command("delete", "m0") == (0, "", "")
+    assert "m0" not in link_names()
+
+
+@pytest.mark.slow
+@pytest.mark.qemu
+@pytest.mark.parametrize("queues", [1, 8])
+def test_qemu_has_it_and_is_gone_again(engine, queues):
+    """Two after another on the same fds."""
+    spec = wish("bridge", queues=queues, mac=MAC)
+    qemu = ["qemu-system-x86_64", "-S", "-M", "pc", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none"]
+    with vhostnet.open_nic(spec, engine=engine) as nic:
+        for _ in range(2):
+            network = ask_qemu([*qemu, "-qmp", "stdio", *nic.qemu_argv()], nic.fds, [NETWORK])[0]
+            assert f"macaddr={MAC}" in network
+            assert network.count("type=tap") == queues
+            nic.reset_queues()
+
+
+@pytest.mark.vhost
+def test_vhost_net_takes_it(engine, no_leaks, monkeypatch):
+    monkeypatch.setattr(vhostnet.host.opening, "_selftested", False)
+    with vhostnet.open_nic(wish(queues=4, vhost="require"), engine=engine, selftest=True) as nic:
+        assert [timing.act for timing in nic.timings] == ["MACVTAP", "VHOST_OPEN", "SELFTEST", "QDISC", "UP"]
+        assert len(nic.vhost_fds) == 4
+        stale = nic.vhost_fds
+        for fd in stale:
+            fcntl.ioctl(fd, _uapi.VHOST_SET_OWNER)
+        nic.reset_queues()
+        for fd in nic.vhost_fds:
+            fcntl.ioctl(fd, _uapi.VHOST_SET_OWNER)
+
+
+# --- who may -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("left_out", "call"), [("net_admin", "RTM_NEWLINK"), ("mknod", "mknod")])
+def test_a_capability_that_is_missing(engine, left_out, call):
+    done = subprocess.run(
+        ["setpriv", f"--bounding-set=-{left_out}", "--inh-caps=-all", sys.executable, "-c", WITHOUT, engine],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["NotPermitted", "MACVTAP", call, f"CAP_{left_out.upper()}"], done.stderr
+    assert not [name for name in link_names() if name.startswith("vnet")]
+
+
+WITHOUT = """
+import re, sys, vhostnet
+spec = vhostnet.InterfaceSpec(type="direct", source=vhostnet.DirectSource("p0"), vhost="off")
+try:
+    vhostnet.open_nic(spec, engine=sys.argv[1])
+except vhostnet.HostError as error:
+    print(type(error).__name__, error.act, error.call, re.search("CAP_[A-Z_]+", error.remedy)[0])
+"""

@@ -82,6 +82,13 @@ def snapshot() -> dict[str, Any]:
     }
 
 
+def calm() -> dict[str, Any]:
+    """As it is once the kernel is done with the threads that have ended."""
+    while len(os.listdir("/proc/self/task")) > threading.active_count():
+        time.sleep(0.01)
+    return snapshot()
+
+
 def settled(before: dict[str, Any]) -> dict[str, Any]:
     """As it is now, once threads in the background have ended: how it differs from *before*."""
     for thread in threading.enumerate():
@@ -437,7 +444,7 @@ def sweep_crashes(batch: Batch, tally: Tally) -> None:
 def sweep_macvtaps(tally: Tally) -> None:
     """Killed at every call: what is left is a link that has our mark, and goes by it; and at worst a node in /dev."""
     for engine in ENGINES:
-        before = snapshot()
+        before = calm()
         opening = partial(vhostnet.open_nics, _direct(2, 1), engine=engine)
         made, calls = watched(opening)
         vhostnet.close_nics(made)
@@ -446,7 +453,7 @@ def sweep_macvtaps(tally: Tally) -> None:
             status = _killed(partial(watched, opening, Fault(index, kind=Kind.KILL)))
             tally.check("killed", os.WTERMSIG(status) == 9, case, status)
             vhostnet.delete_nics([nic.ifname for nic in vhostnet.list_nics()], engine=engine)
-            nodes = snapshot()["nodes"]
+            nodes = [name for name in snapshot()["nodes"] if name not in before["nodes"]]
             tally.check("leak", len(nodes) <= 1, case, nodes)
             for name in nodes:
                 os.unlink(f"/dev/{name}")

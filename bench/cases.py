@@ -11,6 +11,7 @@ OTHERS = ("libvirt", "ganeti", "ip -batch", "ip", "pyroute2")
 EVERYBODY = (*OURS, *OTHERS)
 CLOSERS = ("bare group", "close_nics", "32 threads", "8 threads", "one by one")
 LIMITERS = ("act", "act, pure", "tc")
+MACVTAP_CLOSERS = ("close_nics", "each by itself")
 TAKERS = ("bare exchange", "take", "take, pure", "native")
 
 
@@ -34,6 +35,7 @@ class Case:
     links: int = 0
     settings: bool = False  # every port has some
     limited: bool = False  # what every guest gets is
+    direct: bool = False  # macvtaps on the first of the bridges, which is a link like any other to them
     per_round: int = 1  # how often in a row each contestant acts before all is deleted: deleting a link takes 20 ms
     quick: bool = True  # in the quick run, too
 
@@ -41,6 +43,7 @@ class Case:
     def name(self) -> str:
         parts = [
             f"{self.what} {self.queues}q x {self.batch}".strip(),
+            "macvtaps" if self.direct else "",
             "with port settings" if self.settings else "",
             "with bandwidth" if self.limited else "",
             f"over {self.bridges} bridges" if self.bridges > 1 else "",
@@ -70,6 +73,9 @@ CASES = (
     Case(8, 128, rounds=25, who=CLOSERS, what="close"),
     Case(8, 1, rounds=80, who=TAKERS, what="take", per_round=5),
     Case(8, 16, rounds=8, who=LIMITERS, what="limit"),
+    Case(8, 1, rounds=30, direct=True, per_round=5),
+    Case(8, 16, rounds=30, direct=True),
+    Case(8, 16, rounds=6, who=MACVTAP_CLOSERS, what="close", direct=True),
 )
 # Where the NICs are made: a udevd hears of them; or one listens in the parent's namespace only; or there is none.
 HERE, ASIDE, NONE = WORLDS = ("udevd here", "a namespace of its own", "no udevd")

@@ -70,6 +70,10 @@ def bridge_of(case: Case, number: int) -> str:
 
 def specs_of(case: Case) -> list[vhostnet.InterfaceSpec]:
     """What a case asks for."""
+    if case.direct:
+        source = vhostnet.DirectSource(bridge_names(case)[0])
+        fields: dict[str, Any] = {"type": "direct", "source": source, "queues": case.queues, "vhost": "off"}
+        return [vhostnet.InterfaceSpec(**fields) for _ in range(case.batch)]
     settings = {**(SETTINGS if case.settings else {}), **(LIMITED if case.limited else {})}
     return [
         vhostnet.InterfaceSpec(bridge=bridge_of(case, number), queues=case.queues, vhost="off", **settings)
@@ -80,6 +84,18 @@ def specs_of(case: Case) -> list[vhostnet.InterfaceSpec]:
 # All that can be set of a port on every kernel: some have no VLANs, and some cannot limit what is sent.
 SETTINGS: dict[str, Any] = {"isolated": True, "mac_table_manager": "libvirt", "rx_frames": 32}
 LIMITED: dict[str, Any] = {"bandwidth": vhostnet.Bandwidth(vhostnet.Rate(1000))}
+
+
+class Macvtaps(NamedTuple):
+    """The arguments of floor_open_direct()."""
+
+    first: int
+    number: int
+    queues: int
+    parent: bytes
+    fds: Any
+    indexes: Any
+    home: Any
 
 
 class Floor:
@@ -97,7 +113,9 @@ class Floor:
         self._groups = itertools.count(0x7E57_0000)
 
     def prepare(self, case: Case, specs: list[vhostnet.InterfaceSpec]) -> Any:  # noqa: ARG002
-        """The arguments of floor_open()."""
+        """The arguments of floor_open(), or of floor_open_direct()."""
+        if case.direct:
+            return self.macvtaps(case.batch, case.queues, bridge_names(case)[0])
         how = {"settings": case.settings, "limited": case.limited}
         return self.arguments(case.batch, case.queues, bridge_names(case), **how)
 
@@ -110,14 +128,24 @@ class Floor:
         fds, indexes = (ctypes.c_int * (count * queues))(), (ctypes.c_int * count)()
         return first, count, queues, names, len(bridges), fds, indexes, settings, limited
 
+    def macvtaps(self, count: int, queues: int, parent: str) -> Any:
+        """So many macvtaps of so many queues, on that link."""
+        first = next(self._numbers) * 10_000 % 10_000_000
+        fds, indexes, home = (ctypes.c_int * (count * queues))(), (ctypes.c_int * count)(), (ctypes.c_int * 1)()
+        return Macvtaps(first, count, queues, parent.encode(), fds, indexes, home)
+
     def act(self, asked: Any) -> Any:
         """The bare system calls."""
-        if self.lib.floor_open(*asked) != 0:
+        does = self.lib.floor_open_direct if isinstance(asked, Macvtaps) else self.lib.floor_open
+        if does(*asked) != 0:
             raise RuntimeError("the floor failed")
         return asked
 
     def give(self, made: Any) -> Opened:
         """The C arrays as lists."""
+        if isinstance(made, Macvtaps):
+            os.close(made.home[0])
+            return Opened(list(made.indexes), list(made.fds))
         return Opened(list(made[6]), list(made[5]))
 
     def delete(self, indexes: Sequence[int]) -> None:
@@ -296,6 +324,12 @@ def close_all(fds: Sequence[int]) -> None:
         os.close(fd)
 
 
+def each_by_itself(nics: Sequence[vhostnet.Nic]) -> None:
+    """As who has one NIC does."""
+    for nic in nics:
+        nic.close()
+
+
 @dataclass(frozen=True)
 class Closer:
     """NICs that are open are to go: the links, and the fds."""
@@ -335,6 +369,7 @@ def closers(floor: Floor) -> dict[str, Contestant]:
         "close_nics": Closer(vhostnet.close_nics),
         "32 threads": Closer(by_threads(32)),
         "8 threads": Closer(by_threads(8)),
+        "each by itself": Closer(each_by_itself),
         "one by one": Closer(lambda nics: close_all([fd for nic in nics for fd in nic.detach().tap])),
     }
 

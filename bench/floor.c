@@ -12,12 +12,14 @@
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <linux/ethtool.h>
@@ -310,7 +312,7 @@ static int put_link(int s, struct queue *q, int index, uint32_t number, const st
 	add(m, IFLA_ADDRESS, mac, 6);
 	add(m, IFLA_MTU, &mtu, 4);
 	add(m, IFLA_IFALIAS, MARK, strlen(MARK));
-	if (bridge)
+	if (bridge && bridge->index)
 		add(m, IFLA_MASTER, &bridge->index, 4);
 	add(m, IFLA_AF_SPEC, &family, sizeof(family));
 	return end(s, q, m);
@@ -425,6 +427,128 @@ __attribute__((visibility("default"))) int floor_open(int first, int count, int 
 		failed |= has_mac(fds[i * queues], (uint32_t)(first + i));
 	close(s);
 	stat("/run/udev/control", &udevd); /* whether there is one that may set other MACs yet */
+	return failed ? -1 : 0;
+}
+
+/* ---- macvtaps ------------------------------------------------------------------------------------------ */
+
+static int hear_uevents(void)
+{
+	struct sockaddr_nl address = { .nl_family = AF_NETLINK, .nl_groups = 1 };
+	int s = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_KOBJECT_UEVENT);
+
+	bind(s, (struct sockaddr *)&address, sizeof(address));
+	return s;
+}
+
+/* Of the device that has been made last: major and minor number. */
+static dev_t device_of(int events, int index)
+{
+	char text[4096], name[32];
+	ssize_t length;
+
+	snprintf(name, sizeof(name), "DEVNAME=tap%d", index);
+	while ((length = receive(events, text, sizeof(text) - 1)) > 0) {
+		unsigned long major = 0, minor = 0;
+		int ours = 0;
+
+		text[length] = 0;
+		for (const char *at = text; at < text + length; at += strlen(at) + 1) {
+			ours |= strcmp(at, name) == 0;
+			if (strncmp(at, "MAJOR=", 6) == 0)
+				major = strtoul(at + 6, NULL, 10);
+			if (strncmp(at, "MINOR=", 6) == 0)
+				minor = strtoul(at + 6, NULL, 10);
+		}
+		if (ours)
+			return makedev((unsigned int)major, (unsigned int)minor);
+	}
+	return 0;
+}
+
+/* The link, and its mark. */
+static int put_macvtap(int s, struct queue *q, const char *name, int index, uint32_t number, int parent, uint32_t mtu)
+{
+	struct ifinfomsg body = { .ifi_index = index };
+	struct nlmsghdr *m = begin(q, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &body, sizeof(body));
+	struct bridge none = { .mtu = mtu };
+	uint8_t mac[6];
+	/* IFLA_LINKINFO { macvtap, { IFLA_MACVLAN_MODE vepa } } */
+	struct {
+		struct rtattr kind;
+		char macvtap[8];
+		struct rtattr data, mode;
+		uint32_t vepa;
+	} info = { { 12, IFLA_INFO_KIND }, "macvtap", { 12, IFLA_INFO_DATA }, { 8, IFLA_MACVLAN_MODE }, 2 };
+
+	mac_of(number, mac);
+	add(m, IFLA_IFNAME, name, strlen(name) + 1);
+	add(m, IFLA_LINK, &parent, 4);
+	add(m, IFLA_ADDRESS, mac, 6);
+	add(m, IFLA_LINKINFO, &info, sizeof(info));
+	end(s, q, m);
+	none.index = 0;
+	put_link(s, q, index, number, &none);
+	return done(s, q);
+}
+
+static int open_macvtap(const char *name, uint32_t number, const char *parent, int queues, int *fds, int s)
+{
+	int events = hear_uevents(), index, failed;
+	struct ifreq request = { 0 };
+	char path[64];
+	struct queue q = { 0 };
+	uint32_t random, mtu;
+
+	if (getrandom(&random, sizeof(random), 0) < 0)
+		return -1;
+	index = (int)((random & 0x0fffffff) | 0x10000000);
+	strncpy(request.ifr_name, parent, IFNAMSIZ - 1);
+	failed = ioctl(s, SIOCGIFMTU, &request);
+	mtu = (uint32_t)request.ifr_mtu;
+	failed |= ioctl(s, SIOCGIFINDEX, &request);
+	failed |= put_macvtap(s, &q, name, index, number, request.ifr_ifindex, mtu);
+	snprintf(path, sizeof(path), "/dev/.vhostnet-tap%d", index);
+	failed |= mknod(path, S_IFCHR | 0600, device_of(events, index));
+	for (int i = 0; i < queues; i++) {
+		memset(&request, 0, sizeof(request));
+		request.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (queues > 1 ? IFF_MULTI_QUEUE : 0));
+		fds[i] = open(path, O_RDWR | O_CLOEXEC);
+		failed |= ioctl(fds[i], TUNSETIFF, &request);
+	}
+	unlink(path);
+	failed |= ioctl(fds[queues - 1], TUNGETIFF, &request) | ioctl(s, SIOCGIFINDEX, &request);
+	close(events);
+	return failed || request.ifr_ifindex != index ? -1 : index;
+}
+
+/*
+ * Open count macvtaps from "floor<first>" on, of so many queues, on one parent. *home is the network namespace, which
+ * whoever closes them will want.
+ */
+__attribute__((visibility("default"))) int floor_open_direct(int first, int count, int queues, const char *parent,
+							     int *fds, int *indexes, int *home)
+{
+	int s = socket_for_links(), failed = room_for((uint64_t)count * (uint64_t)queues);
+	struct queue q = { 0 };
+	struct stat status;
+	char name[IFNAMSIZ] = { 0 };
+
+	failed |= stat("/proc/thread-self/ns/net", &status);
+	*home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+	for (int i = 0; i < count; i++) {
+		snprintf(name, sizeof(name), "floor%d", first + i);
+		indexes[i] = open_macvtap(name, (uint32_t)(first + i), parent, queues, fds + i * queues, s);
+		failed |= indexes[i] < 0;
+	}
+	for (int i = 0; i < count; i++)
+		failed |= put_noqueue(s, &q, indexes[i]);
+	failed |= done(s, &q);
+	for (int i = 0; i < count; i++)
+		failed |= put_up(s, &q, indexes[i], 0);
+	failed |= done(s, &q);
+	close(s);
+	stat("/run/udev/control", &status);
 	return failed ? -1 : 0;
 }
 

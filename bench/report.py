@@ -53,6 +53,8 @@ LIMITS = (
     # 30 to 60: one by one it is the kernel's grace periods, of which each machine and each kernel has its own.
     Limit(("close 8q x 128", "one by one"), ("close 8q x 128", "close_nics"), 25, at_least=True),
     Limit(("close 8q x 128", "close_nics"), ("close 8q x 128", "bare group"), 1.15),
+    Limit(("8q x 16 macvtaps", "native"), ("8q x 16 macvtaps", "floor"), 1.15),
+    Limit(("close 8q x 16 macvtaps", "each by itself"), ("close 8q x 16 macvtaps", "close_nics"), 4, at_least=True),
     Limit(("take 8q x 1", "take"), ("take 8q x 1", "bare exchange"), 1.5),
     *(
         Limit((f"8q x {batch}, {ASIDE}", engine), (f"8q x {batch}, {NONE}", engine), 1.10)

@@ -56,8 +56,6 @@ static bool terminated(const char *name)
 
 /* ---- the acts, one after the other ----------------------------------------------------------------- */
 
-enum { UNANSWERED = 1 }; /* vn_act.error of an act that is not done yet is how many answers it waits for */
-
 /* One of an act's messages is refused, and so is the act; the first that is says why. */
 static void refuse_message(struct run *run, struct vn_act *act, const struct nlmsghdr *message, int error)
 {
@@ -215,7 +213,7 @@ static bool sound_nic(const struct vn_nic *nic, uint32_t n_bridges)
 {
 	return terminated(nic->name) && nic->name[0] && terminated(nic->wish) && memchr(nic->alias, 0, VN_ALIASSIZ) &&
 	       nic->queues >= 1 && nic->queues <= VN_MAX_QUEUES && nic->tap_fds && nic->vhost_fds && nic->tap_path &&
-	       nic->vhost_path && nic->bridge >= -1 && nic->bridge < (int64_t)n_bridges;
+	       nic->vhost_path && nic->bridge >= -1 && nic->bridge < (int64_t)n_bridges && terminated(nic->parent);
 }
 
 static bool sound_vlans(const struct vn_nic *nic)
@@ -230,7 +228,8 @@ static bool sound_vlans(const struct vn_nic *nic)
 
 static bool sound_held(const struct vn_nic *nic)
 {
-	return nic->n_tap >= 1 && nic->n_tap <= nic->queues && nic->n_vhost <= nic->queues && nic->ifindex >= 0;
+	return nic->n_tap >= !nic->macvtap && nic->n_tap <= nic->queues && nic->n_vhost <= nic->queues &&
+	       nic->ifindex >= 0;
 }
 
 /* The kernel reads 16 bits, and must not take the device for a TUN; IFF_TUN_EXCL is ours to set. */
@@ -244,9 +243,11 @@ static bool sound_for(uint32_t op, const struct vn_nic *nic)
 {
 	switch (op) {
 	case VN_TAP_OPEN:
-		return sound_flags(nic->tun_flags) && !nic->adopted;
+		return sound_flags(nic->tun_flags) && !nic->adopted && !nic->macvtap;
 	case VN_ADOPT:
-		return sound_flags(nic->tun_flags) && nic->adopted && !nic->set_mac;
+		return sound_flags(nic->tun_flags) && nic->adopted && !nic->set_mac && !nic->macvtap;
+	case VN_MACVTAP:
+		return sound_flags(nic->tun_flags) && !nic->adopted && nic->macvtap && nic->set_mac && nic->parent[0];
 	case VN_VHOST_OPEN:
 	case VN_SELFTEST:
 	case VN_ATTACH:
@@ -256,10 +257,12 @@ static bool sound_for(uint32_t op, const struct vn_nic *nic)
 		return nic->bridge >= 0 && nic->n_vlans > 0 && !nic->adopted;
 	case VN_FDB:
 		return nic->bridge >= 0 && nic->set_fdb && !nic->adopted;
+	case VN_COALESCE:
+		return !nic->adopted && !nic->macvtap;
 	case VN_TC:
 		return (nic->held || nic->rate > 0 || nic->sent_rate > 0) && !nic->adopted;
 	case VN_PERSIST:
-		return nic->persist && !nic->adopted && nic->owner >= -1 && nic->owner < UINT32_MAX &&
+		return nic->persist && !nic->adopted && !nic->macvtap && nic->owner >= -1 && nic->owner < UINT32_MAX &&
 		       nic->group >= -1 && nic->group < UINT32_MAX;
 	case VN_ALTNAME:
 	case VN_RENAME:
@@ -279,6 +282,8 @@ static bool sound_act(const struct vn_act *act, const struct vn_program *program
 	nic = &program->nics[act->nic];
 	if ((nic->failed & ACTS[act->op].needs) != ACTS[act->op].needs || nic->failed & ACTS[act->op].bars ||
 	    (act->op != VN_VHOST_OPEN && act->flags & VN_OPTIONAL) || !sound_for(act->op, nic))
+		return false;
+	if (nic->held && nic->n_tap == 0 && act->op != VN_DELETE)
 		return false;
 	nic->failed |= ACTS[act->op].makes;
 	return true;
@@ -383,6 +388,24 @@ static int find_bridges(struct run *run, const struct vn_program *program)
 	return rc;
 }
 
+/* Every link that a macvtap is to be on, before anything is made. */
+static int find_parents(struct run *run, const struct vn_program *program)
+{
+	int rc = 0;
+
+	for (uint32_t i = 0; i < program->n_acts && rc == 0; i++) {
+		struct vn_act *act = &run->acts[i];
+
+		if (act->op != VN_MACVTAP)
+			continue;
+		act->error = look_up_parent(run->nl.fd, &run->nics[act->nic]);
+		act->call = VN_CALL_SIOCGIFINDEX;
+		if (act->error < 0)
+			rc = refuse(run, act);
+	}
+	return rc;
+}
+
 /* That the bridges of NICs that are to be in VLANs heed them: where one does not, a port has all frames of all VLANs.
  */
 static int find_vlans(struct run *run, const struct vn_program *program)
@@ -464,7 +487,7 @@ static void unadopt(const struct run *run, const struct vn_program *program)
 /* Or its link would stay when its fds are closed. */
 static void unpersist(const struct vn_nic *nic)
 {
-	if (nic->persist && nic->n_tap > 0)
+	if (nic->persist && nic->n_tap > 0 && !nic->macvtap)
 		ioctl_retry(nic->tap_fds[0], TUNSETPERSIST, NULL);
 }
 
@@ -477,7 +500,8 @@ static void unmake(struct run *run, struct vn_program *program)
 	for (uint32_t i = 0; i < program->n_nics; i++) {
 		struct vn_nic *nic = &run->nics[i];
 
-		if (nic->failed && !nic->held && !nic->adopted && nic->n_tap + nic->n_vhost > 0)
+		if (nic->failed && !nic->held && !nic->adopted &&
+		    (nic->n_tap + nic->n_vhost > 0 || (nic->macvtap && nic->ifindex > 0)))
 			doomed[n++] = (struct doomed){ .nic = nic };
 		if (n == 0 || (n < DELETE_BATCH && i + 1 < program->n_nics))
 			continue;
@@ -533,7 +557,7 @@ static int check_files(struct run *run, const struct vn_program *program)
 	for (uint32_t i = 0; i < program->n_acts; i++) {
 		const struct vn_act *act = &program->acts[i];
 
-		if (act->op == VN_TAP_OPEN || act->op == VN_ADOPT ||
+		if (act->op == VN_TAP_OPEN || act->op == VN_ADOPT || act->op == VN_MACVTAP ||
 		    (act->op == VN_VHOST_OPEN && !(act->flags & VN_OPTIONAL)))
 			needed += program->nics[act->nic].queues;
 	}
@@ -578,6 +602,8 @@ static int run_acts(struct run *run, struct vn_program *program)
 
 	if (rc == 0)
 		rc = find_bridges(run, program);
+	if (rc == 0)
+		rc = find_parents(run, program);
 	if (rc == 0)
 		rc = find_vlans(run, program);
 	if (rc == 0)

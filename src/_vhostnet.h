@@ -15,23 +15,24 @@
 /* Acts, in the order of a NIC's life. */
 #define VN_TAP_OPEN 0
 #define VN_ADOPT 1
-#define VN_VHOST_OPEN 2
-#define VN_SELFTEST 3
-#define VN_QDISC 4
-#define VN_LEAVE 5
-#define VN_LINK 6
-#define VN_VLAN_ADD 7
-#define VN_VLAN_DEL 8
-#define VN_FDB 9
-#define VN_COALESCE 10
-#define VN_TC 11
-#define VN_UP 12
-#define VN_PERSIST 13
-#define VN_ATTACH 14
-#define VN_ALTNAME 15
-#define VN_RENAME 16
-#define VN_DELETE 17
-#define VN_ACTS 18
+#define VN_MACVTAP 2
+#define VN_VHOST_OPEN 3
+#define VN_SELFTEST 4
+#define VN_QDISC 5
+#define VN_LEAVE 6
+#define VN_LINK 7
+#define VN_VLAN_ADD 8
+#define VN_VLAN_DEL 9
+#define VN_FDB 10
+#define VN_COALESCE 11
+#define VN_TC 12
+#define VN_UP 13
+#define VN_PERSIST 14
+#define VN_ATTACH 15
+#define VN_ALTNAME 16
+#define VN_RENAME 17
+#define VN_DELETE 18
+#define VN_ACTS 19
 
 /* vn_act.flags */
 #define VN_OPTIONAL 1
@@ -79,6 +80,8 @@
 #define VN_CALL_RTM_DELQDISC 38
 #define VN_CALL_RTM_NEWTCLASS 39
 #define VN_CALL_RTM_NEWTFILTER 40
+#define VN_CALL_UEVENT 41
+#define VN_CALL_MKNOD 42
 
 /* One VLAN of a port, or an end of a range of them: struct bridge_vlan_info. */
 struct vn_vlan {
@@ -89,6 +92,7 @@ struct vn_vlan {
 /*
  * One NIC. The caller owns the memory, and the fds of rows that did not fail. What a run opened for a row that failed
  * is closed; the fds of a row that is held are closed by DELETE alone. VHOST_OPEN is for a row that has no vhost-net fds.
+ * A macvtap is a link of its own, and stays when its fds are closed: it is deleted, and known by its alias.
  */
 struct vn_nic {
 	/* in */
@@ -130,7 +134,11 @@ struct vn_nic {
 	uint32_t quantum;    /* bytes */
 	uint32_t sent_burst; /* of what it sends */
 	uint64_t sent_rate;  /* 0 has no limit */
+	uint8_t macvtap; /* by MACVTAP, and not TAP_OPEN; one that is held may have no fds */
+	uint32_t mode;	 /* IFLA_MACVLAN_MODE */
+	char parent[16]; /* NUL-terminated: the link it is on top of */
 	/* out */
+	int32_t parent_index;
 	uint32_t failed; /* an act of it was refused, and the later ones were left out */
 	char said[VN_SAID]; /* NUL-terminated; what the kernel said of its TC in words, when it refused that */
 };
@@ -180,6 +188,7 @@ struct vn_link {
 	uint32_t mac_len;
 	uint8_t mac[32];
 	char kind[16];  /* "" for a link of no rtnetlink kind */
+	char alias[128];
 	uint32_t ports; /* of a bridge: how many it has */
 	uint32_t tun_flags; /* of a TUN or TAP device: its ifr_flags, as TUNGETIFF has them */
 	uint32_t vlan_filtering; /* of a bridge: it heeds VLANs */

@@ -9,6 +9,8 @@
 #include "core.h"
 #include "netlink.h"
 
+enum { UNANSWERED = 1 }; /* in the place of an errno: of an act, or a message, that is not done yet */
+
 struct run {
 	struct vn_nic *nics;
 	struct vn_act *acts;

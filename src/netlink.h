@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <sys/types.h>
+
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 
@@ -37,6 +39,12 @@ int nl_open(struct netlink *nl);
 
 /* From now on a refusal may have words. */
 void nl_ask_for_words(const struct netlink *nl);
+
+/* A socket that hears what the kernel says of this network namespace's new devices, from now on. */
+int open_uevents(void);
+
+/* The number of the character device of the macvtap of this ifindex. ENODATA where the kernel said nothing of it. */
+int device_number(int events, int ifindex, dev_t *number);
 
 /* A message of this size of body, which nl_end() queues; its answers come with this tag. */
 struct nlmsghdr *nl_begin(struct netlink *nl, uint16_t type, uint16_t flags, uint32_t tag, const void *body,

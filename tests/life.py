@@ -93,6 +93,13 @@ class Life:
         program = vhostnet.plan_nics([self.wish()], engine=self.engine)
         assert vhostnet.limits(program, engine=self.engine).fds > 0
 
+    def macvtap(self):
+        """On the bridge, which is a link like any other to it."""
+        wish = {"type": "direct", "bridge": None, "source": vhostnet.DirectSource(BRIDGE)}
+        with vhostnet.open_nic(self.wish(**wish), **self.how) as nic:
+            assert len(nic.tap_fds) == 2
+        vhostnet.close_nics(vhostnet.open_nics([self.wish(**wish), self.wish(**wish)], **self.how))
+
     def elsewhere(self):
         """In another network namespace, by its fd; here it is the same one, which takes the same calls."""
         fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
@@ -100,7 +107,8 @@ class Life:
         os.close(fd)
 
 
-STEPS = [name for name, value in vars(Life).items() if callable(value) and name not in ("__init__", "wish")]
+# A macvtap takes more privileges than all else.
+STEPS = [name for name, value in vars(Life).items() if callable(value) and name not in ("__init__", "wish", "macvtap")]
 
 
 def join(name="vhostnet"):

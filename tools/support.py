@@ -21,9 +21,12 @@ PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "libvirt.md"
 OTHERWISE: Final = {
     "interface": "a network's bridge is the caller's to tell (`--network NAME=BRIDGE`): there is no daemon to ask",
     "model": "none given is virtio, with a warning; libvirt's is rtl8139 on x86",
-    "source": "with macTableManager='libvirt' the forwarding entry is static, and so stands before the port is up",
-    "target": "a generated name (`vnet7`) is given anew, from a counter that begins anywhere. managed='no': what the "
-    "last one left in the TAP (offloads, vnet_hdr) is reset; a TAP with multi_queue serves one queue, too",
+    "source": "of type direct the parent is left as it is, up or down (libvirt brings it up); in mode passthrough the "
+    "kernel puts its MAC back when the macvtap goes, and no file is needed for that. With macTableManager='libvirt' "
+    "the forwarding entry is static, and so stands before the port is up",
+    "target": "a macvtap is named as a TAP is. A generated name (`vnet7`) is given anew, from a counter that begins "
+    "anywhere. managed='no': what the last one left in the TAP (offloads, vnet_hdr) is reset; a TAP with multi_queue "
+    "serves one queue, too; a macvtap's node is /dev/tap and its ifindex, as libvirt has it",
     "driver": "a QEMU that is started is asked for 256 of tx_queue_size on a TAP, with a warning: those from 8.1 on "
     "refuse more. In a domain that is not kvm vhost-net is not used, as in libvirt, and a warning says so",
     "backend": "the paths may not lead into /proc, or up",
@@ -90,7 +93,7 @@ def element_table() -> str:
 
 def type_table() -> str:
     lines = ["| type | |", "|---|---|"]
-    lines += [f"| {kind} | a TAP |" for kind in TAP_TYPES]
+    lines += [f"| {kind} | {'a macvtap' if kind == 'direct' else 'a TAP'} |" for kind in TAP_TYPES]
     lines += [f"| {kind} | QEMU's arguments alone |" for kind in TAPLESS_TYPES]
     lines += [f"| {kind} | not yet: {way} |" for kind, way in elements.LATER_TYPES.items()]
     return "\n".join(lines)

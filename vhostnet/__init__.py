@@ -21,6 +21,7 @@ from vhostnet.errors import (
     NameBusy,
     NicClosed,
     NoSuchBridge,
+    NoSuchLink,
     NoSuchTap,
     NotABridge,
     NotPermitted,
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
     from vhostnet.host.pool import NicPool, PoolStats
     from vhostnet.host.survey import FoundNic, list_nics
     from vhostnet.host.vdpa import open_vdpa
-    from vhostnet.spec.sources import SocketSource, UserSource, VdpaSource, VhostUserSource
+    from vhostnet.spec.sources import DirectSource, SocketSource, UserSource, VdpaSource, VhostUserSource
 
 __version__ = "0.1.0"
 
@@ -71,6 +72,7 @@ __all__ = [
     "CcwAddress",
     "Cost",
     "DeviceGone",
+    "DirectSource",
     "EngineUnavailable",
     "Fds",
     "FlagMismatch",
@@ -87,6 +89,7 @@ __all__ = [
     "NicPool",
     "NicRow",
     "NoSuchBridge",
+    "NoSuchLink",
     "NoSuchTap",
     "NotABridge",
     "NotPermitted",
@@ -144,7 +147,9 @@ _LATER = {
     "NicPool": "vhostnet.host.pool",
     "PoolStats": "vhostnet.host.pool",
     "open_vdpa": "vhostnet.host.vdpa",
-    **dict.fromkeys(("SocketSource", "UserSource", "VdpaSource", "VhostUserSource"), "vhostnet.spec.sources"),
+    **dict.fromkeys(
+        ("DirectSource", "SocketSource", "UserSource", "VdpaSource", "VhostUserSource"), "vhostnet.spec.sources"
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from conftest import need
 import vhostnet
 from vhostnet import engines
 from vhostnet.engines import CALLS, Engine, _uapi
-from vhostnet.program.program import Act, Fds, NicRow, Op, Program, Shaping, TunFlag
+from vhostnet.program.program import Act, Fds, Macvtap, NicRow, Op, Program, Shaping, TunFlag
 
 
 @pytest.mark.parametrize("verb", ["run", "close", "describe", "features"])
@@ -109,6 +109,8 @@ def test_an_empty_program_does_nothing(engine):
         (ROW._replace(alias="a" * 128), 0),
         (ROW._replace(wish="a" * 16), 0),
         (ROW._replace(held=Fds((), ())), 0),
+        (ROW._replace(held=Fds((), ()), macvtap=Macvtap()), 0),  # which can be deleted, and nothing else
+        (ROW._replace(macvtap=Macvtap("p" * 16)), 0),
         (ROW._replace(held=Fds((3, 4), ())), 0),
         (ROW._replace(shaping=Shaping(1)), 0),  # one number without the others
         (ROW._replace(shaping=Shaping(1, 1, 1, 1, 0)), 0),
@@ -134,6 +136,14 @@ def test_some_acts_are_for_held_nics_and_some_for_new_ones(op):
         else:
             with pytest.raises(ValueError, match=f"{op.name} is not for a NIC that is"):
                 Program((row,), (Act(op, 0),))
+
+
+def test_some_acts_are_for_macvtaps_and_some_for_taps():
+    direct = ROW._replace(macvtap=Macvtap("p0", 2), mac=bytes(6))
+    assert Program((direct,), (Act(Op.MACVTAP, 0), Act(Op.QDISC, 0), Act(Op.UP, 0)))
+    for row, op in ((ROW, Op.MACVTAP), *((direct, op) for op in (Op.TAP_OPEN, Op.COALESCE))):
+        with pytest.raises(ValueError, match=f"{op.name}"):
+            Program((row,), (Act(op, 0),))
 
 
 def test_native_is_what_one_gets(monkeypatch):

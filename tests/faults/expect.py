@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from vhostnet import InterfaceSpec
 
 SEND: Final = 64  # messages
-RETRIED: Final = frozenset(("open", "send", "recv", "fstat"))  # and every ioctl: tried again on EINTR
+RETRIED: Final = frozenset(("open", "send", "recv", "fstat", "mknod"))  # and every ioctl: tried again on EINTR
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
  * Preloaded into a test: counts the kernel calls that one thread makes, and has the n-th fail, kill the process, or
  * bring a netlink answer that is not what the kernel said. Everything else goes through.
  *
- * Only what vhostnet calls is counted: devices under /dev, sockets, ioctls, netlink, the self-test's mapping, fds and
- * threads. A close() that is to fail closes all the same, as Linux does.
+ * Only what vhostnet calls is counted: devices under /dev and their nodes, sockets, ioctls, netlink, the self-test's
+ * mapping, fds and threads. A close() that is to fail closes all the same, as Linux does.
  */
 
 #define _GNU_SOURCE
@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -38,12 +39,15 @@ enum {
 	CLOSE,
 	GETRLIMIT,
 	THREAD,
-	SETSOCKOPT
+	SETSOCKOPT,
+	MKNOD,
+	UNLINK
 };
 enum { FAIL, KILL, TAMPER };
 enum { SHORT, TRUNCATED, OTHER_SEQ, OTHER_PORT, FOREIGN, GARBAGE, POSITIVE, LONG, TWICE, SWAPPED };
 enum { MOST = 16384, RING_BYTES = 2 * 16384 };
 
+#define NODE "/dev/.vhostnet-tap"
 #define EXPORT __attribute__((visibility("default")))
 #define REAL(name) ((typeof(&name))real(#name))
 
@@ -232,6 +236,23 @@ EXPORT int close(int fd)
 {
 	bool fail = fails(CLOSE, 0);
 	int code = errno, rc = REAL(close)(fd);
+
+	if (!fail)
+		return rc;
+	errno = code;
+	return -1;
+}
+
+EXPORT int mknod(const char *path, mode_t mode, dev_t number)
+{
+	return strncmp(path, NODE, strlen(NODE)) == 0 && fails(MKNOD, 0) ? -1 : REAL(mknod)(path, mode, number);
+}
+
+/* One that is to fail removes it all the same: nobody could take it away any more. */
+EXPORT int unlink(const char *path)
+{
+	bool fail = strncmp(path, NODE, strlen(NODE)) == 0 && fails(UNLINK, 0);
+	int code = errno, rc = REAL(unlink)(path);
 
 	if (!fail)
 		return rc;

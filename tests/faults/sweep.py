@@ -28,6 +28,7 @@ ERRNOS: Final = tuple(
 ENGINES: Final = ("native", "pure")
 BRIDGES: Final = ("flt0", "flt1")
 THERE: Final = "flt-there"
+PARENT: Final = "flt-parent"  # of macvtaps
 
 
 ENOUGH: Final = 50
@@ -80,7 +81,15 @@ def snapshot() -> dict[str, Any]:
         "links": socket.if_nameindex(),
         "bridges": {name: (link.mtu, link.ports) for name, link in bridges.items()},
         "threads": len(os.listdir("/proc/self/task")),
+        "nodes": [name for name in os.listdir("/dev") if name.startswith(".vhostnet")],
     }
+
+
+def calm() -> dict[str, Any]:
+    """As it is once the kernel is done with the threads that have ended."""
+    while len(os.listdir("/proc/self/task")) > threading.active_count():
+        time.sleep(0.01)
+    return snapshot()
 
 
 def settled(before: dict[str, Any]) -> dict[str, Any]:
@@ -318,6 +327,14 @@ def _there() -> InterfaceSpec:
     return InterfaceSpec(type="ethernet", managed=False, ifname=THERE, queues=2, vhost="off")
 
 
+def _direct(*queues: int, mode: str = "bridge") -> list[InterfaceSpec]:
+    source = vhostnet.DirectSource(PARENT, mode)
+    return [
+        InterfaceSpec(type="direct", source=source, ifname=f"flt-d{at}", queues=count, vhost="off")
+        for at, count in enumerate(queues)
+    ]
+
+
 _OF_GUEST: Final[dict[str, str]] = {"mac": "52:54:00:00:00:01"}
 
 
@@ -334,6 +351,34 @@ def deeds() -> list[Deed]:
     """All of them."""
     return [
         Deed("port settings", lambda engine: engine, lambda engine: vhostnet.open_nics(_set_up(), engine=engine)),
+        Deed(
+            "macvtaps",
+            lambda engine: engine,
+            lambda engine: vhostnet.open_nics([*_direct(2, 1), *nics(1)], engine=engine),
+        ),
+        Deed(
+            "a macvtap alone",
+            lambda engine: engine,
+            lambda engine: vhostnet.open_nic(_direct(3, mode="passthrough")[0], engine=engine),
+        ),
+        Deed(
+            "close macvtaps",
+            lambda engine: vhostnet.open_nics(_direct(2, 1, 4), engine=engine),
+            vhostnet.close_nics,
+            never_fails=True,
+        ),
+        Deed(
+            "close a macvtap",
+            lambda engine: vhostnet.open_nics(_direct(2), engine=engine)[0],
+            Nic.close,
+            never_fails=True,
+        ),
+        Deed(
+            "reset a macvtap's queues",
+            lambda engine: vhostnet.open_nics(_direct(4), engine=engine)[0],
+            Nic.reset_queues,
+        ),
+        Deed("up, a macvtap", lambda engine: vhostnet.open_nic(_direct(1)[0], engine=engine, up=False), Nic.up),
         Deed("adopt", lambda engine: engine, lambda engine: vhostnet.open_nics([_there(), *nics(1)], engine=engine)),
         Deed(
             "persist",
@@ -405,6 +450,26 @@ def sweep_crashes(batch: Batch, tally: Tally) -> None:
             tally.cases[f"{batch.name} killed {engine}"] += 1
 
 
+def sweep_macvtaps(tally: Tally) -> None:
+    """Killed at every call: what is left is a link that has our mark, and goes by it; and at worst a node in /dev."""
+    for engine in ENGINES:
+        before = calm()
+        opening = partial(vhostnet.open_nics, _direct(2, 1), engine=engine)
+        made, calls = watched(opening)
+        vhostnet.close_nics(made)
+        for index in range(len(calls)):
+            case = f"macvtaps {engine}: killed at call {index} {calls[index]}"
+            status = _killed(partial(watched, opening, Fault(index, kind=Kind.KILL)))
+            tally.check("killed", os.WTERMSIG(status) == 9, case, status)
+            vhostnet.delete_nics([nic.ifname for nic in vhostnet.list_nics()], engine=engine)
+            nodes = [name for name in snapshot()["nodes"] if name not in before["nodes"]]
+            tally.check("leak", len(nodes) <= 1, case, nodes)
+            for name in nodes:
+                os.unlink(f"/dev/{name}")
+            tally.check("leak", _gone(before), case, settled(before))
+            tally.cases[f"macvtaps killed {engine}"] += 1
+
+
 def _killed(work: Callable[[], object]) -> int:
     child = os.fork()
     if child == 0:
@@ -461,6 +526,7 @@ def crashes(_: Sequence[int], tally: Tally) -> None:
     """In a batch."""
     sweep_crashes(SEVERAL, tally)
     sweep_lasting(tally)
+    sweep_macvtaps(tally)
 
 
 def vhost(errnos: Sequence[int], tally: Tally) -> None:
@@ -516,10 +582,12 @@ def sweep(parts: Sequence[str], errnos: Sequence[int]) -> Tally:
     tally = Tally()
     vhostnet.others.bridge.make_bridge(BRIDGES[0])
     vhostnet.others.bridge.make_bridge(BRIDGES[1], mtu=9000)
+    vhostnet.others.bridge.make_bridge(PARENT)
     subprocess.run(["ip", "tuntap", "add", THERE, "mode", "tap", "multi_queue"], check=True)
     warnings.simplefilter("error")
     for engine in ENGINES:  # what is asked once a process, or imported late, is not to be counted
-        vhostnet.close_nics(vhostnet.open_nics(nics(1, 1), engine=engine))
+        vhostnet.close_nics(vhostnet.open_nics([*nics(1, 1), *_direct(1)], engine=engine))
+        vhostnet.list_nics()
         vhostnet.plan_nics(nics(1), engine=engine)
     with contextlib.suppress(Enough):
         for part in parts:

@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -108,10 +109,21 @@ static int fake_open(const char *path, int flags)
 	return refuses() ? -1 : new_fd();
 }
 
+static int uevents = -1; /* the socket that hears of new devices */
+static int made_last;	 /* the ifindex of the macvtap that was */
+
 static int fake_socket(int family, int type, int protocol)
 {
-	REQUIRE(family == AF_NETLINK && type & SOCK_CLOEXEC && protocol == NETLINK_ROUTE);
-	return refuses() ? -1 : new_fd();
+	int fd;
+
+	REQUIRE(family == AF_NETLINK && type & SOCK_CLOEXEC);
+	REQUIRE(protocol == NETLINK_ROUTE || protocol == NETLINK_KOBJECT_UEVENT);
+	if (refuses())
+		return -1;
+	fd = new_fd();
+	if (protocol == NETLINK_KOBJECT_UEVENT)
+		uevents = fd;
+	return fd;
 }
 
 /* As Linux has it, the fd is closed whatever close() answers. */
@@ -154,6 +166,24 @@ static int fake_stat(const char *path, struct stat *status)
 {
 	REQUIRE(strcmp(path, "/proc/self/fd") == 0);
 	status->st_size = byte() < 64 ? 0 : byte();
+	return refuses() ? -1 : 0;
+}
+
+static int nodes; /* that are in /dev */
+
+static int fake_mknod(const char *path, mode_t mode, dev_t number)
+{
+	REQUIRE(strncmp(path, "/dev/.vhostnet-tap", 18) == 0 && mode == (S_IFCHR | 0600));
+	(void)number;
+	if (refuses())
+		return -1;
+	nodes++;
+	return 0;
+}
+
+static int fake_unlink(const char *path)
+{
+	REQUIRE(strncmp(path, "/dev/.vhostnet-tap", 18) == 0 && nodes-- == 1);
 	return refuses() ? -1 : 0;
 }
 
@@ -330,6 +360,8 @@ static void take_message(const struct nlmsghdr *message)
 			take_group(message, *(const uint32_t *)RTA_DATA(a));
 		else if (a->rta_type == IFLA_IFNAME && message->nlmsg_type == RTM_GETLINK)
 			named = (uint32_t)ifindex_of(RTA_DATA(a));
+		else if (a->rta_type == IFLA_IFNAME && message->nlmsg_flags & NLM_F_EXCL)
+			made_last = ((const struct ifinfomsg *)NLMSG_DATA(message))->ifi_index;
 	REQUIRE(rest <= 0);
 	REQUIRE(n_asked < SENT);
 	asked_of[n_asked] = named ? named : (uint32_t)((const struct ifinfomsg *)NLMSG_DATA(message))->ifi_index;
@@ -409,6 +441,10 @@ static size_t put_link(char *to, const struct nlmsghdr *to_what, int ifindex, ui
 		.vid = { byte() },
 	};
 
+	if (ifindex >= 0x10000000 || byte() >= 224) {
+		memcpy(body.name, "macvtap", sizeof("macvtap"));
+		body.kind.rta_len = sizeof(struct rtattr) + sizeof("macvtap");
+	}
 	memcpy(body.mac, macs[ifindex % LINKS], 6);
 	return put_answer(to, to_what, RTM_NEWLINK, &body, sizeof(body));
 }
@@ -466,6 +502,29 @@ static size_t put_rubbish(char *to, size_t room)
 	return size;
 }
 
+/* What the kernel says of the device that was made last, of another, or rubbish. */
+static ssize_t put_uevent(struct msghdr *header)
+{
+	struct sockaddr_nl *from = header->msg_name;
+	char *text = header->msg_iov->iov_base;
+	size_t room = header->msg_iov->iov_len;
+	uint8_t choice = byte();
+
+	from->nl_pid = choice >= 252 ? 1 : 0;
+	header->msg_flags = choice >= 248 && choice < 252 ? MSG_TRUNC : 0;
+	errno = EAGAIN;
+	if (choice >= 240 && choice < 248)
+		return -1;
+	if (choice >= 192 && left > 0) {
+		size_t size = byte();
+
+		rubbish(text, size < room ? size : room);
+		return (ssize_t)(size < room ? size : room);
+	}
+	return snprintf(text, room, "add@/devices%cMAJOR=246%cMINOR=%u%cDEVNAME=tap%d%c", 0, 0, byte(), 0,
+			choice < 128 ? made_last : choice, 0);
+}
+
 static ssize_t fake_recvmsg(int fd, struct msghdr *header, int flags)
 {
 	struct sockaddr_nl *from = header->msg_name;
@@ -475,6 +534,8 @@ static ssize_t fake_recvmsg(int fd, struct msghdr *header, int flags)
 	REQUIRE(fd_is_open(fd) && flags & MSG_DONTWAIT);
 	if (refuses())
 		return -1;
+	if (fd == uevents)
+		return put_uevent(header);
 	choice = byte();
 	from->nl_pid = choice >= 252 ? 1 : 0;
 	header->msg_flags = choice >= 248 && choice < 252 ? MSG_TRUNC : 0;
@@ -563,6 +624,8 @@ static int fake_pthread_join(pthread_t thread)
 }
 
 #define open(path, flags) fake_open(path, flags)
+#define mknod(path, mode, number) fake_mknod(path, mode, number)
+#define unlink(path) fake_unlink(path)
 #define socket(family, type, protocol) fake_socket(family, type, protocol)
 #define close(fd) fake_close(fd)
 #define bind(fd, address, size) fake_bind(fd, address, size)
@@ -640,6 +703,15 @@ static void make_bandwidth(struct vn_nic *nic)
 		*(uint32_t *[]){ &nic->burst, &nic->ceil_burst, &nic->quantum, &nic->sent_burst }[choice - 252] ^= 1;
 }
 
+/* One that is known by its mark alone. */
+static void let_go(struct vn_nic *nic)
+{
+	while (nic->n_tap > 0)
+		fake_close(nic->tap_fds[--nic->n_tap]);
+	while (nic->n_vhost > 0)
+		fake_close(nic->vhost_fds[--nic->n_vhost]);
+}
+
 /* What it is as a port; at most 8 VLANs, or far too many. */
 static void make_port(struct vn_nic *nic)
 {
@@ -650,6 +722,7 @@ static void make_port(struct vn_nic *nic)
 	nic->set_fdb = choice >> 1 & 1;
 	nic->frames = choice;
 	nic->adopted = byte() >= 192;
+	nic->macvtap = byte() >= 192;
 	nic->persist = byte() & 1;
 	nic->owner = (int64_t)byte() - 2;
 	nic->group = -1;
@@ -685,9 +758,12 @@ static void make_nic(struct vn_nic *nic, int32_t *fds, uint32_t n_bridges)
 	nic->vhost_fds = fds + VN_MAX_QUEUES;
 	room = nic->queues < VN_MAX_QUEUES ? nic->queues : VN_MAX_QUEUES;
 	make_port(nic);
-	nic->set_mac = nic->up && !nic->adopted;
+	make_name(nic->parent, sizeof(nic->parent));
+	nic->set_mac = (nic->up || nic->macvtap) && !nic->adopted;
 	if (byte() & 1)
 		make_held(nic, room);
+	if (nic->held && nic->macvtap && byte() >= 128)
+		let_go(nic);
 	if (nic->held && byte() >= 252)
 		nic->queues = nic->n_tap - 1;
 }
@@ -702,13 +778,17 @@ static void make_act(struct vn_act *act, uint32_t n_nics)
 	act->flags = act->op == VN_VHOST_OPEN ? byte() & 3 : byte() & VN_BARRIER;
 }
 
+static uint32_t way_of(const struct vn_nic *nic)
+{
+	return nic->macvtap ? VN_MACVTAP : nic->adopted ? VN_ADOPT : VN_TAP_OPEN;
+}
+
 /* As in a plan: every new row is opened before anything else is done to it. */
 static void open_first(struct vn_program *program)
 {
 	for (uint32_t i = 0, at = 0; i < program->n_nics && at < program->n_acts; i++)
 		if (!program->nics[i].held)
-			program->acts[at++] =
-				(struct vn_act){ .op = program->nics[i].adopted ? VN_ADOPT : VN_TAP_OPEN, .nic = i };
+			program->acts[at++] = (struct vn_act){ .op = way_of(&program->nics[i]), .nic = i };
 }
 
 /* What no run survives, by the contract in the header. The core refuses more: acts in an order that means nothing. */
@@ -725,13 +805,19 @@ static bool nic_is_sound(const struct vn_nic *nic, uint32_t n_bridges)
 	if ((nic->rate > 0) != (nic->burst > 0 && nic->ceil_burst > 0 && nic->quantum > 0) ||
 	    (nic->sent_rate > 0) != (nic->sent_burst > 0))
 		return false;
-	return !nic->held || (nic->n_tap > 0 && nic->n_tap <= nic->queues && nic->n_vhost <= nic->queues);
+	return !nic->held ||
+	       (nic->n_tap + nic->macvtap > 0 && nic->n_tap <= nic->queues && nic->n_vhost <= nic->queues);
 }
 
 static bool act_is_sound(const struct vn_act *act, const struct vn_program *program)
 {
 	if (act->op > VN_DELETE || act->nic >= program->n_nics)
 		return false;
+	if (program->nics[act->nic].held && program->nics[act->nic].n_tap == 0 && act->op != VN_DELETE)
+		return false;
+	if (act->op == VN_MACVTAP)
+		return !program->nics[act->nic].held && way_of(&program->nics[act->nic]) == VN_MACVTAP &&
+		       !program->nics[act->nic].adopted && program->nics[act->nic].parent[0];
 	if (act->op == VN_VHOST_OPEN)
 		return !program->nics[act->nic].held || program->nics[act->nic].n_vhost == 0;
 	if (act->op == VN_TAP_OPEN || act->op == VN_ADOPT)
@@ -739,6 +825,8 @@ static bool act_is_sound(const struct vn_act *act, const struct vn_program *prog
 	if (act->op == VN_SELFTEST)
 		return !program->nics[act->nic].held;
 	if (act->op > VN_SELFTEST && act->op != VN_ATTACH && program->nics[act->nic].adopted)
+		return false;
+	if (program->nics[act->nic].macvtap && (act->op == VN_PERSIST || act->op == VN_COALESCE))
 		return false;
 	if (act->op == VN_TC)
 		return program->nics[act->nic].held || program->nics[act->nic].rate ||
@@ -787,7 +875,7 @@ static void check_fds(const struct vn_program *program)
 			holders += holds(&program->nics[i], fd);
 		REQUIRE(holders == (state[fd] == OPEN));
 	}
-	REQUIRE(mapped == 0 && directories == 0 && threads == 0);
+	REQUIRE(mapped == 0 && directories == 0 && threads == 0 && nodes == 0);
 }
 
 static void check_result(const struct vn_program *program, int rc)
@@ -879,7 +967,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	memset(macs, 0, sizeof(macs));
 	for (int i = 0; i < LINKS; i++)
 		macs[i][0] = 2, macs[i][5] = (uint8_t)i;
-	next_fd_number = mapped = directories = threads = 0;
+	next_fd_number = mapped = directories = threads = nodes = made_last = 0;
+	uevents = -1;
 	input = data;
 	left = size;
 	if (byte() % 8)

@@ -34,7 +34,7 @@ class AnyNetwork(dict):
 def ours(path):
     """Its NICs, but for those that are left out."""
     every = ET.parse(path).getroot().findall("devices/interface")
-    return [nic for nic in every if nic.get("type") not in ("hostdev", "direct")]
+    return [nic for nic in every if nic.get("type") != "hostdev"]
 
 
 # The NICs of boards, which libvirt tells QEMU of by -net nic, are not among them.

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from conftest import BRIDGE
 
-from vhostnet import InterfaceSpec, SpecError
+from vhostnet import DirectSource, InterfaceSpec, SpecError
 from vhostnet.program.cost import Cost, cost
 from vhostnet.program.plan import Features, plan, plan_delete, plan_reset, plan_take, resolve, tun_flags, vhost_policy
 from vhostnet.program.program import Act, Fds, Link, Op, TunFlag, held_row
@@ -47,7 +47,7 @@ def test_a_batch_runs_all_of_one_kind_before_the_next(seed, other):
 def test_what_has_no_tap_cannot_be_made(specs):
     with pytest.raises(SpecError, match="type='user' has no TAP, so there is nothing to open") as caught:
         plan(specs, ["a", "b"][: len(specs)], ALL)
-    assert caught.value.expected == "bridge or ethernet or network"
+    assert caught.value.expected == "bridge or ethernet or network or direct"
 
 
 def test_up_waits_for_every_answer_and_nothing_else_does(seed, other):
@@ -221,3 +221,35 @@ def test_the_default_qdisc_takes_twenty_times_the_memory(seed):
 
 def test_what_exists_costs_nothing_more():
     assert cost(plan_delete([HELD]))[:2] == (0, 0)
+
+
+# --- macvtaps --------------------------------------------------------------------------------------------
+
+
+def direct(dev="eth0", mode="vepa", **fields):
+    return InterfaceSpec(type="direct", source=DirectSource(dev, mode), **fields)
+
+
+def test_a_macvtap_takes_the_place_of_a_tap(other):
+    specs = [direct(queues=8, mac="52:54:00:00:00:01"), other, direct(mode="passthrough", vhost="off")]
+    program = plan(specs, ["m0", "t0", "m1"], ALL)
+    assert [(act.op.name, act.nic) for act in program.acts] == [
+        *[("TAP_OPEN", 1), ("MACVTAP", 0), ("MACVTAP", 2), ("VHOST_OPEN", 0), ("VHOST_OPEN", 1)],
+        *[("QDISC", 0), ("QDISC", 1), ("QDISC", 2), ("LINK", 1), ("UP", 0), ("UP", 1), ("UP", 2)],
+    ]
+    lines = str(program).splitlines()
+    told = "8 queues  vepa on eth0  tap no_pi vnet_hdr multi_queue  mac 52:54:00:00:00:01"
+    assert " ".join(lines[1].split()) == f"1 MACVTAP m0 {told}".replace("  ", " ")
+    assert "passthrough on eth0" in lines[2]
+
+
+def test_one_mac_is_one_macvtap_of_a_link():
+    twice = [direct(mac="52:54:00:00:00:01"), direct(mac="52:54:00:00:00:01")]
+    with pytest.raises(SpecError, match="asked for twice on link 'eth0'"):
+        plan(twice, ["a", "b"], ALL)
+    assert plan([twice[0], direct("eth1", mac="52:54:00:00:00:01")], ["a", "b"], ALL)
+
+
+def test_what_a_macvtap_costs():
+    taken = cost(plan([direct(queues=8, vhost="off")], ["a"], ALL))
+    assert (taken.fds, taken.ports) == (8, {})

@@ -31,6 +31,7 @@ PLACES = {
     "boot": "<boot order=",
     "bridge": "<source bridge=",
     "ccw": "<address",
+    "direct": "<(source|mtu|port|frames|vlan|virtualport|filterref|script|target|backend|bandwidth|ip|interface)[ >]",
     "doctype": "DOCTYPE|not well-formed",
     "document": "not well-formed|is not an interface",
     "encoding": "not well-formed|encoding=",

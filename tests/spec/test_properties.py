@@ -15,6 +15,7 @@ import vhostnet
 from vhostnet import (
     Bandwidth,
     CcwAddress,
+    DirectSource,
     InterfaceSpec,
     MmioAddress,
     PciAddress,
@@ -88,6 +89,7 @@ WHERE = {
 }
 HOSTS = st.from_regex(r"[a-z0-9.,:=-]{1,20}", fullmatch=True)
 PORTS = st.integers(1, 65535)
+LINKS = st.from_regex(r"[a-z0-9.,=-]{3,15}", fullmatch=True)
 ON_PCI = {"rom_bar": MAYBE, "rom_file": st.none() | TEXT, "acpi_index": st.none() | st.integers(1, 16383)}
 SPECS = st.one_of(
     st.builds(
@@ -108,6 +110,14 @@ SPECS = st.one_of(
         address=st.none() | PCI,
         **ANY,
         **ON_PCI,
+    ),
+    st.builds(
+        InterfaceSpec,
+        type=st.just("direct"),
+        source=st.builds(DirectSource, LINKS, st.sampled_from(["vepa", "bridge", "private", "passthrough"])),
+        address=st.none() | PCI,
+        **{name: strategy for name, strategy in ANY.items() if name != "mtu"},
+        **VIRTIO,
     ),
 )
 REST = {name: ANY[name] for name in ("mac", "alias", "boot_order")}  # of what has no TAP

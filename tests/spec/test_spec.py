@@ -112,7 +112,7 @@ BAD = [
     ("bridge", "a/b"),
     ("bridge", ".."),
     ("bridge", ""),
-    ("type", "direct"),
+    ("type", "hostdev"),
     ("model", ""),
     ("model", "a" * 64),
     ("model", "e1000,mac=x"),

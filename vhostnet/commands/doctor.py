@@ -20,7 +20,16 @@ from vhostnet.engines import Engine, _uapi
 from vhostnet.errors import EngineUnavailable, HostError, SpecError, VhostnetError, host_error, vhost_problem
 from vhostnet.host import opening
 from vhostnet.host.effects import effects, without_tap
-from vhostnet.host.reasons import describe, free_files, free_memory, joined, name_taken, unfit_bridge, unfit_taps
+from vhostnet.host.reasons import (
+    describe,
+    free_files,
+    free_memory,
+    joined,
+    name_taken,
+    unfit_bridge,
+    unfit_parents,
+    unfit_taps,
+)
 from vhostnet.host.vdpa import open_vdpa
 from vhostnet.others import bridge, surroundings, udev
 from vhostnet.process.files import allowed_files, open_files
@@ -94,6 +103,7 @@ def _examine_taps(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
     yield from _resources(program)
     yield from _joined(engine, program, specs)
     yield from _adopted(engine, program)
+    yield from _parents(engine, program)
     yield from _names(engine, program, specs)
     yield from _bandwidth(specs)
     yield from (Check("mtu", "note", effect) for effect in effects(specs, program, engine=engine.name))
@@ -359,6 +369,11 @@ def _bandwidth(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
 def _adopted(engine: Engine, program: Program) -> Iterator[Check]:
     """TAPs that are to be there."""
     return (_failed("TAP", unfit) for unfit in unfit_taps(engine, program))
+
+
+def _parents(engine: Engine, program: Program) -> Iterator[Check]:
+    """Links that macvtaps are to be on."""
+    return (_failed("link", unfit) for unfit in unfit_parents(engine, program))
 
 
 def _names(engine: Engine, program: Program, specs: Sequence[InterfaceSpec]) -> Iterator[Check]:

@@ -33,13 +33,13 @@ def nic_line(nic: vhostnet.FoundNic) -> str:
     detached = f" {nic.detached} detached" if nic.detached else ""
     parts = [
         f"{nic.ifname:<15}",
-        f"{nic.bridge or '-':<15}",
+        f"{nic.bridge or nic.parent or '-':<15}",
         f"{'UP' if nic.up else 'DOWN':<4}",
-        f"queues {nic.attached}{detached}",
+        f"queues {nic.attached or '?'}{detached}",
         f"made by {nic.mark.pid}" + ("" if nic.mark.maker_lives else " (gone)"),
         "held by " + (" ".join(f"{shlex.quote(holder.command)}({holder.pid})" for holder in nic.holders) or "?"),
         *(["parked"] if nic.mark.parked else []),
-        *(["persistent"] if nic.persistent else []),
+        *([nic.kind] if nic.kind == "macvtap" else ["persistent"] if nic.persistent else []),
     ]
     return "  ".join(parts)
 

@@ -94,7 +94,7 @@ def _rows(
     rows = []
     for row in nics:
         name, queues, flags, tap_path, vhost_path, bridge, master, mtu, mac, no_ipv6, alias, wish = row[:12]
-        ifindex, held, up, port, frames, adopted, persist, shaping = row[12:]
+        ifindex, held, up, port, frames, adopted, persist, shaping, macvtap = row[12:]
         vhosts = taps + queues
         joined = bridges.setdefault((bridge.encode(), master), len(bridges)) if bridge else -1
         fds: tuple[Any, ...] = 0, taps, vhosts
@@ -102,8 +102,10 @@ def _rows(
             fds = 1, taps, vhosts, len(held.tap), len(held.vhost), ifindex
             taps[0 : len(held.tap)] = held.tap
             vhosts[0 : len(held.vhost)] = held.vhost
-        if port is not PORT or frames or adopted or persist or shaping is not UNSHAPED:
+        if port is not PORT or frames or adopted or persist or shaping is not UNSHAPED or macvtap:
             fds = *_with_port(fds, port, frames, vlans), adopted, bool(persist), *(persist or _NOBODY), *shaping
+        if macvtap:
+            fds = *fds, True, macvtap.mode, macvtap.parent.encode()
         what = name.encode(), _string(tap_path), _string(vhost_path), queues, flags, joined, mtu
         rows.append((*what, mac or _NO_MAC, bool(mac), no_ipv6, up, wish.encode(), alias.encode(), *fds))
         taps = vhosts + queues
@@ -190,4 +192,5 @@ def _close_made(rows: Sequence[NicRow], nics: Any) -> None:
 def _link(name: str, link: Any) -> Link:
     mac = bytes(ffi.buffer(link.mac, link.mac_len))
     kind, filtering = ffi.string(link.kind).decode(), bool(link.vlan_filtering)
-    return Link(name, link.ifindex, kind, link.mtu, mac, link.ports, link.tun_flags, filtering)
+    alias = ffi.string(link.alias).decode("utf-8", "replace")
+    return Link(name, link.ifindex, kind, link.mtu, mac, link.ports, link.tun_flags, filtering, alias)

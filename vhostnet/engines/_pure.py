@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._acts import ACTS, Nic, Running
 from vhostnet.engines._calls import ioctl, keep_mac, open_device, refusal
-from vhostnet.engines._links import Bridge, ask_vlans, describe
+from vhostnet.engines._links import Bridge, ask_vlans, describe, look_up_parent
 from vhostnet.engines._protocol import ActResult, NicResult, Result, failures_of
 from vhostnet.engines._removal import DELETE_BATCH, Doomed, claim, close_fds, delete_links, netns_of
 from vhostnet.engines._rtnetlink import NL_BATCH, NL_DISPENSABLE, NL_MESSAGE, NL_SEND, Netlink, error_of
@@ -47,7 +47,8 @@ class _Run:
         if any(running.act.op == Op.TC for running in self.acts):
             self.netlink.ask_for_words()  # what it lacks for that a kernel says in words alone: there is one errno
         try:
-            ready = self._check_files() and self._find_bridges() and self._find_vlans() and self._claim_held()
+            ready = self._check_files() and self._find_bridges() and self._find_parents() and self._find_vlans()
+            ready = ready and self._claim_held()
             done = ready and all(map(self._step, self.acts)) and self._flush() and self._keep_macs()
             self._unmake(every=not done)
         except BaseException:
@@ -62,7 +63,7 @@ class _Run:
         # Of those that are held, what this run opened: vhost-net fds of one that had none.
         held = [nic for nic in failed if nic.row.held and not nic.row.held.vhost]
         close_fds([Doomed([], nic.vhost_fds, 0) for nic in held])
-        close_fds([Doomed(nic.tap_fds, nic.vhost_fds, 0) for nic in failed if nic.row.adopted and not nic.row.held])
+        close_fds([nic.doomed() for nic in failed if nic.row.adopted and not nic.row.held])
         failed = [nic for nic in failed if not (nic.row.held or nic.row.adopted)]
         for first in range(0, len(failed), DELETE_BATCH):
             doomed = [nic.doomed() for nic in failed[first : first + DELETE_BATCH]]
@@ -70,7 +71,7 @@ class _Run:
             for d, nic in zip(doomed, failed[first:], strict=False):
                 if d.error and d.ifindex and not self.undo:
                     self.undo = ActResult(d.error, d.call, None, 0)
-                if d.error and nic.row.persist and nic.tap_fds:  # or its link would stay
+                if d.error and nic.row.persist and nic.tap_fds and not nic.row.macvtap:  # or its link would stay
                     with contextlib.suppress(OSError):
                         ioctl(nic.tap_fds[0], uapi.TUNSETPERSIST, 0, "TUNSETPERSIST")
                 d.error = 0  # so that it is closed
@@ -98,6 +99,19 @@ class _Run:
                     found[name].add_port()
             except OSError as error:
                 if not self._blame(Op.LINK, number, error):
+                    return False
+        return True
+
+    def _find_parents(self) -> bool:
+        """Every link that a macvtap is to be on, before anything is made."""
+        for running in self.acts:
+            nic = self.nics[running.act.nic]
+            if running.act.op != Op.MACVTAP or not nic.row.macvtap:
+                continue
+            try:
+                nic.parent, nic.mtu = look_up_parent(self.netlink.fileno(), nic.row.macvtap.parent)
+            except OSError as error:
+                if not self._refuse(running, error):
                     return False
         return True
 

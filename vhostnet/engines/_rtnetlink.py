@@ -17,6 +17,7 @@ from vhostnet.engines._calls import kernel_call, retry
 from vhostnet.engines._protocol import words_in
 from vhostnet.engines._uapi import (
     NETLINK_EXT_ACK,
+    NETLINK_KOBJECT_UEVENT,
     NETLINK_ROUTE,
     NLM_F_ACK_TLVS,
     NLM_F_CAPPED,
@@ -35,6 +36,9 @@ NL_SEND: Final = NL_BATCH * NL_MESSAGE
 # Of a tag: what the message is about may be missing, or be of another kind (ENOENT, EINVAL), and that is good, too.
 NL_DISPENSABLE: Final = 1 << 31
 ANSWER_BYTES: Final = 32768  # what the kernel puts into one datagram of a listing, at the most
+
+_UEVENTS: Final = 1  # the kernel's own, of its two groups
+_UEVENT_BYTES: Final = 4096  # more than one is: UEVENT_BUFFER_SIZE, and its head
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -150,6 +154,44 @@ class Netlink:
                     answers += 1
             at += (size + 3) & ~3
         return answers
+
+
+def open_uevents() -> socket.socket:
+    """One that hears what the kernel says of this network namespace's new devices, from now on."""
+    with kernel_call("uevent"):
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_KOBJECT_UEVENT)
+        try:
+            opened.bind((0, _UEVENTS))
+        except BaseException:
+            close_fd(opened.detach())
+            raise
+        return opened
+
+
+def device_number(events: socket.socket, ifindex: int) -> int:
+    """That of the character device of the macvtap of this ifindex. ENODATA where the kernel said nothing of it.
+
+    It is said inside the send that makes the link: what is not there now will never come.
+    """
+    wanted = f"tap{ifindex}".encode()
+    with kernel_call("uevent"):
+        try:
+            while True:
+                said = _next_uevent(events)
+                if said.get(b"DEVNAME") == wanted and b"MAJOR" in said and b"MINOR" in said:
+                    return os.makedev(int(said[b"MAJOR"]), int(said[b"MINOR"]))
+        except BlockingIOError:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA)) from None
+
+
+def _next_uevent(events: socket.socket) -> dict[bytes, bytes]:
+    """The variables of one; none of what is no whole one of the kernel's."""
+    data = bytearray(_UEVENT_BYTES)
+    size, _, flags, sender = retry(events.recvmsg_into, [data], 0, socket.MSG_DONTWAIT)
+    if sender[0] != 0 or flags & socket.MSG_TRUNC:
+        return {}
+    pairs = (text.partition(b"=") for text in bytes(data[:size]).split(b"\0"))
+    return {name: value for name, equals, value in pairs if equals}
 
 
 def malformed() -> OSError:

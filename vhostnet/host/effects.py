@@ -23,7 +23,8 @@ def effects(
     names = list(dict.fromkeys(nic.bridge for nic in program.nics if nic.bridge))
     bridges = call_inside(netns, describe, engines.select(engine), names)
     made = [spec for spec in specs if spec.tap]
-    return (*without_tap(specs), *_falling(program.nics, bridges), *_unknown(made, program.nics, bridges))
+    falling, unknown = _falling(program.nics, bridges), _unknown(made, program.nics, bridges)
+    return (*without_tap(specs), *falling, *unknown, *_staying(program.nics))
 
 
 def without_tap(specs: Sequence[InterfaceSpec]) -> tuple[str, ...]:
@@ -37,6 +38,17 @@ _WHOSE: Final = {
     "vdpa": "exec opens the device's node for QEMU, which locks the guest's memory (ulimit -l, LimitMEMLOCK=)",
     **dict.fromkeys(("udp", "mcast", "server", "client"), "QEMU opens the socket"),
 }
+
+
+def _staying(rows: Sequence[NicRow]) -> Iterator[str]:
+    for row in rows:
+        if row.macvtap:
+            yield f"{row.ifname}: a macvtap stays when nobody has it open any more: vhostnet delete {row.ifname}"
+        if row.macvtap and row.macvtap.mode == _PASSTHROUGH:
+            yield f"{row.ifname}: {row.macvtap.parent} has the guest's MAC for as long, and no other macvtap"
+
+
+_PASSTHROUGH: Final = 8
 
 
 def _falling(rows: Sequence[NicRow], bridges: Mapping[str, Link]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from typing import Final
 
 from vhostnet import engines
 from vhostnet.engines import Engine
@@ -13,14 +14,16 @@ from vhostnet.host.reasons import refusal
 from vhostnet.host.survey import FoundNic, survey
 from vhostnet.process.netns import NetNs, call_inside
 from vhostnet.program.plan import plan_delete
+from vhostnet.program.program import Fds, Macvtap, held_row
 from vhostnet.spec.interface import InterfaceSpec
 
 
 def delete_nics(names: Sequence[str], *, engine: str = "auto", netns: NetNs | None = None) -> None:
     """Delete these NICs, which are marked as ours and which nobody has open, in one round; all of them or none.
 
-    Each is opened first: by its fd it is proven that it is the one that was found. Raises NoSuchTap for one that is not
-    there, or that carries no mark; NameBusy for one that somebody has open; and what opening it raises.
+    Each is opened first: by its fd it is proven that it is the one that was found. A macvtap is known by its mark.
+    Raises NoSuchTap for one that is not there, or that carries no mark; NameBusy for one that somebody has open; and
+    what opening it raises.
     """
     if names:
         call_inside(netns, _delete, engines.select(engine), list(dict.fromkeys(names)))
@@ -30,9 +33,11 @@ def _delete(engine: Engine, names: Sequence[str]) -> None:
     there = {nic.ifname: nic for nic in survey()}
     for name in names:
         _check(name, there.get(name))
-    specs = [InterfaceSpec(type="ethernet", managed=False, ifname=name, vhost="off") for name in names]
-    rows = []
-    for nic in make_nics(engine, specs, How("off", "noqueue")):
+    macvtaps = [there[name] for name in names if there[name].kind == "macvtap"]
+    rows = [held_row(nic.ifname, nic.ifindex, _NO_FDS, nic.mark.text, macvtap=Macvtap()) for nic in macvtaps]
+    taps = [name for name in names if there[name].kind != "macvtap"]
+    specs = [InterfaceSpec(type="ethernet", managed=False, ifname=name, vhost="off") for name in taps]
+    for nic in make_nics(engine, specs, How("off", "noqueue")) if specs else ():
         # It is whoever's it is: by ifindex and fd, and not by a name that may be another's by now.
         rows.append(nic.held()._replace(adopted=False, ifindex=there[nic.ifname].ifindex))
         nic.detach()
@@ -41,6 +46,9 @@ def _delete(engine: Engine, names: Sequence[str]) -> None:
     engine.close([rows[program.acts[failure.act].nic].fds for failure in result.failures])
     if result.failures:
         raise refusal(program, result.failures[0])
+
+
+_NO_FDS: Final = Fds((), ())
 
 
 def _check(name: str, found: FoundNic | None) -> None:

@@ -22,6 +22,11 @@ class Mark(NamedTuple):
     parked: bool
 
     @property
+    def text(self) -> str:
+        """As a link has it."""
+        return f"{_HEAD}:{self.uuid}:{self.pid}:{self.started}{_PARKED if self.parked else ''}"
+
+    @property
     def maker_lives(self) -> bool:
         """The process that made it is still there, and is no other of the same pid."""
         return started(self.pid) == self.started

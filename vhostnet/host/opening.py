@@ -16,11 +16,20 @@ from vhostnet.errors import HostError, NameBusy, SpecError, host_error
 from vhostnet.host.closing import await_names
 from vhostnet.host.marks import make_marks
 from vhostnet.host.nic import Nic, Run, settle_later
-from vhostnet.host.reasons import describe, explained, free_memory, joined, refusals, unfit_bridge, unfit_taps
+from vhostnet.host.reasons import (
+    describe,
+    explained,
+    free_memory,
+    joined,
+    refusals,
+    unfit_bridge,
+    unfit_parents,
+    unfit_taps,
+)
 from vhostnet.others import udev
 from vhostnet.process.files import allowed_files, open_files
 from vhostnet.process.forks import under_way
-from vhostnet.process.netns import NetNs, call_inside
+from vhostnet.process.netns import Home, NetNs, call_inside
 from vhostnet.program.cost import Limits
 from vhostnet.program.plan import QDISCS, Features, Qdisc, plan, resolve
 from vhostnet.program.program import MAX_PORTS, Op, Persist, Program
@@ -231,17 +240,32 @@ def _make(engine: Engine, specs: Sequence[InterfaceSpec], how: How, names: Seque
         up=how.up,
         persist=how.persist,
     )
-    with under_way:
-        result = engine.run(program)
-        if how.selftest:
-            _note_selftest(program, result)
-        if result.failures:
-            return _go_on(engine, specs, how, program, result, tries)
-        return [Nic(spec, engine, Run(program, result, row)) for row, spec in enumerate(specs)]
+    home = Home() if any(row.macvtap for row in program.nics) else None
+    try:
+        with under_way:
+            result = engine.run(program)
+            if how.selftest:
+                _note_selftest(program, result)
+            if result.failures:
+                return _go_on(engine, specs, how, program, result, tries, home)
+            return [_nic(spec, engine, Run(program, result, row), home) for row, spec in enumerate(specs)]
+    finally:
+        if home:
+            home.release()
+
+
+def _nic(spec: InterfaceSpec, engine: Engine, run: Run, home: Home | None) -> Nic:
+    return Nic(spec, engine, run, home=home if spec.type == "direct" else None)
 
 
 def _go_on(
-    engine: Engine, specs: Sequence[InterfaceSpec], how: How, program: Program, result: Result, tries: int
+    engine: Engine,
+    specs: Sequence[InterfaceSpec],
+    how: How,
+    program: Program,
+    result: Result,
+    tries: int,
+    home: Home | None,
 ) -> list[Nic]:
     """After a refusal: once more where it was only for a name, and otherwise as *how* says."""
     refused = refusals(program, result)
@@ -253,7 +277,7 @@ def _go_on(
     made: list[Any] = [
         explained(engine, program, refused[row], _networks(specs))
         if row in refused
-        else Nic(spec, engine, Run(program, result, row))
+        else _nic(spec, engine, Run(program, result, row), home)
         for row, spec in enumerate(specs)
         if row not in snatched
     ]
@@ -292,7 +316,7 @@ def _plan(engine: Engine, specs: Sequence[InterfaceSpec], vhost: VhostPolicy | N
         unfit = unfit_bridge(name, links.get(name), nics, _networks(specs).get(name))
         if unfit:
             raise unfit
-    for unfit in unfit_taps(engine, program):
+    for unfit in (*unfit_taps(engine, program), *unfit_parents(engine, program)):
         raise unfit
     return resolve(program, links)
 

@@ -343,6 +343,10 @@ def _kind(spec: InterfaceSpec) -> tuple[bool, bool]:
 
 
 def _check(shape: InterfaceSpec, size: int, low: int | None, max_age: float | None) -> None:
+    if shape.type == "direct":
+        raise SpecError(
+            "is for no pool", attribute="type", value=shape.type, expected="type bridge, ethernet or network"
+        )
     if shape.ifname is not None and not is_template(shape.ifname):
         raise SpecError("is one name for many", attribute="ifname", value=shape.ifname, expected="a template with %d")
     if not (type(size) is int and size > 0):

@@ -24,7 +24,8 @@ _POLICE: Final = 5 * _KIB  # with its ingress
 # Turns at RTNL, the lock that all of the host's network configuration takes, one at a time.
 # TAP_OPEN: two MACs, the ifindex, and the look at the MAC when all is done.
 _ONCE: Final = ("QDISC", "LEAVE", "LINK", "VLAN_ADD", "VLAN_DEL", "FDB", "COALESCE", "UP", "ALTNAME", "RENAME")
-_TURNS_EACH_NIC: Final = {Op.TAP_OPEN: 4, Op.ADOPT: 2, Op.DELETE: 4, **{Op[name]: 1 for name in _ONCE}}
+# MACVTAP: it is made, and told its mark.
+_TURNS_EACH_NIC: Final = {Op.TAP_OPEN: 4, Op.ADOPT: 2, Op.MACVTAP: 2, Op.DELETE: 4, **{Op[name]: 1 for name in _ONCE}}
 _TURNS_EACH_QUEUE: Final = 2  # to attach it, and to ask whose it is
 _TURNS_EACH_BRIDGE: Final = 2
 
@@ -49,7 +50,7 @@ class Limits(NamedTuple):
 
 def cost(program: Program) -> Cost:
     """What running *program* takes; vhost-net counts where it is tried."""
-    rows = [program.nics[act.nic] for act in program.acts if act.op == Op.TAP_OPEN]
+    rows = [program.nics[act.nic] for act in program.acts if act.op in (Op.TAP_OPEN, Op.MACVTAP)]
     vhost = sum(program.nics[act.nic].queues for act in program.acts if act.op == Op.VHOST_OPEN)
     noqueue = {act.nic for act in program.acts if act.op == Op.QDISC}
     noqueue |= {number for number, row in enumerate(program.nics) if row.shaping.rate}  # the root is HTB

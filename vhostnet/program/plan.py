@@ -6,6 +6,8 @@ bridges that are only named: nothing is made where one is missing. Then:
 1. ADOPT       a TAP that is there is opened first, if any: what it is decides. Nothing of it is changed.
    TAP_OPEN    the first queue creates the device (IFF_TUN_EXCL: a name somebody else holds is an error and
                never shared), the others attach.
+   MACVTAP     in its place for one of type direct: the link, whole and marked by one send, and then its queues. There
+               is nothing left for LINK.
 2. VHOST_OPEN  what can fail for want of a driver fails before anything can be seen on the network.
 3. SELFTEST    where asked for: a private vhost-net fd is wired to the first TAP and thrown away.
 4. QDISC       noqueue before UP. IFF_MULTI_QUEUE gives the device 256 transmit queues, and UP would give
@@ -39,16 +41,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
-from typing import Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
 
 from vhostnet.errors import SpecError
 from vhostnet.program.program import (
+    MACVTAP_MODES,
     MAX_VLANS,
     PORT,
     UNSHAPED,
     Act,
     Fds,
     Link,
+    Macvtap,
     NicRow,
     Op,
     Persist,
@@ -63,6 +67,9 @@ from vhostnet.spec.interface import TAP_TYPES, VNET_HDR_MODELS, InterfaceSpec, V
 from vhostnet.spec.mac import octets, tap_mac
 from vhostnet.spec.parts import MAX_BURST, TICK, Bandwidth, Rate, Vlan, burst_ticks
 from vhostnet.values import dataclass
+
+if TYPE_CHECKING:
+    from vhostnet.spec.sources import DirectSource  # a source is for few
 
 DEFAULT_MTU: Final = 1500  # what the kernel gives a new TAP
 
@@ -133,17 +140,21 @@ def plan(
         policies.append(vhost_policy(spec, vhost))
     if park:  # its port is whoever takes it to set
         rows = [row._replace(port=PORT, frames=0, shaping=UNSHAPED) for row in rows]
-    adopted = tuple([number for number, spec in enumerate(specs) if spec.managed is False])
+    adopted = tuple([number for number, row in enumerate(rows) if row.adopted])
+    macvtaps = tuple([number for number, row in enumerate(rows) if row.macvtap])
     rooted = tuple([number for number, row in enumerate(rows) if row.shaping.rate])
-    acts = _acts(tuple(policies), adopted, rooted, _settings(rows), qdisc, selftest, up and not park)
+    acts = _acts(tuple(policies), adopted, macvtaps, rooted, _settings(rows), qdisc, selftest, up and not park)
     if persist:
         rows, acts = _lasting(rows, acts, persist)
     return Program(tuple(rows), acts, keep)
 
 
 def _lasting(rows: list[NicRow], acts: tuple[Act, ...], persist: Persist) -> tuple[list[NicRow], tuple[Act, ...]]:
-    """What is there already lasts anyway."""
-    every = [number for number, row in enumerate(rows) if not row.adopted]
+    """What is there already lasts anyway, and so does a macvtap, whose node is root's."""
+    for name, value in persist._asdict().items():
+        if value >= 0 and any(row.macvtap for row in rows):
+            raise SpecError("means nothing to type direct", attribute=name, value=value, expected="none")
+    every = [number for number, row in enumerate(rows) if not (row.adopted or row.macvtap)]
     lasting = [row if row.adopted else row._replace(persist=persist) for row in rows]
     return lasting, acts + tuple(Act(Op.PERSIST, nic, barrier=nic == every[0]) for nic in every)
 
@@ -175,6 +186,7 @@ def _settings_of(row: NicRow) -> tuple[Op, ...]:
 def _acts(
     policies: tuple[VhostPolicy, ...],
     adopted: tuple[int, ...],
+    macvtaps: tuple[int, ...],
     rooted: tuple[int, ...],
     settings: tuple[tuple[Op, ...], ...],
     qdisc: Qdisc,
@@ -182,15 +194,17 @@ def _acts(
     up: bool,
 ) -> tuple[Act, ...]:
     every = [nic for nic in range(len(policies)) if nic not in adopted]
+    taps = [nic for nic in every if nic not in macvtaps]
     wanted = [nic for nic, policy in enumerate(policies) if policy != "off"]
     acts = [Act(Op.ADOPT, nic) for nic in adopted]
-    acts += [Act(Op.TAP_OPEN, nic) for nic in every]
+    acts += [Act(Op.TAP_OPEN, nic) for nic in taps]
+    acts += [Act(Op.MACVTAP, nic) for nic in macvtaps]
     acts += [Act(Op.VHOST_OPEN, nic, optional=policies[nic] == "auto") for nic in wanted]
     if selftest:
         acts += [Act(Op.SELFTEST, nic) for nic in wanted[:1]]
     if qdisc == "noqueue":
         acts += [Act(Op.QDISC, nic) for nic in every if nic not in rooted]
-    acts += [Act(Op.LINK, nic) for nic in every]
+    acts += [Act(Op.LINK, nic) for nic in taps]
     for op in _SETTINGS:
         acts += [Act(op, nic) for nic, ops in enumerate(settings) if op in ops]
     if up:
@@ -304,6 +318,8 @@ def resolve(program: Program, bridges: Mapping[str, Link]) -> Program:
 def _row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRow:
     if spec.managed is False:
         return NicRow(name, spec.queues, tun_flags(spec, features), spec.tap_path, spec.vhost_path, adopted=True)
+    if spec.type == "direct":
+        return _direct_row(spec, name, mark, features)
     bridge, mtu = _bridge_and_mtu(spec)
     return NicRow(
         name,
@@ -321,6 +337,25 @@ def _row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRo
         frames=spec.rx_frames or 0,
         shaping=shaping_of(spec.bandwidth),
     )
+
+
+def _direct_row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRow:
+    """The guest's own MAC: on the way to the network there is no bridge. The MTU is the parent's."""
+    source = cast("DirectSource", spec.source)
+    return NicRow(
+        name,
+        spec.queues,
+        tun_flags(spec, features),
+        spec.tap_path,
+        spec.vhost_path,
+        mac=octets(spec.mac),
+        no_ipv6=features.ipv6,
+        alias=mark,
+        macvtap=Macvtap(source.dev, _MODES[source.mode]),
+    )
+
+
+_MODES: Final = {word: number for number, word in MACVTAP_MODES.items()}
 
 
 def _port(spec: InterfaceSpec) -> Port:
@@ -425,11 +460,17 @@ def _check_unique(what: str, values: Sequence[str]) -> None:
 
 
 def _check_macs(specs: Sequence[InterfaceSpec]) -> None:
-    """A bridge forwards by MAC, so one MAC is one port of it. Clones of a VM on a bridge each are no harm."""
-    twice = _first_twice([(spec.bridge, spec.mac) for spec in specs if spec.bridge])
-    if twice is not None:
-        bridge, mac = twice
-        raise SpecError(f"is asked for twice on bridge {bridge!r} in one batch", attribute="mac", value=mac)
+    """A bridge forwards by MAC, so one MAC is one port of it. Clones of a VM on a bridge each are no harm.
+
+    So does a link that macvtaps are on.
+    """
+    bridges = [(spec.bridge, spec.mac) for spec in specs if spec.bridge]
+    parents = [(cast("DirectSource", spec.source).dev, spec.mac) for spec in specs if spec.type == "direct"]
+    for what, places in (("bridge", bridges), ("link", parents)):
+        twice = _first_twice(places)
+        if twice is not None:
+            place, mac = twice
+            raise SpecError(f"is asked for twice on {what} {place!r} in one batch", attribute="mac", value=mac)
 
 
 def _first_twice(values: Sequence[_T]) -> _T | None:

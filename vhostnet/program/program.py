@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, cast
 from vhostnet.spec.interface import MAX_QUEUES
 from vhostnet.values import dataclass
 
+MACVTAP_MODES: Final = {1: "private", 2: "vepa", 4: "bridge", 8: "passthrough"}  # enum macvlan_mode
 IFNAMSIZ: Final = 16  # bytes of an interface name, its NUL with them
 ALIASSIZ: Final = 128  # bytes of a mark, likewise; the kernel would take 256
 MAX_VLANS: Final = 1024  # of one port, in one message: a range counts as two
@@ -19,22 +20,23 @@ class Op(enum.IntEnum):
 
     TAP_OPEN = 0
     ADOPT = 1
-    VHOST_OPEN = 2
-    SELFTEST = 3
-    QDISC = 4
-    LEAVE = 5
-    LINK = 6
-    VLAN_ADD = 7
-    VLAN_DEL = 8
-    FDB = 9
-    COALESCE = 10
-    TC = 11
-    UP = 12
-    PERSIST = 13
-    ATTACH = 14
-    ALTNAME = 15
-    RENAME = 16
-    DELETE = 17
+    MACVTAP = 2
+    VHOST_OPEN = 3
+    SELFTEST = 4
+    QDISC = 5
+    LEAVE = 6
+    LINK = 7
+    VLAN_ADD = 8
+    VLAN_DEL = 9
+    FDB = 10
+    COALESCE = 11
+    TC = 12
+    UP = 13
+    PERSIST = 14
+    ATTACH = 15
+    ALTNAME = 16
+    RENAME = 17
+    DELETE = 18
 
 
 class TunFlag(enum.IntFlag):
@@ -66,6 +68,7 @@ class Link:
     ports: int = 0
     tun_flags: int = 0
     vlan_filtering: bool = False
+    alias: str = ""
 
 
 class Fds(NamedTuple):
@@ -132,6 +135,13 @@ class Persist(NamedTuple):
     group: int = -1
 
 
+class Macvtap(NamedTuple):
+    """That a NIC is a macvtap: on which link, and how (IFLA_MACVLAN_MODE). Of one that is held neither is known."""
+
+    parent: str = ""
+    mode: int = 0
+
+
 class NicRow(NamedTuple):
     """One NIC of a Program: everything an engine needs to know of it.
 
@@ -140,9 +150,10 @@ class NicRow(NamedTuple):
     (IFLA_IFALIAS); ``wish`` the name that ALTNAME or RENAME gives it. With ``held`` the NIC exists: its fds
     and ``ifindex`` are the caller's, and no act but DELETE closes them; held without vhost-net fds it can be
     given some. With ``up`` the LINK act brings it up, too: for one that was parked. ``port`` is what UP, VLAN_ADD,
-    VLAN_DEL and FDB set, ``frames`` what COALESCE does (rx-frames), ``shaping`` what TC does. One
-    that is ``adopted`` is there already, is somebody else's, and stays when its fds are closed: ADOPT in the place of
-    TAP_OPEN, and nothing is set of it. With ``persist`` it stays, too, by PERSIST.
+    VLAN_DEL and FDB set, ``frames`` what COALESCE does (rx-frames), ``shaping`` what TC does. One that is ``adopted``
+    is there already, is somebody else's, and stays when its fds are closed: ADOPT in the place of TAP_OPEN, and nothing
+    is set of it. With ``persist`` it stays, too, by PERSIST. A ``macvtap`` is made by MACVTAP: a link of its own, which
+    stays when its fds are closed, until DELETE, to which its ``ifindex`` and ``alias`` are enough.
     """
 
     ifname: str
@@ -165,6 +176,7 @@ class NicRow(NamedTuple):
     adopted: bool = False
     persist: Persist | None = None
     shaping: Shaping = UNSHAPED
+    macvtap: Macvtap | None = None
 
     @property
     def fds(self) -> Fds:
@@ -205,6 +217,8 @@ class Program:
             state = 3 if nic.adopted else 0
             if nic.held is not None:
                 state = 1 + bool(nic.held.vhost)
+            if nic.macvtap:
+                state += _MACVTAP + _NO_QUEUES * (nic.held is not None and not nic.held.tap)
             if nic.port is not PORT and nic.bridge:
                 state += _HAS_VLANS * bool(nic.port.vlans) + _HAS_FDB * bool(nic.port.guest_mac)
             if nic.persist:
@@ -226,7 +240,7 @@ class Program:
 
 
 _STATES: Final = ("new", "held", "held with its vhost-net fds", "adopted")
-_MAKING: Final = (Op.TAP_OPEN, Op.ADOPT, Op.SELFTEST)
+_MAKING: Final = (Op.TAP_OPEN, Op.ADOPT, Op.MACVTAP, Op.SELFTEST)
 # What is not for a NIC that is so.
 _BARRED: Final = (
     (Op.ADOPT, Op.LEAVE, Op.ATTACH, Op.DELETE),
@@ -234,14 +248,16 @@ _BARRED: Final = (
     (*_MAKING, Op.PERSIST, Op.VHOST_OPEN),
     tuple(op for op in Op if op not in (Op.ADOPT, Op.VHOST_OPEN, Op.SELFTEST)),
 )
-# The first two where it is on a bridge, the last also where it is held: it may have been shaped.
-_HAS_VLANS, _HAS_FDB, _LASTS, _HAS_SHAPING = 4, 8, 16, 32
+# The first two where it is on a bridge, HAS_SHAPING also where it is held: it may have been shaped.
+_HAS_VLANS, _HAS_FDB, _LASTS, _HAS_SHAPING, _MACVTAP, _NO_QUEUES = 4, 8, 16, 32, 64, 128
+_NOT_MACVTAPS: Final = (Op.TAP_OPEN, Op.ADOPT, Op.COALESCE, Op.PERSIST)
 _NEEDED: Final = {
     Op.VLAN_ADD: _HAS_VLANS,
     Op.VLAN_DEL: _HAS_VLANS,
     Op.FDB: _HAS_FDB,
     Op.PERSIST: _LASTS,
     Op.TC: _HAS_SHAPING,
+    Op.MACVTAP: _MACVTAP,
 }
 
 
@@ -256,6 +272,10 @@ def _check_acts(acts: tuple[Act, ...], states: tuple[int, ...]) -> None:
             raise ValueError(f"{op.name} is not for a NIC that is {_STATES[held]}, as row {row} is")
         if op in _NEEDED and not states[row] & _NEEDED[op]:
             raise ValueError(f"{op.name} has nothing to set in row {row}")
+        if states[row] & _MACVTAP and op in _NOT_MACVTAPS:
+            raise ValueError(f"{op.name} is not for a macvtap, as row {row} is")
+        if states[row] & _NO_QUEUES and op != Op.DELETE:
+            raise ValueError(f"{op.name} is not for a NIC without queues, as row {row} is")
 
 
 def _sound(nic: NicRow) -> bool:
@@ -268,7 +288,8 @@ def _sound(nic: NicRow) -> bool:
         and len(nic.port.vlans) <= MAX_VLANS
         and (nic.shaping is UNSHAPED or _sound_shaping(nic.shaping))
         and (nic.persist is None or all(-1 <= number < 2**32 - 1 for number in nic.persist))
-        and (held is None or (1 <= len(held.tap) <= nic.queues and len(held.vhost) <= nic.queues))
+        and (held is None or ((nic.macvtap is None) <= len(held.tap) <= nic.queues and len(held.vhost) <= nic.queues))
+        and (nic.macvtap is None or len(nic.macvtap.parent.encode()) < IFNAMSIZ)
     )
 
 
@@ -287,6 +308,7 @@ def _describe(act: Act, nic: NicRow) -> str:
     parts: dict[Op, tuple[str, ...]] = {
         Op.TAP_OPEN: (_count(nic.queues), " ".join(flag_names(nic.tun_flags)), "excl"),
         Op.ADOPT: (_count(nic.queues), "of a TAP that is there"),
+        Op.MACVTAP: tuple(_macvtap_parts(nic)),
         Op.VHOST_OPEN: (f"{nic.queues} x {nic.vhost_path}", "optional" if act.optional else "required"),
         Op.SELFTEST: (f"a private {nic.vhost_path} on queue 0",),
         Op.QDISC: ("noqueue",),
@@ -325,6 +347,14 @@ def _link_parts(nic: NicRow) -> Iterator[str]:
         yield f"master {nic.bridge}" + (f" ({nic.master})" if nic.master else "")
     if nic.up:
         yield "up"
+
+
+def _macvtap_parts(nic: NicRow) -> Iterator[str]:
+    parent, mode = nic.macvtap or Macvtap()
+    yield _count(nic.queues)
+    yield f"{MACVTAP_MODES.get(mode, mode)} on {parent}"
+    yield " ".join(flag_names(nic.tun_flags))
+    yield f"mac {nic.mac.hex(':')}"
 
 
 def _vlan_parts(vlans: Iterable[VlanEntry]) -> Iterator[str]:
@@ -367,12 +397,21 @@ def _persist_parts(persist: Persist) -> Iterator[str]:
         yield f"group {persist.group}"
 
 
-def held_row(ifname: str, ifindex: int, fds: Fds, alias: str = "", *, adopted: bool = False) -> NicRow:
+def held_row(
+    ifname: str,
+    ifindex: int,
+    fds: Fds,
+    alias: str = "",
+    *,
+    adopted: bool = False,
+    macvtap: Macvtap | None = None,
+) -> NicRow:
     """The row of a NIC that exists."""
-    return NicRow(ifname, len(fds.tap), 0, "", "", alias=alias, ifindex=ifindex, held=fds, adopted=adopted)
+    queues = max(1, len(fds.tap))
+    return NicRow(ifname, queues, 0, "", "", alias=alias, ifindex=ifindex, held=fds, adopted=adopted, macvtap=macvtap)
 
 
 def fds_needed(program: Program) -> int:
     """How many fds must be opened; vhost-net's where it is required."""
-    opening = (Op.TAP_OPEN, Op.ADOPT, Op.VHOST_OPEN)
+    opening = (Op.TAP_OPEN, Op.ADOPT, Op.MACVTAP, Op.VHOST_OPEN)
     return sum(program.nics[nic].queues for op, nic, optional, _ in program.acts if op in opening and not optional)

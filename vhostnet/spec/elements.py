@@ -228,6 +228,7 @@ IGNORED_ATTRIBUTES: Final = {
 SOURCES: Final = {
     "bridge": ("bridge", "macTableManager"),
     "ethernet": (),
+    "direct": ("dev", "mode"),
     "network": ("network", "portgroup", "portid", "bridge", "macTableManager", "dev", "mode"),
     "user": (),
     "vhostuser": ("type", "path", "mode"),
@@ -241,7 +242,6 @@ SUPPORTED: Final = ", ".join((*TAP_TYPES, *TAPLESS_TYPES))
 _BRIDGED = "or give it a NIC of type bridge"
 LATER_TYPES: Final = {
     "internal": f"libvirt makes a NIC of type user of it: write that, {_BRIDGED}",
-    "direct": "make the link a port of a bridge (ip link set dev LINK master BRIDGE), and the NIC of type bridge",
     "hostdev": f"it is a device of the host's: leave it to QEMU (-device vfio-pci,host=...), {_BRIDGED}",
     "null": "leave it out: no QEMU has such a NIC, and libvirt refuses it",
     "vds": "leave it out: no QEMU has such a NIC, and libvirt refuses it",

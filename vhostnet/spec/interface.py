@@ -24,6 +24,7 @@ from vhostnet.spec.parts import (
     Vlan,
     is_bool,
     is_id,
+    is_link_name,
     is_path,
     is_text,
     matches,
@@ -39,9 +40,11 @@ VIRTIO_MODELS: Final = ("virtio", "virtio-transitional", "virtio-non-transitiona
 # Models whose QEMU device can use the virtio-net header on the TAP, as libvirt has it (igb since 9.3).
 VNET_HDR_MODELS: Final = (*VIRTIO_MODELS, "e1000e", "vmxnet3", "igb")
 
-TAP_TYPES: Final = ("bridge", "ethernet", "network")
+TAP_TYPES: Final = ("bridge", "ethernet", "network", "direct")  # a macvtap is one, too, to QEMU
+_TUN_TYPES: Final = ("bridge", "ethernet", "network")  # those that /dev/net/tun makes
 # NICs that QEMU is told of, and no TAP is made for.
 TAPLESS_TYPES: Final = ("user", "vhostuser", "vdpa", "udp", "mcast", "server", "client")
+SOURCE_TYPES: Final = ("direct", *TAPLESS_TYPES)  # what they lead to is a value of its own
 
 VhostPolicy = Literal["auto", "require", "off"]
 VHOST_POLICIES: Final = ("auto", "require", "off")
@@ -52,7 +55,8 @@ class InterfaceSpec:
     """One NIC as asked for, built by ``parse_interface`` or straight in Python.
 
     ``type`` is ``"bridge"`` (default; ``bridge`` names a Linux bridge that exists), ``"ethernet"`` (a TAP
-    of its own, no bridge) or ``"network"`` (``network`` is a name, ``bridge`` what it stands for here).
+    of its own, no bridge), ``"network"`` (``network`` is a name, ``bridge`` what it stands for here) or ``"direct"`` (a
+    macvtap on the link that ``source`` names: it has that one's MTU and the guest's own MAC).
     The others have no TAP (``tap`` is False), and QEMU's arguments are all there is of them: ``"user"``,
     ``"vhostuser"``, ``"vdpa"``, ``"udp"``, ``"mcast"``, ``"server"``, ``"client"``; ``source`` says where they lead to.
     ``mac`` is the guest's; left out, a random one in 52:54:00. ``ifname`` is the TAP's name, up to 15
@@ -180,17 +184,6 @@ def _ifname(value: object) -> bool:
     return len(plain) <= 15 and re.fullmatch(_IFNAME, plain) is not None
 
 
-def _bridge_name(value: object) -> bool:
-    """A link that exists already: whatever the kernel's dev_valid_name() lets exist."""
-    return (
-        is_text(value)
-        and isinstance(value, str)
-        and 0 < len(value.encode()) <= 15
-        and value not in (".", "..")
-        and not re.search(r"[/:\s]", value)
-    )
-
-
 _BOOLS = (
     *("ioeventfd", "event_idx", "iommu", "ats", "packed", "page_per_vq", "rss", "rss_hash_report"),
     *("host_csum", "host_gso", "host_tso4", "host_tso6", "host_ecn", "host_ufo", "host_mrg_rxbuf"),
@@ -200,10 +193,14 @@ _PATH_WANTED = "an absolute path without control characters"
 
 _RULES: Final[tuple[tuple[str, Check, str], ...]] = (
     ("type", one_of(*TAP_TYPES, *TAPLESS_TYPES), "one of " + ", ".join((*TAP_TYPES, *TAPLESS_TYPES))),
-    ("bridge", _bridge_name, "the name of a Linux bridge, 1 to 15 bytes"),
+    ("bridge", is_link_name, "the name of a Linux bridge, 1 to 15 bytes"),
     ("network", lambda value: is_text(value) and value != "", "the name of a network"),
     ("mac", lambda value: _mac.normalize(value) is not None, _mac.EXPECTED),
-    ("source", lambda value: isinstance(value, Source), "a UserSource, VhostUserSource, VdpaSource or SocketSource"),
+    (
+        "source",
+        lambda value: isinstance(value, Source),
+        "a DirectSource, UserSource, VhostUserSource, VdpaSource or SocketSource",
+    ),
     ("model", is_model, "1 to 63 of A-Z a-z 0-9 _ -: virtio, or a device that QEMU has"),
     (
         "ifname",
@@ -270,11 +267,12 @@ def _check_source(spec: InterfaceSpec) -> None:
 _NEEDED: Final = {
     "bridge": ("bridge", "the bridge's name"),
     "network": ("network", "the network's name"),
+    "direct": ("source", "a DirectSource"),
     "vhostuser": ("source", "a VhostUserSource"),
     "vdpa": ("source", "a VdpaSource"),
     **dict.fromkeys(("udp", "mcast", "server", "client"), ("source", "a SocketSource")),
 }
-_PLACES: Final = {"bridge": ("bridge", "network"), "network": ("network",), "source": TAPLESS_TYPES}
+_PLACES: Final = {"bridge": ("bridge", "network"), "network": ("network",), "source": SOURCE_TYPES}
 
 
 def _check_managed(spec: InterfaceSpec) -> None:
@@ -299,10 +297,10 @@ _ONLY_FOR: Final[dict[str, tuple[tuple[str, ...], object]]] = {
     **dict.fromkeys(("isolated", "vlan", "mac_table_manager", "rx_frames"), (("bridge", "network"), None)),
     "ifname": (TAP_TYPES, None),
     "bandwidth": (TAP_TYPES, None),
-    "tap_path": (TAP_TYPES, DEFAULT_TAP),
+    "tap_path": (_TUN_TYPES, DEFAULT_TAP),
     "vhost_path": (TAP_TYPES, DEFAULT_VHOST),
     "sndbuf": (TAP_TYPES, None),
-    "mtu": ((*TAP_TYPES, "vhostuser"), None),
+    "mtu": ((*_TUN_TYPES, "vhostuser"), None),
     "queues": ((*TAP_TYPES, "vhostuser", "vdpa"), 1),
 }
 

@@ -26,7 +26,7 @@ from vhostnet.spec.elements import (
     WITHOUT_EFFECT,
     read_sndbuf,
 )
-from vhostnet.spec.interface import TAPLESS_TYPES, VIRTIO_MODELS, VIRTIO_ONLY, InterfaceSpec, is_model
+from vhostnet.spec.interface import SOURCE_TYPES, VIRTIO_MODELS, VIRTIO_ONLY, InterfaceSpec, is_model
 from vhostnet.spec.mac import normalize
 from vhostnet.spec.machines import Domain, attribute, read_domain
 from vhostnet.spec.parts import (
@@ -144,7 +144,7 @@ def _other_source(name: str, reading: Reading) -> str:
 def _unmanaged(element: _Element, reading: Reading) -> None:
     """A TAP that is there: its name is its own, whatever it begins with."""
     if reading.values.get("type") != "ethernet":
-        raise at(element, "managed").error("is for a TAP that is not on a bridge of ours", "type ethernet")
+        raise at(element, "managed").error("is for a TAP that is not of our making", "type ethernet, of a macvtap, too")
     for name, text in element.attrib.items():
         if name not in ("dev", "managed"):
             reading.unknown("is no attribute that libvirt knows here", at(element, str(name), str(text)))
@@ -165,8 +165,8 @@ def _finish(element: _Element, reading: Reading, networks: Networks | None, doma
         if "rom_bar" in values or "rom_file" in values:
             raise reading.places["_rom_enabled"].error("leaves no ROM that bar= or file= could mean")
         values["rom_file"] = ""
-    if values["type"] in TAPLESS_TYPES:
-        from vhostnet.spec.tapless import finish  # NICs with a TAP need none of it
+    if values["type"] in SOURCE_TYPES:
+        from vhostnet.spec.tapless import finish  # NICs on a bridge need none of it
 
         if values["type"] == "vhostuser" and domain.shared is False:
             raise Place("interface", "type", at(element).line, "vhostuser").error(*_UNSHARED)
@@ -249,7 +249,7 @@ def _interface(element: _Element, networks: Networks | None, strict: bool, domai
     if kind in LATER_TYPES:
         place = Place("interface", "type", at(element).line, kind)
         raise place.error(f"is not supported yet: {LATER_TYPES[kind]}", SUPPORTED)
-    if kind in TAPLESS_TYPES:
+    if kind in SOURCE_TYPES:
         from vhostnet.spec.tapless import begin
 
         reading = begin(element, kind, strict)

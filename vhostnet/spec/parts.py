@@ -43,6 +43,17 @@ def is_addr(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch(_ADDR, value) is not None
 
 
+def is_link_name(value: object) -> bool:
+    """A link that exists already: whatever the kernel's dev_valid_name() lets exist."""
+    return (
+        is_text(value)
+        and isinstance(value, str)
+        and 0 < len(value.encode()) <= 15
+        and value not in (".", "..")
+        and not re.search(r"[/:\s]", value)
+    )
+
+
 def matches(pattern: str) -> Check:
     """The whole of it is of this pattern."""
     return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None

@@ -1,4 +1,4 @@
-"""The map of <interface> for NICs without a TAP: what only they have, what they cannot have, and where they lead to."""
+"""The map of <interface> for NICs on no bridge: what only they have, what they cannot have, and where they lead to."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vhostnet.errors import SpecError
 from vhostnet.spec.elements import LATER_ATTRIBUTES, Known, device_path, plain, whole, word, yesno
+from vhostnet.spec.interface import TAP_TYPES
 from vhostnet.spec.parts import Source
-from vhostnet.spec.reading import Place, Reading, at, read
-from vhostnet.spec.sources import LENGTHS, SocketSource, UserSource, VdpaSource, VhostUserSource, canonical
+from vhostnet.spec.reading import Elsewhere, Place, Reading, at, read
+from vhostnet.spec.sources import (
+    LENGTHS,
+    MODES,
+    DirectSource,
+    SocketSource,
+    UserSource,
+    VdpaSource,
+    VhostUserSource,
+    canonical,
+)
 
 if TYPE_CHECKING:
     from vhostnet.spec.document import Element
@@ -17,6 +27,7 @@ if TYPE_CHECKING:
 # As elements.KNOWN, by type; every name begins with "_", since none is a field: finish() uses them.
 _SOCKET: Final[Known] = {"source": {"address": ("_address", plain), "port": ("_port", whole)}}
 OWN: Final[dict[str, Known]] = {
+    "direct": {"source": {"dev": ("_dev", plain), "mode": ("_mode", word(**{mode: mode for mode in MODES}))}},
     "user": {},
     "vhostuser": {
         "source": {
@@ -48,6 +59,21 @@ _ELSEWHERE: Final = {
     "source/ip": _ETHERNET,
     "source/route": _ETHERNET,
 }
+_DIRECT: Final[Elsewhere] = {
+    "filterref": (_REFUSED, "type bridge, network or ethernet"),
+    "script": (_REFUSED, "type ethernet"),
+    "downscript": (_REFUSED, "type ethernet"),
+    "source/ip": (_REFUSED, "type ethernet"),
+    "source/route": (_REFUSED, "type ethernet"),
+    "vlan": (
+        "is not supported yet: libvirt has it for passthrough on a VF alone",
+        "no <vlan>: ip link set PF vf NUMBER vlan ID, or a VLAN device of its own as the parent",
+    ),
+    "virtualport": (
+        "is not supported yet: it would be lldpad's (802.1Qbg) or the card's (802.1Qbh)",
+        "no <virtualport>; where the switch needs one, lldptool gives it to the parent",
+    ),
+}
 _MANY: Final = {"user": ("ip",)}  # elements that may come more than once
 
 
@@ -56,7 +82,11 @@ def begin(element: Element, kind: str, strict: bool) -> Reading:
     backend = element.find("backend")
     if backend is not None and backend.get("type") == "passt":
         raise at(backend, "type").error(f"is not supported yet: {LATER_ATTRIBUTES['backend', 'type']}")
-    reading = Reading(strict, OWN[kind], _ELSEWHERE, _MANY.get(kind, ()))
+    if kind == "direct" and element.get("trustGuestRxFilters") == "yes":
+        problem = "is not supported yet: nobody here listens to QEMU"
+        raise at(element, "trustGuestRxFilters").error(problem, "no, and one MAC for as long as the guest runs")
+    elsewhere = _DIRECT if kind == "direct" else _ELSEWHERE
+    reading = Reading(strict, OWN[kind], elsewhere, _MANY.get(kind, ()))
     reading.values["type"] = kind
     return reading
 
@@ -64,10 +94,8 @@ def begin(element: Element, kind: str, strict: bool) -> Reading:
 def finish(element: Element, reading: Reading) -> None:
     """Make the source of what was read, and leave in ``reading.values`` the fields of the spec alone."""
     kind = reading.values["type"]
-    for name in ("vhost_path", "sndbuf", "ifname", "bandwidth"):
-        reading.drop(name, f"on type {kind}, which has no TAP")
-    if reading.values.get("vhost") == "require":
-        reading.drop("vhost", f"on type {kind}, which has no TAP")
+    if kind not in TAP_TYPES:
+        _drop_of_taps(reading, kind)
     own = {name: reading.values.pop(name) for name in list(reading.values) if name.startswith("_")}
     try:
         source = _MAKERS.get(kind, _socket)(element, reading, own)
@@ -81,6 +109,13 @@ def finish(element: Element, reading: Reading) -> None:
         raise reading.places.get(f"_{error.attribute}", missing).error(error.problem, error.expected) from None
 
 
+def _drop_of_taps(reading: Reading, kind: str) -> None:
+    for name in ("vhost_path", "sndbuf", "ifname", "bandwidth"):
+        reading.drop(name, f"on type {kind}, which has no TAP")
+    if reading.values.get("vhost") == "require":
+        reading.drop("vhost", f"on type {kind}, which has no TAP")
+
+
 # Where what is missing would stand, if not in <source>.
 _PLACES: Final = {"local_address": ("local", "address"), "local_port": ("local", "port")}
 
@@ -89,6 +124,12 @@ def _socket(_: Element, __: Reading, own: dict[str, Any]) -> Source:
     if "_port" not in own:
         raise SpecError("is missing", attribute="port", expected="a port, 1..65535")
     return SocketSource(**{name[1:]: value for name, value in own.items()})
+
+
+def _direct(_: Element, __: Reading, own: dict[str, Any]) -> Source:
+    if "_dev" not in own:
+        raise SpecError("is missing, and type direct needs it", attribute="dev", expected="the name of a link")
+    return DirectSource(own["_dev"], own.get("_mode", MODES[0]))
 
 
 def _vdpa(_: Element, __: Reading, own: dict[str, Any]) -> Source:
@@ -158,6 +199,7 @@ def _check_ip(element: Element, reading: Reading) -> None:
 
 
 _MAKERS: Final[dict[str, Callable[[Element, Reading, dict[str, Any]], Source | None]]] = {
+    "direct": _direct,
     "user": _user,
     "vdpa": _vdpa,
     "vhostuser": _vhost_user,

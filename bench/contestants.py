@@ -454,7 +454,7 @@ def by_act(engine: str) -> Callable[[list[vhostnet.Nic]], None]:
 
     def way(nics: list[vhostnet.Nic]) -> None:
         limited = vhostnet.InterfaceSpec(bridge=nics[0].spec.bridge, **LIMITED)
-        rows = [nic.held()._replace(shaping=shaping_of(limited.bandwidth)) for nic in nics]
+        rows = [nic.held()._replace(shaping=shaping_of(limited)) for nic in nics]
         acts = [vhostnet.Act(vhostnet.Op.TC, row) for row in range(len(rows))]
         result = chosen.run(vhostnet.Program(tuple(rows), tuple(acts)))
         if result.failures:

@@ -260,7 +260,7 @@ static bool sound_for(uint32_t op, const struct vn_nic *nic)
 	case VN_COALESCE:
 		return !nic->adopted && !nic->macvtap;
 	case VN_TC:
-		return (nic->held || nic->rate > 0 || nic->sent_rate > 0) && !nic->adopted;
+		return (nic->held || nic->rate > 0 || nic->police_rate > 0) && !nic->adopted;
 	case VN_PERSIST:
 		return nic->persist && !nic->adopted && !nic->macvtap && nic->owner >= -1 && nic->owner < UINT32_MAX &&
 		       nic->group >= -1 && nic->group < UINT32_MAX;

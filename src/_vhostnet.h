@@ -127,13 +127,13 @@ struct vn_nic {
 	int64_t owner;	 /* -1: none */
 	int64_t group;
 	/* in: its bandwidth, by TC; rates in bytes a second, bursts in ticks of 64 ns: how long they take at the rate */
-	uint64_t rate; /* of what it gets; 0 has no limit, and no more of these five */
-	uint64_t ceil; /* what it may get in a burst */
+	uint64_t rate; /* of what it sends; 0 has no limit, and no more of these five */
+	uint64_t ceil; /* what it may send in a burst */
 	uint32_t burst;
 	uint32_t ceil_burst;
 	uint32_t quantum;    /* bytes */
-	uint32_t sent_burst; /* of what it sends */
-	uint64_t sent_rate;  /* 0 has no limit */
+	uint32_t police_burst; /* of what comes in by it */
+	uint64_t police_rate;  /* 0 has no limit */
 	uint8_t macvtap; /* by MACVTAP, and not TAP_OPEN; one that is held may have no fds */
 	uint32_t mode;	 /* IFLA_MACVLAN_MODE */
 	char parent[16]; /* NUL-terminated: the link it is on top of */

@@ -1,8 +1,6 @@
 /*
- * Traffic control: what holds a NIC to its bandwidth. It is the tree that libvirt makes of a TAP by running tc, message
- * by message, but for its fw filter: that one sends what is marked 1 to a class that is not there.
- *
- * A TAP's two directions are its guest's the other way round: what the TAP sends the guest gets.
+ * Traffic control: what holds a NIC to its bandwidth. It is the tree that libvirt makes of a TAP or a macvtap by
+ * running tc, message by message, but for its fw filter: that one sends what is marked 1 to a class that is not there.
  */
 
 #include <string.h>
@@ -33,20 +31,20 @@ enum {
 
 bool sound_bandwidth(const struct vn_nic *nic)
 {
-	bool gets = nic->rate > 0, sends = nic->sent_rate > 0;
+	bool rooted = nic->rate > 0, policed = nic->police_rate > 0;
 
-	return gets == (nic->ceil > 0) && gets == (nic->burst > 0) && gets == (nic->ceil_burst > 0) &&
-	       gets == (nic->quantum > 0) && sends == (nic->sent_burst > 0);
+	return rooted == (nic->ceil > 0) && rooted == (nic->burst > 0) && rooted == (nic->ceil_burst > 0) &&
+	       rooted == (nic->quantum > 0) && policed == (nic->police_burst > 0);
 }
 
 uint32_t bandwidth_messages(const struct vn_nic *nic)
 {
-	return (nic->held ? 1U : 0U) + (nic->rate ? 3U : 0U) + (nic->sent_rate ? 2U : 0U);
+	return (nic->held ? 1U : 0U) + (nic->rate ? 3U : 0U) + (nic->police_rate ? 2U : 0U);
 }
 
 size_t bandwidth_room(const struct vn_nic *nic)
 {
-	return bandwidth_messages(nic) * (size_t)NL_MESSAGE + (nic->sent_rate ? RTA_SPACE(TC_RTAB_SIZE) : 0);
+	return bandwidth_messages(nic) * (size_t)NL_MESSAGE + (nic->police_rate ? RTA_SPACE(TC_RTAB_SIZE) : 0);
 }
 
 static struct nlmsghdr *begin(struct netlink *nl, uint32_t tag, uint16_t type, uint16_t flags, const struct tcmsg *body,
@@ -104,7 +102,7 @@ static void put_class(struct netlink *nl, const struct vn_nic *nic, uint32_t tag
 	nl_end(nl, message);
 }
 
-/* So that the guest's flows share it fairly. A kernel without SFQ leaves the class its FIFO: the rate is the same. */
+/* So that the flows share it fairly. A kernel without SFQ leaves the class its FIFO: the rate is the same. */
 static void put_leaf(struct netlink *nl, const struct vn_nic *nic, uint32_t tag)
 {
 	struct tcmsg body = { .tcm_ifindex = nic->ifindex, .tcm_handle = LEAF, .tcm_parent = CLASS };
@@ -131,18 +129,18 @@ static void put_police(struct nlmsghdr *message, const struct vn_nic *nic)
 {
 	static const uint8_t table[TC_RTAB_SIZE];
 	struct tc_police limit = { .action = TC_POLICE_SHOT,
-				   .burst = nic->sent_burst,
+				   .burst = nic->police_burst,
 				   .mtu = POLICE_MTU,
-				   .rate = narrow(nic->sent_rate, POLICE_CELL) };
+				   .rate = narrow(nic->police_rate, POLICE_CELL) };
 	struct rtattr *police = nl_attr(message, TCA_U32_POLICE, NULL, 0);
 
 	nl_attr(message, TCA_POLICE_TBF, &limit, sizeof(limit));
 	nl_attr(message, TCA_POLICE_RATE, table, sizeof(table));
-	put_wide(message, TCA_POLICE_RATE64, nic->sent_rate);
+	put_wide(message, TCA_POLICE_RATE64, nic->police_rate);
 	nl_end_nest(message, police);
 }
 
-/* All that the guest sends, of whatever protocol. */
+/* All that comes in, of whatever protocol. */
 static void put_filter(struct netlink *nl, const struct vn_nic *nic, uint32_t tag)
 {
 	struct tcmsg body = { .tcm_ifindex = nic->ifindex, .tcm_parent = INGRESS, .tcm_info = htons(ETH_P_ALL) };
@@ -171,7 +169,7 @@ void put_bandwidth(struct netlink *nl, const struct vn_nic *nic, uint32_t tag)
 		put_class(nl, nic, tag);
 		put_leaf(nl, nic, tag);
 	}
-	if (nic->sent_rate) {
+	if (nic->police_rate) {
 		put_ingress(nl, nic, tag, RTM_NEWQDISC);
 		put_filter(nl, nic, tag);
 	}

@@ -31,7 +31,7 @@ OTHERWISE: Final = {
     "refuse more. In a domain that is not kvm vhost-net is not used, as in libvirt, and a warning says so",
     "backend": "the paths may not lead into /proc, or up",
     "bandwidth": "it stands before the NIC is up; libvirt makes it after, by running tc. Its fw filter is left out: it "
-    "leads what is marked 1 to a class that is not there, and so to the one that all goes to. Where only what the "
+    "leads what is marked 1 to a class that is not there, and so to the one that all goes to. Where only what a TAP's "
     "guest sends is limited the root is noqueue, and not 256 qdiscs. managed='no' is an error; libvirt shapes that TAP",
     "bandwidth/inbound": "floor (of type network) is read, and such a NIC not opened: the guarantee is out of what "
     "libvirt knows of its network. A burst of more than 274 s is an error; in libvirt it becomes another. A kernel "

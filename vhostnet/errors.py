@@ -208,7 +208,7 @@ _GONE = "the TAP was deleted or its namespace destroyed: open the NIC anew"
 _RENAMED = "somebody renamed or deleted the TAP while it was made: open the NIC anew"
 _LACKS = (
     "this kernel lacks a part of it: load it (modprobe sch_htb for <inbound>, sch_ingress cls_u32 act_police for "
-    "<outbound>), or leave <bandwidth> out"
+    "<outbound>, and of type direct the other way round), or leave <bandwidth> out"
 )
 _FDS = "raise the limit on open files (ulimit -n, LimitNOFILE=); a NIC takes one fd a queue, two with vhost-net"
 

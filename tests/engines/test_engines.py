@@ -114,11 +114,11 @@ def test_an_empty_program_does_nothing(engine):
         (ROW._replace(held=Fds((3, 4), ())), 0),
         (ROW._replace(shaping=Shaping(1)), 0),  # one number without the others
         (ROW._replace(shaping=Shaping(1, 1, 1, 1, 0)), 0),
-        (ROW._replace(shaping=Shaping(sent_rate=1)), 0),
+        (ROW._replace(shaping=Shaping(police_rate=1)), 0),
         (ROW._replace(shaping=Shaping(2**64, 1, 1, 1, 1)), 0),
         (ROW._replace(shaping=Shaping(1, 1, 2**32, 1, 1)), 0),
-        (ROW._replace(shaping=Shaping(sent_burst=2**32, sent_rate=1)), 0),
-        (ROW._replace(shaping=Shaping(sent_burst=-1, sent_rate=1)), 0),
+        (ROW._replace(shaping=Shaping(police_burst=2**32, police_rate=1)), 0),
+        (ROW._replace(shaping=Shaping(police_burst=-1, police_rate=1)), 0),
     ],
 )
 def test_a_malformed_program_cannot_be_made(row, act):

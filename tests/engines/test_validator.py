@@ -78,8 +78,13 @@ FIELDS = [
     ("held", "held", 0),
     *[("persisted", field, value) for field in ("owner", "group") for value in (-2, -(2**63), 2**32 - 1, 2**63 - 1)],
     *[(row, field, 1) for row in ("new", "held") for field in ("rate", "ceil", "burst", "ceil_burst", "quantum")],
-    *[(row, field, 1) for row in ("new", "held") for field in ("sent_rate", "sent_burst")],  # one without the others
-    *[("limited", field, 0) for field in ("rate", "ceil", "burst", "ceil_burst", "quantum", "sent_rate", "sent_burst")],
+    *[
+        (row, field, 1) for row in ("new", "held") for field in ("police_rate", "police_burst")
+    ],  # one without the others
+    *[
+        ("limited", field, 0)
+        for field in ("rate", "ceil", "burst", "ceil_burst", "quantum", "police_rate", "police_burst")
+    ],
     *[(row, "n_vlans", value) for row in ("new", "held") for value in (1, 1025, BIG)],  # and there are none
     *[(act, "op", value) for act in ("first", "last") for value in (len(Op), BIG)],
     *[(act, "nic", value) for act in ("first", "last") for value in (2, BIG)],
@@ -114,7 +119,7 @@ def with_field(where, field, value):
         ordered(made, [(Op.TAP_OPEN, 0), (Op.PERSIST, 0)])
     if where == "limited":
         made.limited = made.new
-        for each in ("rate", "ceil", "burst", "ceil_burst", "quantum", "sent_rate", "sent_burst"):
+        for each in ("rate", "ceil", "burst", "ceil_burst", "quantum", "police_rate", "police_burst"):
             setattr(made.new, each, 1)
         ordered(made, [(Op.TAP_OPEN, 0), (Op.TC, 0)])
     setattr(getattr(made, where), field, made.ffi.NULL if value is None else value)

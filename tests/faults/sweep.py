@@ -54,6 +54,7 @@ class Tally:
 
 
 LIMIT: Final = vhostnet.Bandwidth(vhostnet.Rate(1000, 2000))  # of what is sent not every kernel has one
+LIMIT_OF_A_MACVTAP: Final = vhostnet.Bandwidth(outbound=vhostnet.Rate(1000))  # likewise at the root
 
 
 def nics(*queues: int, vhost: str = "off", bandwidth: vhostnet.Bandwidth | None = None) -> list[InterfaceSpec]:
@@ -327,12 +328,9 @@ def _there() -> InterfaceSpec:
     return InterfaceSpec(type="ethernet", managed=False, ifname=THERE, queues=2, vhost="off")
 
 
-def _direct(*queues: int, mode: str = "bridge") -> list[InterfaceSpec]:
-    source = vhostnet.DirectSource(PARENT, mode)
-    return [
-        InterfaceSpec(type="direct", source=source, ifname=f"flt-d{at}", queues=count, vhost="off")
-        for at, count in enumerate(queues)
-    ]
+def _direct(*queues: int, mode: str = "bridge", bandwidth: vhostnet.Bandwidth | None = None) -> list[InterfaceSpec]:
+    own: dict[str, Any] = {"type": "direct", "source": vhostnet.DirectSource(PARENT, mode), "bandwidth": bandwidth}
+    return [InterfaceSpec(**own, ifname=f"flt-d{at}", queues=count, vhost="off") for at, count in enumerate(queues)]
 
 
 _OF_GUEST: Final[dict[str, str]] = {"mac": "52:54:00:00:00:01"}
@@ -360,6 +358,11 @@ def deeds() -> list[Deed]:
             "a macvtap alone",
             lambda engine: engine,
             lambda engine: vhostnet.open_nic(_direct(3, mode="passthrough")[0], engine=engine),
+        ),
+        Deed(
+            "a macvtap that is limited",
+            lambda engine: engine,
+            lambda engine: vhostnet.open_nics(_direct(2, 1, bandwidth=LIMIT_OF_A_MACVTAP), engine=engine),
         ),
         Deed(
             "close macvtaps",

@@ -696,11 +696,11 @@ static void make_bandwidth(struct vn_nic *nic)
 		nic->burst = nic->ceil_burst = nic->quantum = 1 + word();
 	}
 	if (choice & 2) {
-		nic->sent_rate = choice & 4 ? 1ULL << 40 : 1000;
-		nic->sent_burst = 1 + word();
+		nic->police_rate = choice & 4 ? 1ULL << 40 : 1000;
+		nic->police_burst = 1 + word();
 	}
 	if (choice >= 252)
-		*(uint32_t *[]){ &nic->burst, &nic->ceil_burst, &nic->quantum, &nic->sent_burst }[choice - 252] ^= 1;
+		*(uint32_t *[]){ &nic->burst, &nic->ceil_burst, &nic->quantum, &nic->police_burst }[choice - 252] ^= 1;
 }
 
 /* One that is known by its mark alone. */
@@ -803,7 +803,7 @@ static bool nic_is_sound(const struct vn_nic *nic, uint32_t n_bridges)
 	if (nic->n_vlans > VN_MAX_VLANS || (nic->n_vlans > 0 && !nic->vlans))
 		return false;
 	if ((nic->rate > 0) != (nic->burst > 0 && nic->ceil_burst > 0 && nic->quantum > 0) ||
-	    (nic->sent_rate > 0) != (nic->sent_burst > 0))
+	    (nic->police_rate > 0) != (nic->police_burst > 0))
 		return false;
 	return !nic->held ||
 	       (nic->n_tap + nic->macvtap > 0 && nic->n_tap <= nic->queues && nic->n_vhost <= nic->queues);
@@ -830,7 +830,7 @@ static bool act_is_sound(const struct vn_act *act, const struct vn_program *prog
 		return false;
 	if (act->op == VN_TC)
 		return program->nics[act->nic].held || program->nics[act->nic].rate ||
-		       program->nics[act->nic].sent_rate;
+		       program->nics[act->nic].police_rate;
 	if (act->op == VN_PERSIST)
 		return program->nics[act->nic].persist && !program->nics[act->nic].held &&
 		       program->nics[act->nic].owner >= -1;

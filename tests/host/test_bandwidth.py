@@ -15,7 +15,7 @@ from kernel import ip, link, run_json
 from pyroute2 import IPRoute
 
 import vhostnet
-from vhostnet import Bandwidth, HostError, InterfaceSpec, Op, Rate, SpecError, Unsupported
+from vhostnet import Bandwidth, DirectSource, HostError, InterfaceSpec, Op, Rate, SpecError, Unsupported
 from vhostnet.others import bridge as bridges
 
 pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
@@ -99,8 +99,10 @@ def as_libvirt_does(name, bandwidth):
         )
 
 
-def told_by_tc(bandwidth):
-    ip("tuntap add theirs mode tap multi_queue")
+def told_by_tc(bandwidth, macvtap):
+    if macvtap:  # which has its guest's directions
+        bandwidth = swapped(bandwidth)
+    ip(f"link add theirs link {BRIDGE} type macvtap" if macvtap else "tuntap add theirs mode tap multi_queue")
     as_libvirt_does("theirs", bandwidth)
     shown, bursts = tree_of("theirs"), bursts_of("theirs")
     ip("link del theirs")
@@ -108,10 +110,11 @@ def told_by_tc(bandwidth):
 
 
 def check_against_tc(nic):
-    theirs, bursts = told_by_tc(nic.spec.bandwidth)
+    theirs, bursts = told_by_tc(nic.spec.bandwidth, nic.spec.type == "direct")
     assert tree_of(nic.ifname) == without_the_filter_that_leads_nowhere(theirs)
     ours = bursts_of(nic.ifname)
-    assert len(ours) == len(bursts) == 2 * bool(nic.spec.bandwidth.inbound) + bool(nic.spec.bandwidth.outbound)
+    kinds, ingress = roots(nic.ifname)
+    assert len(ours) == len(bursts) == 2 * ("htb" in kinds) + ingress
     assert all(0 <= mine - its <= 1000 / 64 + 1 for mine, its in zip(ours, bursts, strict=True)), (ours, bursts)
 
 
@@ -161,8 +164,47 @@ def test_the_filter_that_is_left_out_leads_nowhere(bridge):
     assert led[0].endswith("classid :1")  # and not 1:1, which is the class that there is
 
 
-def test_it_stands_before_the_nic_is_up(engine, bridge):
+@pytest.fixture
+def macvtaps(bridge):
+    """A kernel may have none, and a user namespace's root makes no device nodes."""
+    try:
+        vhostnet.open_nic(direct(None)).close()
+    except HostError as error:
+        pytest.skip(f"macvtap: {error}")
+
+
+def direct(bandwidth, **fields):
+    own = {"type": "direct", "bridge": None, "source": DirectSource(BRIDGE), "bandwidth": bandwidth}
+    return wish(**{**own, **fields})
+
+
+def swapped(bandwidth):
+    return Bandwidth(bandwidth.outbound, bandwidth.inbound)
+
+
+@pytest.mark.usefixtures("macvtaps")
+@pytest.mark.parametrize("bandwidth", [swapped(one) for one in INBOUND], ids=str)
+def test_a_macvtap_has_libvirts_tree_of_what_its_guest_sends(engine, bandwidth):
+    with vhostnet.open_nic(direct(bandwidth), engine=engine) as nic:
+        check_against_tc(nic)
+        assert roots(nic.ifname) == ({"htb"}, False)
+
+
+@pytest.mark.shaping
+@pytest.mark.usefixtures("macvtaps")
+@pytest.mark.parametrize("bandwidth", [swapped(one) for one in OUTBOUND], ids=str)
+def test_a_macvtap_has_libvirts_tree_of_what_its_guest_gets(engine, bandwidth):
+    with vhostnet.open_nic(direct(bandwidth, model="virtio", queues=4, vhost="off"), engine=engine) as nic:
+        check_against_tc(nic)
+        assert roots(nic.ifname) == ({"htb" if bandwidth.outbound else "noqueue"}, True)
+
+
+@pytest.mark.parametrize("kind", ["tap", "macvtap"])
+def test_it_stands_before_the_nic_is_up(engine, bridge, request, kind):
     limited = gets(1000)
+    if kind == "macvtap":
+        request.getfixturevalue("macvtaps")
+        limited = direct(Bandwidth(outbound=Rate(1000)))
     with vhostnet.open_nic(limited, engine=engine, up=False) as nic:
         before = tree_of(nic.ifname)
         assert (link(nic.ifname)["up"], roots(nic.ifname)) == (False, ({"htb"}, False))
@@ -248,18 +290,69 @@ def test_a_guest_sends_no_more_than_its_rate(engine, bridge):
     spec = wish(bandwidth=Bandwidth(outbound=Rate(50, burst=50)))
     with vhostnet.open_nic(spec, engine=engine) as nic:
         (tap,) = nic.tap_fds
-        before, sent, started = received(), 0, time.monotonic()
+        before, sent, started = passed("rx"), 0, time.monotonic()
         while sent < 8 * (may := 50 * 1024 + 50_000 * (time.monotonic() - started)):
             sent += os.write(tap, FRAME)
             assert time.monotonic() - started < 60
-        arrived = received() - before
+        arrived = passed("rx") - before
     assert sent >= 8 * may
     assert may / 4 <= arrived <= 2 * may
 
 
-def received():
+def passed(way):
     (found,) = run_json(f"ip -s link show dev {BRIDGE}")
-    return found["stats64"]["rx"]["bytes"]
+    return found["stats64"][way]["bytes"]
+
+
+def write_all_it_takes(tap, seconds):
+    """How much of it went out by the bridge below, and how long that took."""
+    os.set_blocking(tap, False)
+    before, started = passed("tx"), time.monotonic()
+    while time.monotonic() - started < seconds:
+        write_some(lambda: os.write(tap, FRAME))
+        time.sleep(0.001)
+    return passed("tx") - before, time.monotonic() - started
+
+
+@pytest.mark.usefixtures("macvtaps")
+def test_a_macvtaps_guest_sends_no_more_than_its_rate(engine, bridge):
+    """A hundred times as much is offered as it may, and at most twice that goes out."""
+    arrived = {}
+    for bandwidth in (None, Bandwidth(outbound=Rate(50, burst=50))):
+        with vhostnet.open_nic(direct(bandwidth), engine=engine) as nic:
+            arrived[bandwidth], taken = write_all_it_takes(nic.tap_fds[0], 2)
+            may = 50 * 1024 + 50_000 * taken
+    unlimited, limited = arrived.values()
+    assert may / 4 <= limited <= 2 * may < unlimited
+
+
+def read_all_that_comes(tap, peer, seconds):
+    """How much of it came in from the other end of the link below, and how long that took."""
+    os.set_blocking(tap, False)
+    peer.setblocking(False)
+    got, started = 0, time.monotonic()
+    while time.monotonic() - started < seconds:
+        write_some(lambda: peer.send(bytes.fromhex("525400000001") + FRAME[6:]))
+        while select.select([tap], [], [], 0.001)[0]:
+            got += len(os.read(tap, 2048))
+    return got, time.monotonic() - started
+
+
+@pytest.mark.shaping
+@pytest.mark.usefixtures("macvtaps")
+def test_a_macvtaps_guest_gets_no_more_than_its_rate(engine):
+    ip("link add p0 type veth peer name q0")
+    ip("link set p0 up")
+    ip("link set q0 up")
+    arrived = {}
+    for bandwidth in (None, Bandwidth(Rate(50, burst=50))):
+        nic = vhostnet.open_nic(direct(bandwidth, source=DirectSource("p0")), engine=engine)
+        with nic, socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as peer:
+            peer.bind(("q0", 0))
+            arrived[bandwidth], taken = read_all_that_comes(nic.tap_fds[0], peer, 2)
+            may = 50 * 1024 + 50_000 * taken
+    unlimited, limited = arrived.values()
+    assert may / 4 <= limited <= 2 * may < unlimited
 
 
 # --- its life --------------------------------------------------------------------------------------------
@@ -384,6 +477,17 @@ def test_a_kernel_that_lacks_a_part_of_it(engine, bridge, no_leaks):
         with pytest.raises(Unsupported):
             nic.update(wish(bandwidth=Bandwidth(Rate(7), Rate(7))))
         assert (tree_of(nic.ifname), nic.spec) == (before, gets(1000))
+
+
+@pytest.mark.usefixtures("macvtaps")
+def test_a_kernel_that_lacks_what_a_macvtaps_guest_gets(engine, no_leaks):
+    """It is a link of its own, and goes all the same."""
+    if not lacks("shaping"):
+        pytest.skip("it has all of it")
+    specs = [direct(Bandwidth(outbound=Rate(7)), mac=MAC.format(9)), direct(Bandwidth(Rate(7)), ifname="vnet7")]
+    with pytest.raises(Unsupported) as caught:
+        vhostnet.open_nics(specs, engine=engine)
+    assert (caught.value.act, caught.value.ifname, caught.value.undoing) == ("TC", "vnet7", None)
 
 
 def test_a_floor_is_not_ours_to_promise(engine, bridge, no_leaks):

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from conftest import BRIDGE
 
-from vhostnet import DirectSource, InterfaceSpec, SpecError
+from vhostnet import Bandwidth, DirectSource, InterfaceSpec, Rate, SpecError
 from vhostnet.program.cost import Cost, cost
 from vhostnet.program.plan import Features, plan, plan_delete, plan_reset, plan_take, resolve, tun_flags, vhost_policy
 from vhostnet.program.program import Act, Fds, Link, Op, TunFlag, held_row
@@ -251,5 +251,29 @@ def test_one_mac_is_one_macvtap_of_a_link():
 
 
 def test_what_a_macvtap_costs():
-    taken = cost(plan([direct(queues=8, vhost="off")], ["a"], ALL))
+    taken, default = (cost(plan([direct(queues=8, vhost="off")], ["a"], ALL, qdisc=qdisc)) for qdisc in QDISCS)
     assert (taken.fds, taken.ports) == (8, {})
+    assert 80_000 < taken.memory < default.memory < taken.memory + 20_000  # one transmit queue, and not 256
+
+
+QDISCS = ("noqueue", "default")
+
+
+def test_a_macvtaps_directions_are_its_guests():
+    """What it sends is what its guest sends; of a TAP it is what the guest gets."""
+    swapped = Bandwidth(RATES.outbound, RATES.inbound)
+    tap, macvtap = (InterfaceSpec(type="ethernet", bandwidth=RATES), direct(bandwidth=swapped))
+    program = plan([tap, macvtap, direct("eth1", bandwidth=Bandwidth(Rate(7)))], ["t", "m", "n"], ALL, vhost="off")
+    assert program.nics[0].shaping == program.nics[1].shaping
+    assert program.nics[0].shaping[:2] == (1_000_000, 5_000_000)
+    acts = [[act.op.name for act in program.acts if act.nic == nic] for nic in range(3)]
+    assert acts == [["TAP_OPEN", "LINK", "TC", "UP"], ["MACVTAP", "TC", "UP"], ["MACVTAP", "QDISC", "TC", "UP"]]
+    told = [line.split(maxsplit=3)[3] for line in str(program).splitlines() if "  TC  " in line]
+    assert told == [
+        "gets 1000 kB/s, at most 5000 kB/s  sends 128 kB/s",
+        "sends 1000 kB/s, at most 5000 kB/s  gets 128 kB/s",
+        "gets 7 kB/s",
+    ]
+
+
+RATES = Bandwidth(Rate(1000, 5000, 1024), Rate(128, 256))

@@ -105,7 +105,7 @@ def _examine_taps(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
     yield from _adopted(engine, program)
     yield from _parents(engine, program)
     yield from _names(engine, program, specs)
-    yield from _bandwidth(specs)
+    yield from _bandwidth(program)
     yield from (Check("mtu", "note", effect) for effect in effects(specs, program, engine=engine.name))
     yield from _reserved(specs)
 
@@ -345,13 +345,13 @@ def _joined(engine: Engine, program: Program, specs: Sequence[InterfaceSpec]) ->
         yield _failed("bridge", unfit) if unfit else Check("bridge", "ok", free)
 
 
-def _bandwidth(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
-    """That this kernel has what they are limited by: tried on a NIC in a network namespace that nobody sees."""
-    asked = [spec.bandwidth for spec in specs if spec.bandwidth]
-    if not asked:
+def _bandwidth(program: Program) -> Iterator[Check]:
+    """That this kernel has what they are limited by: tried on a TAP in a network namespace that nobody sees."""
+    rooted = any(row.shaping.rate for row in program.nics)
+    policed = any(row.shaping.police_rate for row in program.nics)
+    if not (rooted or policed):
         return
-    gets, sends = (any(getattr(one, way) for one in asked) for way in ("inbound", "outbound"))
-    wanted = Bandwidth(Rate(1) if gets else None, Rate(1) if sends else None)
+    wanted = Bandwidth(Rate(1) if rooted else None, Rate(1) if policed else None)
 
     def tried() -> None:
         unshare_net()

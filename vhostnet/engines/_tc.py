@@ -1,8 +1,7 @@
 """Traffic control, for the pure engine: what holds a NIC to its bandwidth. Only written here; the loop sends.
 
-It is the tree that libvirt makes of a TAP by running tc, message by message, but for its fw filter: that one sends what
-is marked 1 to a class that is not there. A TAP's two directions are its guest's the other way round: what the TAP sends
-the guest gets.
+It is the tree that libvirt makes of a TAP or a macvtap by running tc, message by message, but for its fw filter: that
+one sends what is marked 1 to a class that is not there.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ _CALLS: Final = {
 
 def bandwidth_messages(shaping: Shaping, held: bool) -> int:
     """How many messages put_bandwidth() writes."""
-    return held + 3 * bool(shaping.rate) + 2 * bool(shaping.sent_rate)
+    return held + 3 * bool(shaping.rate) + 2 * bool(shaping.police_rate)
 
 
 def bandwidth_room(shaping: Shaping, held: bool) -> int:
     """The most bytes they take."""
-    return bandwidth_messages(shaping, held) * NL_MESSAGE + bool(shaping.sent_rate) * len(_TABLE)
+    return bandwidth_messages(shaping, held) * NL_MESSAGE + bool(shaping.police_rate) * len(_TABLE)
 
 
 def bandwidth_call(body: bytes) -> str:
@@ -76,8 +75,7 @@ class _Tree:
         self._put(uapi.RTM_NEWTCLASS, _ADD, (_CLASS, _ROOT), b"htb", options)
 
     def leaf(self) -> None:
-        """So that the guest's flows share it fairly. A kernel without SFQ leaves the class its FIFO: the rate is the
-        same."""
+        """So that the flows share it fairly. A kernel without SFQ leaves the class its FIFO: the rate is the same."""
         queue = uapi.TC_SFQ_QOPT.pack(0, _PERTURB, 0, 0, 0)
         self._put(uapi.RTM_NEWQDISC, _ADD, (_LEAF, _CLASS), b"sfq", queue, NL_DISPENSABLE)
 
@@ -89,12 +87,12 @@ class _Tree:
         self._put(uapi.RTM_DELQDISC, 0, where, b"ingress", dispensable=NL_DISPENSABLE)
 
     def police(self, shaping: Shaping) -> None:
-        """All that the guest sends, of whatever protocol. The table is of kernels before 3.8: it must be there, and
-        nobody reads it."""
-        rate = _narrow(shaping.sent_rate, _POLICE_CELL)
-        limit = uapi.TC_POLICE.pack(0, uapi.TC_POLICE_SHOT, 0, shaping.sent_burst, _POLICE_MTU, rate)
+        """All that comes in, of whatever protocol. The table is of kernels before 3.8: it must be there, and nobody
+        reads it."""
+        rate = _narrow(shaping.police_rate, _POLICE_CELL)
+        limit = uapi.TC_POLICE.pack(0, uapi.TC_POLICE_SHOT, 0, shaping.police_burst, _POLICE_MTU, rate)
         police = attribute(uapi.TCA_POLICE_TBF, limit) + _TABLE
-        police += _wide(uapi.TCA_POLICE_RATE64, shaping.sent_rate)
+        police += _wide(uapi.TCA_POLICE_RATE64, shaping.police_rate)
         match = uapi.TC_U32_SEL.pack(uapi.TC_U32_TERMINAL, 1) + uapi.TC_U32_KEY.pack()  # any word at all
         options = attribute(uapi.TCA_U32_CLASSID, struct.pack("=I", _THIS)) + attribute(uapi.TCA_U32_SEL, match)
         options += attribute(uapi.TCA_U32_POLICE, police)
@@ -119,6 +117,6 @@ def put_bandwidth(netlink: Netlink, ifindex: int, shaping: Shaping, held: bool, 
         tree.root()
         tree.node(shaping)
         tree.leaf()
-    if shaping.sent_rate:
+    if shaping.police_rate:
         tree.ingress()
         tree.police(shaping)

@@ -14,6 +14,8 @@ _KIB: Final = 1024
 _SINGLE_QUEUE: Final = 62 * _KIB
 _MULTI_QUEUE: Final = 257 * _KIB  # IFF_MULTI_QUEUE: 256 transmit queues, however many are opened
 _EACH_QUEUE: Final = 11_700  # its ring, its socket
+_MACVTAP: Final = 47 * _KIB  # one transmit queue, however many it has
+_MACVTAP_QUEUE: Final = 5_300
 _VHOST_FD: Final = 66 * _KIB
 _QDISC: Final = 10 * _KIB  # the kernel's default: three rings of 1000 slots,
 _QDISCS: Final = 6384 * _KIB  # for each of the 256
@@ -65,11 +67,13 @@ def cost(program: Program) -> Cost:
 
 def _turns(shaping: Shaping) -> int:
     """Root, class and leaf; ingress and filter."""
-    return 3 * bool(shaping.rate) + 2 * bool(shaping.sent_rate)
+    return 3 * bool(shaping.rate) + 2 * bool(shaping.police_rate)
 
 
 def _memory(row: NicRow, noqueue: bool) -> int:
-    shaping = _HTB * bool(row.shaping.rate) + _POLICE * bool(row.shaping.sent_rate)
+    shaping = _HTB * bool(row.shaping.rate) + _POLICE * bool(row.shaping.police_rate)
+    if row.macvtap:
+        return _MACVTAP + _MACVTAP_QUEUE * row.queues + shaping + (0 if noqueue else _QDISC)
     if row.queues == 1:
         return _SINGLE_QUEUE + shaping + (0 if noqueue else _QDISC)
     return _MULTI_QUEUE + _EACH_QUEUE * row.queues + shaping + (0 if noqueue else _QDISCS)

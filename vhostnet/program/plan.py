@@ -12,7 +12,7 @@ bridges that are only named: nothing is made where one is missing. Then:
 3. SELFTEST    where asked for: a private vhost-net fd is wired to the first TAP and thrown away.
 4. QDISC       noqueue before UP. IFF_MULTI_QUEUE gives the device 256 transmit queues, and UP would give
                each a qdisc of its own: 1.5 ms and 6.5 MiB against 40 us and 0.3 MiB. libvirt sets noqueue too,
-               but after UP. A NIC whose guest gets no more than a bandwidth has another root, by TC.
+               but after UP. A NIC that sends no more than a bandwidth has another root, by TC.
 5. LINK        MAC before the bridge sees the port (a bridge takes the lowest MAC of its ports); MTU before the
                port joins (a bridge takes the lowest MTU of its ports).
 6. VLAN_ADD    the VLANs of its port, and then out of the one that every new port is in (VLAN_DEL): while it is down,
@@ -20,8 +20,9 @@ bridges that are only named: nothing is made where one is missing. Then:
                cannot ride in LINK.
 7. FDB         the guest's MAC in the bridge's forwarding table, in every VLAN of the port.
 8. COALESCE    rx-frames, by ethtool's ioctl.
-9. TC          its bandwidth: HTB at the root for what the guest gets, in the place of noqueue, and UP is as cheap; a
-               policer at the ingress for what it sends. Before UP, so that no frame passes without.
+9. TC          its bandwidth: HTB at the root for what it sends, in the place of noqueue, and UP is as cheap; a policer
+               at the ingress for what comes in by it. What a TAP sends its guest gets; a macvtap has its guest's
+               directions. Before UP, so that no frame passes without.
 10. UP         last, and only after every answer to the acts before it was read (``barrier``): a NIC that failed
                anywhere was never up, and never up outside its bridge. What else there is to set of a port (isolated,
                learning, flood) rides in the same message, and stands before the port forwards: the kernel refuses it
@@ -34,7 +35,7 @@ A batch runs all acts of one kind before the next kind, so netlink messages go o
 A NIC that exists already (``held``) takes other acts: VHOST_OPEN and ATTACH for the next QEMU on it; ALTNAME or RENAME
 and LINK, in one send, for one that was made ahead and is taken now, and 6 to 10 where it has settings; DELETE, which
 takes link and fds away; LEAVE, and then as a new one from LINK on, for one that becomes another port. One that was or
-is to be limited in what it gets has QDISC in between: noqueue puts away whatever root there is, and all below it.
+is to be limited in what it sends has QDISC in between: noqueue puts away whatever root there is, and all below it.
 """
 
 from collections import Counter
@@ -248,7 +249,7 @@ def _port_row(held: NicRow, spec: InterfaceSpec, mark: str) -> NicRow:
         held=held.held,
         port=_port(spec),
         frames=spec.rx_frames or 0,
-        shaping=shaping_of(spec.bandwidth),
+        shaping=shaping_of(spec),
     )
 
 
@@ -274,7 +275,7 @@ def plan_update(held: NicRow, was: InterfaceSpec, spec: InterfaceSpec, *, up: bo
     frame pass between what it was and what it is to be.
     """
     row = _port_row(held, spec, held.alias)
-    before = shaping_of(was.bandwidth)
+    before = shaping_of(was)
     ops = {*_settings_of(row), Op.COALESCE}  # no frames, where there were some
     if before is not UNSHAPED:
         ops.add(Op.TC)
@@ -335,7 +336,7 @@ def _row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRo
         mark,
         port=_port(spec),
         frames=spec.rx_frames or 0,
-        shaping=shaping_of(spec.bandwidth),
+        shaping=shaping_of(spec),
     )
 
 
@@ -351,6 +352,7 @@ def _direct_row(spec: InterfaceSpec, name: str, mark: str, features: Features) -
         mac=octets(spec.mac),
         no_ipv6=features.ipv6,
         alias=mark,
+        shaping=shaping_of(spec),
         macvtap=Macvtap(source.dev, _MODES[source.mode]),
     )
 
@@ -394,21 +396,23 @@ _PVID, _UNTAGGED = int(VlanFlag.PVID), int(VlanFlag.UNTAGGED)
 _BEGIN, _END = int(VlanFlag.RANGE_BEGIN), int(VlanFlag.RANGE_END)
 
 
-def shaping_of(bandwidth: Bandwidth | None) -> Shaping:
-    """What the kernel is to be told of it. Raises SpecError for a floor."""
-    return _shaped(bandwidth) if bandwidth else UNSHAPED
+def shaping_of(spec: InterfaceSpec) -> Shaping:
+    """What the kernel is to be told of its bandwidth. Raises SpecError for a floor."""
+    return _shaped(spec.bandwidth, spec.type == "direct") if spec.bandwidth else UNSHAPED
 
 
 @lru_cache(maxsize=64)  # few bandwidths have many NICs
-def _shaped(bandwidth: Bandwidth) -> Shaping:
-    """libvirt's numbers, and where it has none those of tc, which it runs: rounded up to a tick."""
-    gets, sends = (0, 0, 0, 0, 0), (0, 0)
-    if bandwidth.inbound:
-        gets = _class(bandwidth.inbound)
-    if bandwidth.outbound:
-        average = bandwidth.outbound.average or 0
-        sends = burst_ticks(bandwidth.outbound.burst or min(average, MAX_BURST), average), average * 1000
-    return Shaping(*gets, *sends)
+def _shaped(bandwidth: Bandwidth, macvtap: bool) -> Shaping:
+    """libvirt's numbers, and where it has none those of tc, which it runs: rounded up to a tick.
+
+    What a TAP sends its guest gets; a macvtap sends what its guest sends.
+    """
+    leaving, coming = bandwidth.inbound, bandwidth.outbound
+    if macvtap:
+        leaving, coming = coming, leaving
+    rooted = _class(leaving) if leaving else (0, 0, 0, 0, 0)
+    policed = _police(coming) if coming else (0, 0)
+    return Shaping(*rooted, *policed)
 
 
 def _class(rate: Rate) -> tuple[int, int, int, int, int]:
@@ -424,6 +428,11 @@ def _class(rate: Rate) -> tuple[int, int, int, int, int]:
     burst = burst_ticks(rate.burst, average) if rate.burst else _least_ticks(average)
     quantum = min(max(average * 1024 // 8 // 1500, 1), 2**31 - 1)  # the kernel's is signed
     return average * 1000, peak * 1000, burst, _least_ticks(peak), quantum
+
+
+def _police(rate: Rate) -> tuple[int, int]:
+    average = rate.average or 0
+    return burst_ticks(rate.burst or min(average, MAX_BURST), average), average * 1000
 
 
 def _least_ticks(average: int) -> int:

@@ -112,8 +112,8 @@ PORT: Final = Port()
 class Shaping(NamedTuple):
     """What a NIC's bandwidth is to the kernel, by TC: rates in bytes a second, bursts in ticks (64 ns) at the rate.
 
-    ``rate`` is of what it gets, ``ceil`` what that may be for as long as a burst lasts, ``quantum`` in bytes;
-    ``sent_rate`` is of what it sends. 0 has no limit.
+    ``rate`` is of what it sends, ``ceil`` what that may be for as long as a burst lasts, ``quantum`` in bytes;
+    ``police_rate`` is of what comes in by it. 0 has no limit. Of a TAP the guest gets the one and sends the other.
     """
 
     rate: int = 0
@@ -121,8 +121,8 @@ class Shaping(NamedTuple):
     burst: int = 0
     ceil_burst: int = 0
     quantum: int = 0
-    sent_burst: int = 0
-    sent_rate: int = 0
+    police_burst: int = 0
+    police_rate: int = 0
 
 
 UNSHAPED: Final = Shaping()
@@ -295,11 +295,11 @@ def _sound(nic: NicRow) -> bool:
 
 def _sound_shaping(shaping: Shaping) -> bool:
     """Numbers that belong together, and are the kernel's."""
-    gets, sends = shaping[:5], shaping[5:]
+    rooted, policed = shaping[:5], shaping[5:]
     return (
-        all(gets) == any(gets)
-        and all(sends) == any(sends)
-        and all(0 <= rate < 2**64 for rate in (shaping.rate, shaping.ceil, shaping.sent_rate))
+        all(rooted) == any(rooted)
+        and all(policed) == any(policed)
+        and all(0 <= rate < 2**64 for rate in (shaping.rate, shaping.ceil, shaping.police_rate))
         and all(0 <= number < 2**32 for number in shaping[2:6])
     )
 
@@ -317,7 +317,7 @@ def _describe(act: Act, nic: NicRow) -> str:
         Op.VLAN_DEL: ("the bridge's default, unless it is one of those",),
         Op.FDB: (nic.port.guest_mac.hex(":"), "static"),
         Op.COALESCE: (f"rx-frames {nic.frames}",),
-        Op.TC: tuple(_shaping_parts(nic.shaping)),
+        Op.TC: tuple(_shaping_parts(nic)),
         Op.UP: tuple(_port_parts(nic.port)),
         Op.PERSIST: tuple(_persist_parts(nic.persist or Persist())),
         Op.ATTACH: (f"queues 1..{nic.queues - 1}",),
@@ -375,13 +375,15 @@ def _port_parts(port: Port) -> Iterator[str]:
         yield "no learning, no flood"
 
 
-def _shaping_parts(shaping: Shaping) -> Iterator[str]:
+def _shaping_parts(nic: NicRow) -> Iterator[str]:
+    """As its guest sees it."""
+    shaping = nic.shaping
+    leaving, coming = ("sends", "gets") if nic.macvtap else ("gets", "sends")
     if shaping.rate:
-        yield f"gets {_kilobytes(shaping.rate)}" + f", at most {_kilobytes(shaping.ceil)}" * (
-            shaping.ceil != shaping.rate
-        )
-    if shaping.sent_rate:
-        yield f"sends {_kilobytes(shaping.sent_rate)}"
+        most = f", at most {_kilobytes(shaping.ceil)}" if shaping.ceil != shaping.rate else ""
+        yield f"{leaving} {_kilobytes(shaping.rate)}{most}"
+    if shaping.police_rate:
+        yield f"{coming} {_kilobytes(shaping.police_rate)}"
     if shaping == UNSHAPED:
         yield "no limit"
 

@@ -198,9 +198,9 @@ class Vlan:
 class Rate:
     """What may pass in one direction: ``average`` in kB (of 1000 bytes) a second, ``burst`` in KiB (of 1024).
 
-    ``peak``, in kB/s, is what it may be for as long as a burst lasts; None is the average, and has no effect on what a
-    guest sends, as in libvirt. ``burst`` None is libvirt's choice: 1.6 kB of what a guest gets, a second of what it
-    sends. ``floor``, in kB/s, is what a network of libvirt's guarantees its guest.
+    ``peak``, in kB/s, is what it may be for as long as a burst lasts; None is the average. ``burst`` None is libvirt's
+    choice, 1.6 kB. That is of what a guest gets, and of a macvtap of what it sends; the other direction has a burst of
+    a second, and no peak, as in libvirt. ``floor``, in kB/s, is what a network of libvirt's guarantees its guest.
     """
 
     average: int | None = None

@@ -59,11 +59,13 @@ static bool terminated(const char *name)
 /* One of an act's messages is refused, and so is the act; the first that is says why. */
 static void refuse_message(struct run *run, struct vn_act *act, const struct nlmsghdr *message, int error)
 {
-	if (act->error > 0 && act->op == VN_TC) {
+	if (act->error <= 0)
+		return;
+	if (act->op == VN_TC) {
 		act->call = bandwidth_call(message);
 		nl_words(message, run->nics[act->nic].said, VN_SAID);
 	}
-	act->error = act->error > 0 ? error : act->error;
+	act->error = error;
 }
 
 static int take_answer(void *context, uint32_t tag, const struct nlmsghdr *message)

@@ -352,11 +352,11 @@ static int make_macvtap(struct run *run, struct vn_nic *nic, struct vn_act *act)
 	lost = nl_exchange(&run->nl, take_both, errors, &act->call);
 	if (errors[0] < 0)
 		nic->ifindex = 0;
-	if (errors[0] != UNANSWERED && (errors[0] < 0 || errors[1] != UNANSWERED))
-		act->call = VN_CALL_RTM_NEWLINK;
 	for (int i = 0; i < 2; i++)
-		if (errors[i] < 0)
+		if (errors[i] < 0) {
+			act->call = VN_CALL_RTM_NEWLINK;
 			return errors[i];
+		}
 	return lost;
 }
 

@@ -9,7 +9,8 @@
 #include "core.h"
 #include "netlink.h"
 
-enum { UNANSWERED = 1 }; /* in the place of an errno: of an act, or a message, that is not done yet */
+/* In the place of an errno of what is not done yet: a message; or an act, and then how many answers it waits for. */
+enum { UNANSWERED = 1 };
 
 struct run {
 	struct vn_nic *nics;

@@ -281,7 +281,7 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
     ("COALESCE", _errno.EOPNOTSUPP): (Unsupported, "leave <coalesce> out: a TAP of this kernel cannot be told"),
     ("TC", _errno.ENOENT): (Unsupported, _LACKS),
     ("TC", _errno.EOPNOTSUPP): (Unsupported, _LACKS),
-    ("TC", _errno.EEXIST): (HostError, "somebody else shapes this TAP: one of the two has to go (tc qdisc show)"),
+    ("TC", _errno.EEXIST): (HostError, "somebody else shapes this NIC: one of the two has to go (tc qdisc show)"),
     ("ALTNAME", _errno.EEXIST): (NameBusy, "the name is in use: choose another <target dev=>, or leave it out"),
     ("RENAME", _errno.EEXIST): (NameBusy, "the name is in use: choose another <target dev=>, or leave it out"),
     ("ATTACH", _errno.EINVAL): (DeviceGone, "these fds are not the queues of one multi-queue TAP any more"),

@@ -198,6 +198,15 @@ def test_plan_as_json(bridge):
     assert program["nics"][0]["port"] == {"isolated": False, "guest_mac": "", "vlans": []}
 
 
+@pytest.mark.tap
+def test_plan_of_a_limited_macvtap_as_json(bridge):
+    bandwidth = "<bandwidth><outbound average='7' peak='9'/></bandwidth>"
+    text = f"<interface type='direct'><source dev='{BRIDGE}' mode='bridge'/>{bandwidth}</interface>"
+    (nic,) = json.loads(vhostnet("plan", "-", "-j", stdin=text).stdout)["nics"]
+    assert nic["macvtap"] == {"parent": BRIDGE, "mode": 4}
+    assert (nic["shaping"]["rate"], nic["shaping"]["ceil"], nic["shaping"]["police_rate"]) == (7000, 9000, 0)
+
+
 SHOW = """
 import json, os, sys
 open_now = [int(fd) for fd in os.listdir('/proc/self/fd')]

@@ -11,6 +11,7 @@ from conftest import need
 import vhostnet
 from vhostnet import engines
 from vhostnet.engines import CALLS, Engine, _uapi
+from vhostnet.engines._protocol import MAX_SAID
 from vhostnet.program.program import Act, Fds, Macvtap, NicRow, Op, Program, Shaping, TunFlag
 
 
@@ -52,7 +53,7 @@ def test_the_plans_flags_are_the_compilers(lib):
 def test_acts_and_calls_have_the_cores_numbers(lib):
     for op in Op:
         assert op == getattr(lib, f"VN_{op.name}")
-    assert len(Op) == lib.VN_ACTS
+    assert (len(Op), MAX_SAID) == (lib.VN_ACTS, lib.VN_SAID - 1)
     assert len([name for name in dir(lib) if name.startswith("VN_CALL_")]) == len(CALLS)
     for number, call in enumerate(CALLS[1:], 1):
         assert number == getattr(lib, f"VN_CALL_{call.upper()}")

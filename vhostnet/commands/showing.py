@@ -53,7 +53,8 @@ def program_json(program: vhostnet.Program) -> dict[str, Any]:
     rows = []
     for nic in program.nics:
         port = {**nic.port._asdict(), "guest_mac": nic.port.guest_mac.hex(":")}
-        rows.append({**nic._asdict(), "mac": nic.mac.hex(":"), "port": port})
+        own = {"shaping": nic.shaping._asdict(), "macvtap": nic.macvtap and nic.macvtap._asdict()}
+        rows.append({**nic._asdict(), "mac": nic.mac.hex(":"), "port": port, **own})
     acts = [{**act._asdict(), "op": act.op.name} for act in program.acts]
     return {"nics": rows, "acts": acts}
 

@@ -67,7 +67,7 @@ class Result(NamedTuple):
 
 def words_in(said: bytes) -> str:
     """The kernel's words, up to their NUL, as one line."""
-    text = said.partition(b"\0")[0].decode("ascii", "replace")
+    text = said.partition(b"\0")[0][:MAX_SAID].decode("ascii", "replace")
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 

@@ -9,7 +9,7 @@ from vhostnet import engines
 from vhostnet.host.reasons import describe
 from vhostnet.process.netns import NetNs, call_inside
 from vhostnet.program.plan import DEFAULT_MTU
-from vhostnet.program.program import Link, NicRow, Program
+from vhostnet.program.program import MACVTAP_MODES, Link, NicRow, Program
 from vhostnet.spec.interface import InterfaceSpec
 
 
@@ -44,11 +44,8 @@ def _staying(rows: Sequence[NicRow]) -> Iterator[str]:
     for row in rows:
         if row.macvtap:
             yield f"{row.ifname}: a macvtap stays when nobody has it open any more: vhostnet delete {row.ifname}"
-        if row.macvtap and row.macvtap.mode == _PASSTHROUGH:
+        if row.macvtap and MACVTAP_MODES[row.macvtap.mode] == "passthrough":
             yield f"{row.ifname}: {row.macvtap.parent} has the guest's MAC for as long, and no other macvtap"
-
-
-_PASSTHROUGH: Final = 8
 
 
 def _falling(rows: Sequence[NicRow], bridges: Mapping[str, Link]) -> Iterator[str]:

@@ -276,7 +276,7 @@ class Nic:
         """The same NIC after *run* made it *spec*'s; it owns the fds now, and this one is closed."""
         with under_way:
             self._give_away()
-            nic = Nic(spec, self._engine, *self._runs, run, home=self._home)
+            nic = Nic(spec, self._engine, *self._runs, run)
             if self._settling:
                 settle_later([nic], self._settling.born)
             return nic

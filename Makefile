@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Each of these Debians is tested, its kernel in a guest and all the rest in a root of its own; a skip of what this machine
 # should be able to do is a failure.
 SUITES := bookworm trixie forky
-export VHOSTNET_REQUIRE ?= native,tap,udev,qemu,vhost,vlan,e2e,strace,setpriv,seccomp,systemd,netfilter,ovs
+export VHOSTNET_REQUIRE ?= native,tap,udev,qemu,vhost,vlan,shaping,e2e,strace,setpriv,seccomp,systemd,netfilter,ovs
 
 .PHONY: help
 help:  ## this list
@@ -32,7 +32,7 @@ demo: setup  ## the whole job on the XML this project was created for
 
 .PHONY: test
 test: setup kernels  ## every test: on this kernel, and those of vhost-net in a guest on another: minutes
-	tests/guest/all -m 'vhost or vlan' trixie & guest=$$!; tests/here; here=$$?; wait $$guest && exit $$here
+	tests/guest/all -m 'vhost or vlan or shaping' trixie & guest=$$!; tests/here; here=$$?; wait $$guest && exit $$here
 
 .PHONY: test-here
 test-here: setup kernels  ## the tests that need no guest of their own
@@ -48,7 +48,7 @@ distros:  ## make demo and the tests that need no guest, in fresh roots of Debia
 
 .PHONY: check
 check: setup  ## the tests that need neither root nor a device: seconds
-	$(PYTHON) -m pytest -m "not tap and not qemu and not vhost and not vlan and not libvirt and not libvirtd and not ovs and not e2e and not slow"
+	$(PYTHON) -m pytest -m "not tap and not qemu and not vhost and not vlan and not shaping and not libvirt and not libvirtd and not ovs and not e2e and not slow"
 
 .PHONY: test-faults
 test-faults: setup kernels  ## every kernel call refused with every errno, and killed at; vhost-net's in a guest: minutes

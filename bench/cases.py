@@ -12,6 +12,8 @@ EVERYBODY = (*OURS, *OTHERS)
 CLOSERS = ("bare group", "close_nics", "32 threads", "8 threads", "one by one")
 PLUG = "plug in"  # ports of Open vSwitch, where there is one
 PLUGGERS = ("one transaction", "one ovs-vsctl", "ovs-vsctl")  # the last is libvirt's way
+LIMITERS = ("act", "act, pure", "tc")
+MACVTAP_CLOSERS = ("close_nics", "each by itself")
 TAKERS = ("bare exchange", "take", "take, pure", "native")
 
 
@@ -34,6 +36,8 @@ class Case:
     ports: int = 0
     links: int = 0
     settings: bool = False  # every port has some
+    limited: bool = False  # what every guest gets is
+    direct: bool = False  # macvtaps on the first of the bridges, which is a link like any other to them
     per_round: int = 1  # how often in a row each contestant acts before all is deleted: deleting a link takes 20 ms
     quick: bool = True  # in the quick run, too
 
@@ -41,7 +45,9 @@ class Case:
     def name(self) -> str:
         parts = [
             f"{self.what} {self.queues}q x {self.batch}".strip(),
+            "macvtaps" if self.direct else "",
             "with port settings" if self.settings else "",
+            "with bandwidth" if self.limited else "",
             f"over {self.bridges} bridges" if self.bridges > 1 else "",
             f"among {self.links} links" if self.links else "",
             f"beside {self.ports} ports" if self.ports else "",
@@ -58,6 +64,7 @@ CASES = (
     Case(8, 100, rounds=30),
     Case(8, 128, rounds=20, who=(*OURS, "libvirt")),
     Case(8, 128, rounds=20, settings=True),
+    Case(8, 128, rounds=20, limited=True),
     Case(8, 1000, rounds=8, bridges=4, quick=False),
     *(Case(8, 16, rounds=8, links=links, quick=False) for links in (1000, 4000)),
     *(Case(8, 16, rounds=8, ports=ports, quick=False) for ports in (500, 1000)),
@@ -68,6 +75,10 @@ CASES = (
     Case(8, 128, rounds=25, who=CLOSERS, what="close"),
     Case(8, 1, rounds=80, who=TAKERS, what="take", per_round=5),
     Case(1, 100, rounds=5, who=PLUGGERS, what=PLUG),
+    Case(8, 16, rounds=8, who=LIMITERS, what="limit"),
+    Case(8, 1, rounds=30, direct=True, per_round=5),
+    Case(8, 16, rounds=30, direct=True),
+    Case(8, 16, rounds=6, who=MACVTAP_CLOSERS, what="close", direct=True),
 )
 # Where the NICs are made: a udevd hears of them; or one listens in the parent's namespace only; or there is none.
 HERE, ASIDE, NONE = WORLDS = ("udevd here", "a namespace of its own", "no udevd")

@@ -21,6 +21,7 @@ import vhostnet
 from bench import openvswitch
 from bench.cases import Case
 from vhostnet.engines import _uapi as uapi
+from vhostnet.program.plan import shaping_of
 from vhostnet.program.program import NicRow, Plug, Slow, TunFlag
 from vhostnet.slow import ovsdb
 
@@ -72,15 +73,32 @@ def bridge_of(case: Case, number: int) -> str:
 
 def specs_of(case: Case) -> list[vhostnet.InterfaceSpec]:
     """What a case asks for."""
-    settings = SETTINGS if case.settings else {}
+    if case.direct:
+        source = vhostnet.DirectSource(bridge_names(case)[0])
+        fields: dict[str, Any] = {"type": "direct", "source": source, "queues": case.queues, "vhost": "off"}
+        return [vhostnet.InterfaceSpec(**fields) for _ in range(case.batch)]
+    settings = {**(SETTINGS if case.settings else {}), **(LIMITED if case.limited else {})}
     return [
         vhostnet.InterfaceSpec(bridge=bridge_of(case, number), queues=case.queues, vhost="off", **settings)
         for number in range(case.batch)
     ]
 
 
-# All that can be set of a port on every kernel: some have no VLANs.
+# All that can be set of a port on every kernel: some have no VLANs, and some cannot limit what is sent.
 SETTINGS: dict[str, Any] = {"isolated": True, "mac_table_manager": "libvirt", "rx_frames": 32}
+LIMITED: dict[str, Any] = {"bandwidth": vhostnet.Bandwidth(vhostnet.Rate(1000))}
+
+
+class Macvtaps(NamedTuple):
+    """The arguments of floor_open_direct()."""
+
+    first: int
+    number: int
+    queues: int
+    parent: bytes
+    fds: Any
+    indexes: Any
+    home: Any
 
 
 class Floor:
@@ -98,24 +116,39 @@ class Floor:
         self._groups = itertools.count(0x7E57_0000)
 
     def prepare(self, case: Case, specs: list[vhostnet.InterfaceSpec]) -> Any:  # noqa: ARG002
-        """The arguments of floor_open()."""
-        return self.arguments(case.batch, case.queues, bridge_names(case), settings=case.settings)
+        """The arguments of floor_open(), or of floor_open_direct()."""
+        if case.direct:
+            return self.macvtaps(case.batch, case.queues, bridge_names(case)[0])
+        how = {"settings": case.settings, "limited": case.limited}
+        return self.arguments(case.batch, case.queues, bridge_names(case), **how)
 
-    def arguments(self, count: int, queues: int, bridges: Sequence[str], *, settings: bool = False) -> Any:
+    def arguments(
+        self, count: int, queues: int, bridges: Sequence[str], *, settings: bool = False, limited: bool = False
+    ) -> Any:
         """So many NICs of so many queues on these bridges; on none where there are none."""
         first = next(self._numbers) * 10_000 % 10_000_000
         names = (ctypes.c_char_p * max(1, len(bridges)))(*map(str.encode, bridges))
         fds, indexes = (ctypes.c_int * (count * queues))(), (ctypes.c_int * count)()
-        return first, count, queues, names, len(bridges), fds, indexes, settings
+        return first, count, queues, names, len(bridges), fds, indexes, settings, limited
+
+    def macvtaps(self, count: int, queues: int, parent: str) -> Any:
+        """So many macvtaps of so many queues, on that link."""
+        first = next(self._numbers) * 10_000 % 10_000_000
+        fds, indexes, home = (ctypes.c_int * (count * queues))(), (ctypes.c_int * count)(), (ctypes.c_int * 1)()
+        return Macvtaps(first, count, queues, parent.encode(), fds, indexes, home)
 
     def act(self, asked: Any) -> Any:
         """The bare system calls."""
-        if self.lib.floor_open(*asked) != 0:
+        does = self.lib.floor_open_direct if isinstance(asked, Macvtaps) else self.lib.floor_open
+        if does(*asked) != 0:
             raise RuntimeError("the floor failed")
         return asked
 
     def give(self, made: Any) -> Opened:
         """The C arrays as lists."""
+        if isinstance(made, Macvtaps):
+            os.close(made.home[0])
+            return Opened(list(made.indexes), list(made.fds))
         return Opened(list(made[6]), list(made[5]))
 
     def delete(self, indexes: Sequence[int]) -> None:
@@ -294,6 +327,12 @@ def close_all(fds: Sequence[int]) -> None:
         os.close(fd)
 
 
+def each_by_itself(nics: Sequence[vhostnet.Nic]) -> None:
+    """As who has one NIC does."""
+    for nic in nics:
+        nic.close()
+
+
 @dataclass(frozen=True)
 class Closer:
     """NICs that are open are to go: the links, and the fds."""
@@ -333,6 +372,7 @@ def closers(floor: Floor) -> dict[str, Contestant]:
         "close_nics": Closer(vhostnet.close_nics),
         "32 threads": Closer(by_threads(32)),
         "8 threads": Closer(by_threads(8)),
+        "each by itself": Closer(each_by_itself),
         "one by one": Closer(lambda nics: close_all([fd for nic in nics for fd in nic.detach().tap])),
     }
 
@@ -464,6 +504,67 @@ def pluggers() -> dict[str, Contestant]:
     }
 
 
+# --- limiting --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Limiter:
+    """NICs that are there, and down, are limited in what their guests get; then, and not timed, they come up."""
+
+    way: Callable[[list[vhostnet.Nic]], None]
+    noqueue: bool = False
+
+    def prepare(self, case: Case, specs: list[vhostnet.InterfaceSpec]) -> Any:  # noqa: ARG002
+        """They are opened."""
+        return vhostnet.open_nics(specs, up=False)
+
+    def act(self, asked: Any) -> Any:
+        """Each has its tree."""
+        self.way(asked)
+        return asked
+
+    def give(self, made: Any) -> Opened:
+        """That it is there is checked, and they come up."""
+        for nic in made:
+            shown = subprocess.run(
+                ["tc", "class", "show", "dev", nic.ifname], capture_output=True, text=True, check=True
+            )
+            if "class htb 1:1 root" not in shown.stdout:
+                raise RuntimeError(f"{nic.ifname} is not limited: {shown.stdout}")
+            nic.up()
+        return Library("native").give(made)
+
+
+def by_act(engine: str) -> Callable[[list[vhostnet.Nic]], None]:
+    """One run of the engine's, with nothing but TC."""
+    chosen = vhostnet.select_engine(engine)
+
+    def way(nics: list[vhostnet.Nic]) -> None:
+        limited = vhostnet.InterfaceSpec(bridge=nics[0].spec.bridge, **LIMITED)
+        rows = [nic.held()._replace(shaping=shaping_of(limited)) for nic in nics]
+        acts = [vhostnet.Act(vhostnet.Op.TC, row) for row in range(len(rows))]
+        result = chosen.run(vhostnet.Program(tuple(rows), tuple(acts)))
+        if result.failures:
+            raise RuntimeError(f"refused: {result.failures}")
+
+    return way
+
+
+def by_tc(nics: list[vhostnet.Nic]) -> None:
+    """libvirt's processes of tc, in its order. A kernel without SFQ or fw refuses two of them."""
+    for nic in nics:
+        for words in (
+            "qdisc del dev {} root",
+            "qdisc del dev {} ingress",
+            "qdisc show dev {} handle 1:",
+            "qdisc add dev {} root handle 1: htb default 1",
+            "class add dev {} parent 1: classid 1:1 htb rate 1000kbps quantum 85",
+            "qdisc add dev {} parent 1:1 handle 2: sfq perturb 10",
+            "filter add dev {} parent 1:0 protocol all prio 1 handle 1 fw flowid 1",
+        ):
+            subprocess.run(["tc", *words.format(nic.ifname).split()], capture_output=True, check=False)
+
+
 def ways() -> dict[str, Way]:
     """The ways to open."""
     return {
@@ -488,4 +589,7 @@ def everybody() -> tuple[Floor, dict[str, Contestant]]:
         "bare exchange": Taker("native", floor),
         "take": Taker("native"),
         "take, pure": Taker("pure"),
+        "act": Limiter(by_act("native")),
+        "act, pure": Limiter(by_act("pure")),
+        "tc": Limiter(by_tc),
     }

@@ -8,15 +8,18 @@
  */
 
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <linux/ethtool.h>
@@ -72,6 +75,12 @@ static ssize_t receive(int s, void *answer, size_t size)
 	return recvmsg(s, &header, MSG_DONTWAIT);
 }
 
+/* But for what is not there, where that is no harm. */
+static int refused(const struct nlmsgerr *answer)
+{
+	return answer->error && !(answer->error == -ENOENT && answer->msg.nlmsg_type == RTM_NEWQDISC);
+}
+
 static int done(int s, struct queue *q)
 {
 	char answer[512];
@@ -84,7 +93,7 @@ static int done(int s, struct queue *q)
 	for (; q->messages > 0; q->messages--) {
 		const struct nlmsghdr *m = (const struct nlmsghdr *)answer;
 
-		if (receive(s, answer, sizeof(answer)) < 0 || ((const struct nlmsgerr *)NLMSG_DATA(m))->error)
+		if (receive(s, answer, sizeof(answer)) < 0 || refused(NLMSG_DATA(m)))
 			failed = -1;
 	}
 	q->length = 0;
@@ -95,6 +104,20 @@ static int end(int s, struct queue *q, const struct nlmsghdr *m)
 {
 	q->length += NLMSG_ALIGN(m->nlmsg_len);
 	return ++q->messages == BATCH ? done(s, q) : 0;
+}
+
+/* Room for so many messages that belong together. */
+static int room_in(int s, struct queue *q, uint32_t messages)
+{
+	return q->messages + messages > BATCH ? done(s, q) : 0;
+}
+
+/* A refusal may have words. */
+static void ask_for_words(int s)
+{
+	int on = 1;
+
+	setsockopt(s, SOL_NETLINK, NETLINK_EXT_ACK, &on, sizeof(on));
 }
 
 static int socket_for_links(void)
@@ -238,6 +261,41 @@ static int put_noqueue(int s, struct queue *q, int index)
 	return end(s, q, m);
 }
 
+/* A limit of what it gets, 1000 kB/s: HTB, its class, and SFQ below that, which a kernel may not have. */
+static int put_limit(int s, struct queue *q, int index)
+{
+	struct tcmsg root = { .tcm_ifindex = index, .tcm_handle = 0x10000, .tcm_parent = TC_H_ROOT };
+	struct tcmsg class = { .tcm_ifindex = index, .tcm_handle = 0x10001, .tcm_parent = 0x10000 };
+	struct tcmsg leaf = { .tcm_ifindex = index, .tcm_handle = 0x20000, .tcm_parent = 0x10001 };
+	struct tc_ratespec rate = {
+		.cell_log = 3, .linklayer = TC_LINKLAYER_ETHERNET, .cell_align = -1, .rate = 1000000
+	};
+	struct {
+		struct rtattr head;
+		struct tc_htb_glob value;
+	} tree = { { 24, TCA_HTB_INIT }, { .version = 3, .rate2quantum = 10, .defcls = 1 } };
+	struct {
+		struct rtattr head;
+		struct tc_htb_opt value;
+	} numbers = { { 48, TCA_HTB_PARMS },
+		      { .rate = rate, .ceil = rate, .buffer = 25000, .cbuffer = 25000, .quantum = 85 } };
+	struct tc_sfq_qopt_v1 sfq = { .v0.perturb_period = 10 };
+	struct nlmsghdr *m = begin(q, RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE, &root, sizeof(root));
+	int failed;
+
+	add(m, TCA_KIND, "htb", sizeof("htb"));
+	add(m, TCA_OPTIONS, &tree, sizeof(tree));
+	failed = end(s, q, m);
+	m = begin(q, RTM_NEWTCLASS, NLM_F_CREATE | NLM_F_EXCL, &class, sizeof(class));
+	add(m, TCA_KIND, "htb", sizeof("htb"));
+	add(m, TCA_OPTIONS, &numbers, sizeof(numbers));
+	failed |= end(s, q, m);
+	m = begin(q, RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, &leaf, sizeof(leaf));
+	add(m, TCA_KIND, "sfq", sizeof("sfq"));
+	add(m, TCA_OPTIONS, &sfq, sizeof(sfq));
+	return failed | end(s, q, m);
+}
+
 static int put_link(int s, struct queue *q, int index, uint32_t number, const struct bridge *bridge)
 {
 	struct ifinfomsg body = { .ifi_index = index };
@@ -254,7 +312,7 @@ static int put_link(int s, struct queue *q, int index, uint32_t number, const st
 	add(m, IFLA_ADDRESS, mac, 6);
 	add(m, IFLA_MTU, &mtu, 4);
 	add(m, IFLA_IFALIAS, MARK, strlen(MARK));
-	if (bridge)
+	if (bridge && bridge->index)
 		add(m, IFLA_MASTER, &bridge->index, 4);
 	add(m, IFLA_AF_SPEC, &family, sizeof(family));
 	return end(s, q, m);
@@ -332,10 +390,11 @@ static int set_ports(int s, struct queue *q, int first, int count, int queues, c
 
 /*
  * Open count NICs, from "floor<first>" on, of so many queues, going round n_bridges bridges, BRIDGES at the most;
- * fds[count * queues], indexes[count]. With settings each port has all there are, but VLANs. 0 or -1.
+ * fds[count * queues], indexes[count]. With settings each port has all there are, but VLANs; limited, each has a limit
+ * of what it gets. 0 or -1.
  */
 __attribute__((visibility("default"))) int floor_open(int first, int count, int queues, const char *const *bridges,
-						      int n_bridges, int *fds, int *indexes, int settings)
+						      int n_bridges, int *fds, int *indexes, int settings, int limited)
 {
 	int s = socket_for_links(), failed = room_for((uint64_t)count * (uint64_t)queues);
 	struct bridge found[BRIDGES];
@@ -343,6 +402,8 @@ __attribute__((visibility("default"))) int floor_open(int first, int count, int 
 	struct stat udevd;
 	char name[IFNAMSIZ] = { 0 };
 
+	if (limited)
+		ask_for_words(s);
 	for (int i = 0; i < n_bridges; i++)
 		failed |= look_up(s, bridges[i], &found[i]);
 	for (int i = 0; i < count; i++) {
@@ -350,11 +411,15 @@ __attribute__((visibility("default"))) int floor_open(int first, int count, int 
 		indexes[i] = make_tap(name, (uint32_t)(first + i), queues, fds + i * queues, s);
 		failed |= indexes[i] < 0;
 	}
-	for (int i = 0; i < count; i++)
+	for (int i = 0; i < count && !limited; i++)
 		failed |= put_noqueue(s, &q, indexes[i]);
 	for (int i = 0; i < count; i++)
 		failed |= put_link(s, &q, indexes[i], (uint32_t)(first + i), n_bridges ? &found[i % n_bridges] : NULL);
-	failed |= settings ? set_ports(s, &q, first, count, queues, fds, indexes) : done(s, &q);
+	if (settings)
+		failed |= set_ports(s, &q, first, count, queues, fds, indexes);
+	for (int i = 0; i < count && limited; i++)
+		failed |= room_in(s, &q, 3) | put_limit(s, &q, indexes[i]);
+	failed |= done(s, &q);
 	for (int i = 0; i < count; i++)
 		failed |= put_up(s, &q, indexes[i], settings);
 	failed |= done(s, &q);
@@ -362,6 +427,128 @@ __attribute__((visibility("default"))) int floor_open(int first, int count, int 
 		failed |= has_mac(fds[i * queues], (uint32_t)(first + i));
 	close(s);
 	stat("/run/udev/control", &udevd); /* whether there is one that may set other MACs yet */
+	return failed ? -1 : 0;
+}
+
+/* ---- macvtaps ------------------------------------------------------------------------------------------ */
+
+static int hear_uevents(void)
+{
+	struct sockaddr_nl address = { .nl_family = AF_NETLINK, .nl_groups = 1 };
+	int s = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_KOBJECT_UEVENT);
+
+	bind(s, (struct sockaddr *)&address, sizeof(address));
+	return s;
+}
+
+/* Of the device that has been made last: major and minor number. */
+static dev_t device_of(int events, int index)
+{
+	char text[4096], name[32];
+	ssize_t length;
+
+	snprintf(name, sizeof(name), "DEVNAME=tap%d", index);
+	while ((length = receive(events, text, sizeof(text) - 1)) > 0) {
+		unsigned long major = 0, minor = 0;
+		int ours = 0;
+
+		text[length] = 0;
+		for (const char *at = text; at < text + length; at += strlen(at) + 1) {
+			ours |= strcmp(at, name) == 0;
+			if (strncmp(at, "MAJOR=", 6) == 0)
+				major = strtoul(at + 6, NULL, 10);
+			if (strncmp(at, "MINOR=", 6) == 0)
+				minor = strtoul(at + 6, NULL, 10);
+		}
+		if (ours)
+			return makedev((unsigned int)major, (unsigned int)minor);
+	}
+	return 0;
+}
+
+/* The link, and its mark. */
+static int put_macvtap(int s, struct queue *q, const char *name, int index, uint32_t number, int parent, uint32_t mtu)
+{
+	struct ifinfomsg body = { .ifi_index = index };
+	struct nlmsghdr *m = begin(q, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &body, sizeof(body));
+	struct bridge none = { .mtu = mtu };
+	uint8_t mac[6];
+	/* IFLA_LINKINFO { macvtap, { IFLA_MACVLAN_MODE vepa } } */
+	struct {
+		struct rtattr kind;
+		char macvtap[8];
+		struct rtattr data, mode;
+		uint32_t vepa;
+	} info = { { 12, IFLA_INFO_KIND }, "macvtap", { 12, IFLA_INFO_DATA }, { 8, IFLA_MACVLAN_MODE }, 2 };
+
+	mac_of(number, mac);
+	add(m, IFLA_IFNAME, name, strlen(name) + 1);
+	add(m, IFLA_LINK, &parent, 4);
+	add(m, IFLA_ADDRESS, mac, 6);
+	add(m, IFLA_LINKINFO, &info, sizeof(info));
+	end(s, q, m);
+	none.index = 0;
+	put_link(s, q, index, number, &none);
+	return done(s, q);
+}
+
+static int open_macvtap(const char *name, uint32_t number, const char *parent, int queues, int *fds, int s)
+{
+	int events = hear_uevents(), index, failed;
+	struct ifreq request = { 0 };
+	char path[64];
+	struct queue q = { 0 };
+	uint32_t random, mtu;
+
+	if (getrandom(&random, sizeof(random), 0) < 0)
+		return -1;
+	index = (int)((random & 0x0fffffff) | 0x10000000);
+	strncpy(request.ifr_name, parent, IFNAMSIZ - 1);
+	failed = ioctl(s, SIOCGIFMTU, &request);
+	mtu = (uint32_t)request.ifr_mtu;
+	failed |= ioctl(s, SIOCGIFINDEX, &request);
+	failed |= put_macvtap(s, &q, name, index, number, request.ifr_ifindex, mtu);
+	snprintf(path, sizeof(path), "/dev/.vhostnet-tap%d", index);
+	failed |= mknod(path, S_IFCHR | 0600, device_of(events, index));
+	for (int i = 0; i < queues; i++) {
+		memset(&request, 0, sizeof(request));
+		request.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (queues > 1 ? IFF_MULTI_QUEUE : 0));
+		fds[i] = open(path, O_RDWR | O_CLOEXEC);
+		failed |= ioctl(fds[i], TUNSETIFF, &request);
+	}
+	unlink(path);
+	failed |= ioctl(fds[queues - 1], TUNGETIFF, &request) | ioctl(s, SIOCGIFINDEX, &request);
+	close(events);
+	return failed || request.ifr_ifindex != index ? -1 : index;
+}
+
+/*
+ * Open count macvtaps from "floor<first>" on, of so many queues, on one parent. *home is the network namespace, which
+ * whoever closes them will want.
+ */
+__attribute__((visibility("default"))) int floor_open_direct(int first, int count, int queues, const char *parent,
+							     int *fds, int *indexes, int *home)
+{
+	int s = socket_for_links(), failed = room_for((uint64_t)count * (uint64_t)queues);
+	struct queue q = { 0 };
+	struct stat status;
+	char name[IFNAMSIZ] = { 0 };
+
+	failed |= stat("/proc/thread-self/ns/net", &status);
+	*home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+	for (int i = 0; i < count; i++) {
+		snprintf(name, sizeof(name), "floor%d", first + i);
+		indexes[i] = open_macvtap(name, (uint32_t)(first + i), parent, queues, fds + i * queues, s);
+		failed |= indexes[i] < 0;
+	}
+	for (int i = 0; i < count; i++)
+		failed |= put_noqueue(s, &q, indexes[i]);
+	failed |= done(s, &q);
+	for (int i = 0; i < count; i++)
+		failed |= put_up(s, &q, indexes[i], 0);
+	failed |= done(s, &q);
+	close(s);
+	stat("/run/udev/control", &status);
 	return failed ? -1 : 0;
 }
 

@@ -11,8 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+import vhostnet
 from bench.cases import Case
 from bench.contestants import Contestant, Floor, Opened, bridge_names, close_all, specs_of
+from vhostnet.program.program import Fds
 
 DELETE_AT_ONCE = 128
 
@@ -51,7 +53,11 @@ def _round(case: Case, who: dict[str, Contestant], floor: Floor) -> list[tuple[s
             made.append(contestant.give(done))
         check(made, case, contestant)
         delete(floor, [index for opened in made for index in opened.indexes])
-        close_all([fd for opened in made for fd in opened.fds])
+        fds = [fd for opened in made for fd in opened.fds]
+        if case.direct:  # each waits for a grace period
+            vhostnet.select_engine().close([Fds((), tuple(fds))])
+        else:
+            close_all(fds)
     return taken
 
 
@@ -62,15 +68,17 @@ def delete(floor: Floor, indexes: list[int]) -> None:
 
 
 def check(made: Sequence[Opened], case: Case, contestant: Contestant) -> None:
-    """What was asked for is there: ports that are up, of so many queues, and no other; and as many fds."""
+    """What was asked for is there: ports that are up, of so many queues, and no other; and as many fds.
+
+    A macvtap does not say how many queues it has.
+    """
     indexes = {index for opened in made for index in opened.indexes}
     wanted = [",UP", f"numqueues {case.queues} " if case.queues > 1 else "tun type tap"]
-    wanted += [" qdisc noqueue "] if contestant.noqueue else []
-    ports = [
-        line
-        for name in bridge_names(case)
-        for line in _ip("-d", "-o", "link", "show", "master", name, "up").splitlines()
-    ]
+    wanted += [" qdisc htb " if case.limited else " qdisc noqueue "] if contestant.noqueue else []
+    places = [("master", name) for name in bridge_names(case)]
+    if case.direct:
+        places, wanted = [("type", "macvtap")], [",UP", "macvtap mode vepa", " qdisc noqueue "]
+    ports = [line for place in places for line in _ip("-d", "-o", "link", "show", *place, "up").splitlines()]
     good = sum(int(port.partition(":")[0]) in indexes and all(fact in port for fact in wanted) for port in ports)
     others = len(ports) - good - case.ports * case.bridges
     fds = sum(len(opened.fds) for opened in made)

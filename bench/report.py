@@ -47,10 +47,14 @@ LIMITS = (
     Limit(("8q x 128 beside a busy thread", "pure"), ("8q x 128 beside a busy thread", "native"), 3, at_least=True),
     Limit(("8q x 128 with port settings", "native"), ("8q x 128 with port settings", "floor"), 1.15),
     Limit(("8q x 128 with port settings", "native"), ("8q x 128", "native"), 1.5),
+    Limit(("8q x 128 with bandwidth", "native"), ("8q x 128 with bandwidth", "floor"), 1.15),
+    Limit(("limit 8q x 16", "tc"), ("limit 8q x 16", "act"), 50, at_least=True),
     Limit(("8q x 1000 over 4 bridges", "native"), ("8q x 100", "native"), 1.5),
     # 30 to 60: one by one it is the kernel's grace periods, of which each machine and each kernel has its own.
     Limit(("close 8q x 128", "one by one"), ("close 8q x 128", "close_nics"), 25, at_least=True),
     Limit(("close 8q x 128", "close_nics"), ("close 8q x 128", "bare group"), 1.15),
+    Limit(("8q x 16 macvtaps", "native"), ("8q x 16 macvtaps", "floor"), 1.15),
+    Limit(("close 8q x 16 macvtaps", "each by itself"), ("close 8q x 16 macvtaps", "close_nics"), 4, at_least=True),
     Limit(("take 8q x 1", "take"), ("take 8q x 1", "bare exchange"), 1.5),
     Limit(("plug in 1q x 100", "ovs-vsctl"), ("plug in 1q x 100", "one transaction"), 10, at_least=True),
     *(

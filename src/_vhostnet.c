@@ -33,6 +33,7 @@
 #include "links.h"
 #include "netlink.h"
 #include "removal.h"
+#include "tc.h"
 
 enum {
 	NL_LOOKUPS = 16, /* each answer to RTM_GETLINK takes kilobytes of the receive buffer */
@@ -55,15 +56,33 @@ static bool terminated(const char *name)
 
 /* ---- the acts, one after the other ----------------------------------------------------------------- */
 
-enum { UNANSWERED = 1 }; /* vn_act.error of an act that is not done yet */
+/* One of an act's messages is refused, and so is the act; the first that is says why. */
+static void refuse_message(struct run *run, struct vn_act *act, const struct nlmsghdr *message, int error)
+{
+	if (act->error <= 0)
+		return;
+	if (act->op == VN_TC) {
+		act->call = bandwidth_call(message);
+		nl_words(message, run->nics[act->nic].said, VN_SAID);
+	}
+	act->error = error;
+}
 
 static int take_answer(void *context, uint32_t tag, const struct nlmsghdr *message)
 {
 	struct run *run = context;
+	struct vn_act *act = &run->acts[tag & ~NL_DISPENSABLE];
+	int error = 0, rc = message->nlmsg_type == NLMSG_ERROR ? nl_error(message, &error) : 0;
 
-	if (message->nlmsg_type != NLMSG_ERROR || run->acts[tag].error != UNANSWERED)
-		return 0;
-	return nl_error(message, &run->acts[tag].error);
+	if (rc <= 0)
+		return rc;
+	if (tag & NL_DISPENSABLE && (error == -ENOENT || error == -EINVAL))
+		error = 0;
+	if (error < 0)
+		refuse_message(run, act, message, error);
+	else if (act->error > 0)
+		act->error--;
+	return rc;
 }
 
 /* Send what the acts wrote, and give each its answer. */
@@ -73,7 +92,7 @@ static void send_acts(struct run *run)
 	int lost = nl_exchange(&run->nl, take_answer, run, &call);
 
 	for (uint32_t i = run->first; i < run->next; i++) {
-		if (run->acts[i].error != UNANSWERED)
+		if (run->acts[i].error <= 0)
 			continue;
 		run->acts[i].error = lost;
 		run->acts[i].call = call;
@@ -130,13 +149,21 @@ static int flush(struct run *run)
 	return rc;
 }
 
-/* The most that its message takes. */
+/* The most that its messages take. */
 static size_t room(const struct run *run, const struct vn_act *act)
 {
-	uint32_t n = act->op == VN_VLAN_ADD ? run->nics[act->nic].n_vlans : 0;
+	const struct vn_nic *nic = &run->nics[act->nic];
+	uint32_t n = act->op == VN_VLAN_ADD ? nic->n_vlans : 0;
 	size_t list = NLMSG_SPACE(sizeof(struct ifinfomsg)) + RTA_LENGTH(0) + n * RTA_SPACE(sizeof(struct vn_vlan));
 
+	if (act->op == VN_TC)
+		return bandwidth_room(nic);
 	return list > NL_MESSAGE ? list : NL_MESSAGE;
+}
+
+static uint32_t messages(const struct run *run, const struct vn_act *act)
+{
+	return act->op == VN_TC ? bandwidth_messages(&run->nics[act->nic]) : 1;
 }
 
 static bool goes_with(const struct run *run, const struct vn_act *act)
@@ -144,7 +171,8 @@ static bool goes_with(const struct run *run, const struct vn_act *act)
 	uint32_t batch = ACTS[act->op].batch;
 
 	return batch > 0 && !(act->flags & VN_BARRIER) && ACTS[run->acts[run->first].op].batch == batch &&
-	       run->next - run->first < batch && run->nl.length + room(run, act) <= sizeof(run->nl.out);
+	       run->next - run->first < batch && run->nl.queued + messages(run, act) <= NL_BATCH &&
+	       run->nl.length + room(run, act) <= sizeof(run->nl.out);
 }
 
 static int step(struct run *run, uint32_t index)
@@ -152,6 +180,7 @@ static int step(struct run *run, uint32_t index)
 	struct vn_act *act = &run->acts[index];
 	bool queued = ACTS[act->op].batch > 0;
 	struct vn_nic *nic = &run->nics[act->nic];
+	uint32_t before;
 	uint64_t started;
 	int rc = 0;
 
@@ -166,13 +195,14 @@ static int step(struct run *run, uint32_t index)
 		act->error = act->error < 0 ? act->error : -ECANCELED;
 		return 0;
 	}
+	before = run->nl.queued;
 	started = now();
 	act->error = ACTS[act->op].act ? ACTS[act->op].act(run, nic, act) : 0;
 	act->ns = now() - started;
 	if (act->error < 0 && !(act->flags & VN_OPTIONAL))
 		return refuse(run, act);
 	if (queued)
-		act->error = UNANSWERED;
+		act->error = run->nl.queued > before ? (int32_t)(run->nl.queued - before) : UNANSWERED;
 	return 0;
 }
 
@@ -185,7 +215,7 @@ static bool sound_nic(const struct vn_nic *nic, uint32_t n_bridges)
 {
 	return terminated(nic->name) && nic->name[0] && terminated(nic->wish) && memchr(nic->alias, 0, VN_ALIASSIZ) &&
 	       nic->queues >= 1 && nic->queues <= VN_MAX_QUEUES && nic->tap_fds && nic->vhost_fds && nic->tap_path &&
-	       nic->vhost_path && nic->bridge >= -1 && nic->bridge < (int64_t)n_bridges;
+	       nic->vhost_path && nic->bridge >= -1 && nic->bridge < (int64_t)n_bridges && terminated(nic->parent);
 }
 
 static bool sound_vlans(const struct vn_nic *nic)
@@ -200,7 +230,8 @@ static bool sound_vlans(const struct vn_nic *nic)
 
 static bool sound_held(const struct vn_nic *nic)
 {
-	return nic->n_tap >= 1 && nic->n_tap <= nic->queues && nic->n_vhost <= nic->queues && nic->ifindex >= 0;
+	return nic->n_tap >= !nic->macvtap && nic->n_tap <= nic->queues && nic->n_vhost <= nic->queues &&
+	       nic->ifindex >= 0;
 }
 
 /* The kernel reads 16 bits, and must not take the device for a TUN; IFF_TUN_EXCL is ours to set. */
@@ -214,9 +245,11 @@ static bool sound_for(uint32_t op, const struct vn_nic *nic)
 {
 	switch (op) {
 	case VN_TAP_OPEN:
-		return sound_flags(nic->tun_flags) && !nic->adopted;
+		return sound_flags(nic->tun_flags) && !nic->adopted && !nic->macvtap;
 	case VN_ADOPT:
-		return sound_flags(nic->tun_flags) && nic->adopted && !nic->set_mac;
+		return sound_flags(nic->tun_flags) && nic->adopted && !nic->set_mac && !nic->macvtap;
+	case VN_MACVTAP:
+		return sound_flags(nic->tun_flags) && !nic->adopted && nic->macvtap && nic->set_mac && nic->parent[0];
 	case VN_VHOST_OPEN:
 	case VN_SELFTEST:
 	case VN_ATTACH:
@@ -226,8 +259,12 @@ static bool sound_for(uint32_t op, const struct vn_nic *nic)
 		return nic->bridge >= 0 && nic->n_vlans > 0 && !nic->adopted;
 	case VN_FDB:
 		return nic->bridge >= 0 && nic->set_fdb && !nic->adopted;
+	case VN_COALESCE:
+		return !nic->adopted && !nic->macvtap;
+	case VN_TC:
+		return (nic->held || nic->rate > 0 || nic->police_rate > 0) && !nic->adopted;
 	case VN_PERSIST:
-		return nic->persist && !nic->adopted && nic->owner >= -1 && nic->owner < UINT32_MAX &&
+		return nic->persist && !nic->adopted && !nic->macvtap && nic->owner >= -1 && nic->owner < UINT32_MAX &&
 		       nic->group >= -1 && nic->group < UINT32_MAX;
 	case VN_ALTNAME:
 	case VN_RENAME:
@@ -247,6 +284,8 @@ static bool sound_act(const struct vn_act *act, const struct vn_program *program
 	nic = &program->nics[act->nic];
 	if ((nic->failed & ACTS[act->op].needs) != ACTS[act->op].needs || nic->failed & ACTS[act->op].bars ||
 	    (act->op != VN_VHOST_OPEN && act->flags & VN_OPTIONAL) || !sound_for(act->op, nic))
+		return false;
+	if (nic->held && nic->n_tap == 0 && act->op != VN_DELETE)
 		return false;
 	nic->failed |= ACTS[act->op].makes;
 	return true;
@@ -270,7 +309,8 @@ static int check(const struct vn_program *program)
 	for (uint32_t i = 0; i < program->n_nics; i++) {
 		struct vn_nic *nic = &program->nics[i];
 
-		if (!sound_nic(nic, program->n_bridges) || !sound_vlans(nic) || (nic->held && !sound_held(nic)))
+		if (!sound_nic(nic, program->n_bridges) || !sound_vlans(nic) || !sound_bandwidth(nic) ||
+		    (nic->held && !sound_held(nic)))
 			return -EINVAL;
 		nic->failed = nic->held ? HELD | THERE | (nic->n_vhost > 0 ? VHOST : 0) : 0;
 	}
@@ -288,6 +328,7 @@ static void clear_results(struct vn_program *program)
 		struct vn_nic *nic = &program->nics[i];
 
 		nic->failed = 0;
+		nic->said[0] = 0;
 		if (!nic->held)
 			nic->n_tap = nic->n_vhost = 0;
 		if (!nic->held)
@@ -345,6 +386,24 @@ static int find_bridges(struct run *run, const struct vn_program *program)
 			rc = blame(run, program, i, VN_LINK, bridge->error, VN_CALL_SIOCGIFINDEX);
 		else if (!nic->held && ++bridge->ports > VN_MAX_PORTS)
 			rc = blame(run, program, i, VN_LINK, -EXFULL, VN_CALL_BRCTL_GET_PORT_LIST);
+	}
+	return rc;
+}
+
+/* Every link that a macvtap is to be on, before anything is made. */
+static int find_parents(struct run *run, const struct vn_program *program)
+{
+	int rc = 0;
+
+	for (uint32_t i = 0; i < program->n_acts && rc == 0; i++) {
+		struct vn_act *act = &run->acts[i];
+
+		if (act->op != VN_MACVTAP)
+			continue;
+		act->error = look_up_parent(run->nl.fd, &run->nics[act->nic]);
+		act->call = VN_CALL_SIOCGIFINDEX;
+		if (act->error < 0)
+			rc = refuse(run, act);
 	}
 	return rc;
 }
@@ -430,7 +489,7 @@ static void unadopt(const struct run *run, const struct vn_program *program)
 /* Or its link would stay when its fds are closed. */
 static void unpersist(const struct vn_nic *nic)
 {
-	if (nic->persist && nic->n_tap > 0)
+	if (nic->persist && nic->n_tap > 0 && !nic->macvtap)
 		ioctl_retry(nic->tap_fds[0], TUNSETPERSIST, NULL);
 }
 
@@ -443,7 +502,8 @@ static void unmake(struct run *run, struct vn_program *program)
 	for (uint32_t i = 0; i < program->n_nics; i++) {
 		struct vn_nic *nic = &run->nics[i];
 
-		if (nic->failed && !nic->held && !nic->adopted && nic->n_tap + nic->n_vhost > 0)
+		if (nic->failed && !nic->held && !nic->adopted &&
+		    (nic->n_tap + nic->n_vhost > 0 || (nic->macvtap && nic->ifindex > 0)))
 			doomed[n++] = (struct doomed){ .nic = nic };
 		if (n == 0 || (n < DELETE_BATCH && i + 1 < program->n_nics))
 			continue;
@@ -499,7 +559,7 @@ static int check_files(struct run *run, const struct vn_program *program)
 	for (uint32_t i = 0; i < program->n_acts; i++) {
 		const struct vn_act *act = &program->acts[i];
 
-		if (act->op == VN_TAP_OPEN || act->op == VN_ADOPT ||
+		if (act->op == VN_TAP_OPEN || act->op == VN_ADOPT || act->op == VN_MACVTAP ||
 		    (act->op == VN_VHOST_OPEN && !(act->flags & VN_OPTIONAL)))
 			needed += program->nics[act->nic].queues;
 	}
@@ -528,12 +588,24 @@ static int keep_macs(struct run *run, const struct vn_program *program)
 	return rc;
 }
 
+/* What a kernel may lack for a bandwidth it says in words alone: the errno is the same for all of it. */
+static void ask_for_words(const struct run *run, const struct vn_program *program)
+{
+	for (uint32_t i = 0; i < program->n_acts; i++)
+		if (run->acts[i].op == VN_TC) {
+			nl_ask_for_words(&run->nl);
+			return;
+		}
+}
+
 static int run_acts(struct run *run, struct vn_program *program)
 {
 	int rc = check_files(run, program);
 
 	if (rc == 0)
 		rc = find_bridges(run, program);
+	if (rc == 0)
+		rc = find_parents(run, program);
 	if (rc == 0)
 		rc = find_vlans(run, program);
 	if (rc == 0)
@@ -573,6 +645,7 @@ int vn_run(struct vn_program *program)
 			run.nics[i].failed = 1;
 		return rc;
 	}
+	ask_for_words(&run, program);
 	rc = run_acts(&run, program);
 	close(run.nl.fd);
 	return rc;

@@ -10,26 +10,29 @@
 #define VN_MAX_QUEUES 256
 #define VN_MAX_PORTS 1023
 #define VN_MAX_VLANS 1024
+#define VN_SAID 96
 
 /* Acts, in the order of a NIC's life. */
 #define VN_TAP_OPEN 0
 #define VN_ADOPT 1
-#define VN_VHOST_OPEN 2
-#define VN_SELFTEST 3
-#define VN_QDISC 4
-#define VN_LEAVE 5
-#define VN_LINK 6
-#define VN_VLAN_ADD 7
-#define VN_VLAN_DEL 8
-#define VN_FDB 9
-#define VN_COALESCE 10
-#define VN_UP 11
-#define VN_PERSIST 12
-#define VN_ATTACH 13
-#define VN_ALTNAME 14
-#define VN_RENAME 15
-#define VN_DELETE 16
-#define VN_ACTS 17
+#define VN_MACVTAP 2
+#define VN_VHOST_OPEN 3
+#define VN_SELFTEST 4
+#define VN_QDISC 5
+#define VN_LEAVE 6
+#define VN_LINK 7
+#define VN_VLAN_ADD 8
+#define VN_VLAN_DEL 9
+#define VN_FDB 10
+#define VN_COALESCE 11
+#define VN_TC 12
+#define VN_UP 13
+#define VN_PERSIST 14
+#define VN_ATTACH 15
+#define VN_ALTNAME 16
+#define VN_RENAME 17
+#define VN_DELETE 18
+#define VN_ACTS 19
 
 /* vn_act.flags */
 #define VN_OPTIONAL 1
@@ -74,6 +77,11 @@
 #define VN_CALL_TUNSETOWNER 35
 #define VN_CALL_TUNSETGROUP 36
 #define VN_CALL_TUNSETPERSIST 37
+#define VN_CALL_RTM_DELQDISC 38
+#define VN_CALL_RTM_NEWTCLASS 39
+#define VN_CALL_RTM_NEWTFILTER 40
+#define VN_CALL_UEVENT 41
+#define VN_CALL_MKNOD 42
 
 /* One VLAN of a port, or an end of a range of them: struct bridge_vlan_info. */
 struct vn_vlan {
@@ -84,6 +92,7 @@ struct vn_vlan {
 /*
  * One NIC. The caller owns the memory, and the fds of rows that did not fail. What a run opened for a row that failed
  * is closed; the fds of a row that is held are closed by DELETE alone. VHOST_OPEN is for a row that has no vhost-net fds.
+ * A macvtap is a link of its own, and stays when its fds are closed: it is deleted, and known by its alias.
  */
 struct vn_nic {
 	/* in */
@@ -117,8 +126,21 @@ struct vn_nic {
 	uint8_t persist; /* by PERSIST: closed it stays, and is for owner and group to open */
 	int64_t owner;	 /* -1: none */
 	int64_t group;
+	/* in: its bandwidth, by TC; rates in bytes a second, bursts in ticks of 64 ns: how long they take at the rate */
+	uint64_t rate; /* of what it sends; 0 has no limit, and no more of these five */
+	uint64_t ceil; /* what it may send in a burst */
+	uint32_t burst;
+	uint32_t ceil_burst;
+	uint32_t quantum;    /* bytes */
+	uint32_t police_burst; /* of what comes in by it */
+	uint64_t police_rate;  /* 0 has no limit */
+	uint8_t macvtap; /* by MACVTAP, and not TAP_OPEN; one that is held may have no fds */
+	uint32_t mode;	 /* IFLA_MACVLAN_MODE */
+	char parent[16]; /* NUL-terminated: the link it is on top of */
 	/* out */
+	int32_t parent_index;
 	uint32_t failed; /* an act of it was refused, and the later ones were left out */
+	char said[VN_SAID]; /* NUL-terminated; what the kernel said of its TC in words, when it refused that */
 };
 
 /* One bridge that NICs join. */
@@ -166,6 +188,7 @@ struct vn_link {
 	uint32_t mac_len;
 	uint8_t mac[32];
 	char kind[16];  /* "" for a link of no rtnetlink kind */
+	char alias[128];
 	uint32_t ports; /* of a bridge: how many it has */
 	uint32_t tun_flags; /* of a TUN or TAP device: its ifr_flags, as TUNGETIFF has them */
 	uint32_t vlan_filtering; /* of a bridge: it heeds VLANs */

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -29,6 +30,7 @@
 #include "calls.h"
 #include "links.h"
 #include "removal.h"
+#include "tc.h"
 
 enum {
 	IDENTIFY_TRIES = 3,
@@ -36,6 +38,9 @@ enum {
 	RING_ENTRIES = 256,
 	RING_BYTES = 16384, /* descriptors 4096, available 518, used 2054 */
 };
+
+/* With the ifindex: unlinked again as soon as the queues are open. */
+#define NODE "/dev/.vhostnet-tap"
 
 #define VHOST_NEEDED ((1ULL << VIRTIO_NET_F_MRG_RXBUF) | (1ULL << VIRTIO_F_VERSION_1))
 
@@ -191,7 +196,50 @@ static int is_still(struct run *run, const struct vn_nic *nic, struct vn_act *ac
 	return rc;
 }
 
-/* Whether it can have so many queues is its own, and so is what it was made as. */
+/* The queues of a macvtap, by its device's node. */
+static int open_node(struct vn_nic *nic, struct vn_act *act, const char *path)
+{
+	for (uint32_t queue = 0; queue < nic->queues; queue++) {
+		struct ifreq request = { .ifr_flags = (short)nic->tun_flags };
+		int fd = open_retry(path, O_RDWR | O_CLOEXEC);
+
+		act->queue = (int32_t)queue;
+		if (fd < 0)
+			return refused(act, VN_CALL_OPEN);
+		nic->tap_fds[nic->n_tap++] = fd;
+		if (ioctl_retry(fd, TUNSETIFF, &request) < 0)
+			return refused(act, VN_CALL_TUNSETIFF);
+	}
+	act->queue = -1;
+	return 0;
+}
+
+/*
+ * Whether it can have so many queues is its own, and so is what it was made as. A macvtap's are had by the node that it
+ * has where nodes are made; that it is this one's is seen when it is open.
+ */
+static int open_adopted(struct vn_nic *nic, struct vn_act *act, const struct vn_link *link)
+{
+	char path[sizeof("/dev/tap") + 16];
+	int rc = 0;
+
+	nic->macvtap = strcmp(link->kind, "macvtap") == 0;
+	if (nic->macvtap) {
+		snprintf(path, sizeof(path), "/dev/tap%d", link->ifindex);
+		return open_node(nic, act, path);
+	}
+	act->call = VN_CALL_TUNSETIFF;
+	if (!(link->tun_flags & IFF_TAP) || (nic->queues > 1 && !(link->tun_flags & IFF_MULTI_QUEUE)))
+		return -EINVAL;
+	nic->tun_flags = (nic->tun_flags & ~(uint32_t)IFF_MULTI_QUEUE) | (link->tun_flags & IFF_MULTI_QUEUE);
+	for (uint32_t queue = 0; queue < nic->queues && rc == 0; queue++) {
+		rc = open_queue(nic, act);
+		if (rc < 0)
+			act->queue = (int32_t)queue;
+	}
+	return rc;
+}
+
 static int adopt(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
 	struct vn_link link;
@@ -201,23 +249,177 @@ static int adopt(struct run *run, struct vn_nic *nic, struct vn_act *act)
 		return rc;
 	if (link.ifindex == 0)
 		return -ENODEV;
-	act->call = VN_CALL_TUNSETIFF;
-	if (!(link.tun_flags & IFF_TAP) || (nic->queues > 1 && !(link.tun_flags & IFF_MULTI_QUEUE)))
-		return -EINVAL;
-	nic->tun_flags = (nic->tun_flags & ~(uint32_t)IFF_MULTI_QUEUE) | (link.tun_flags & IFF_MULTI_QUEUE);
-	for (uint32_t queue = 0; queue < nic->queues; queue++) {
-		rc = open_queue(nic, act);
-		if (rc < 0) {
-			act->queue = (int32_t)queue;
-			return rc;
-		}
-	}
+	rc = open_adopted(nic, act, &link);
+	if (rc < 0)
+		return rc;
 	rc = is_still(run, nic, act, &link);
 	if (rc < 0)
 		return rc;
 	nic->ifindex = link.ifindex;
 	nic->mtu = link.mtu;
 	return forget_the_last(nic, act);
+}
+
+/* ---- what a link is told ------------------------------------------------------------------------- */
+
+static struct nlmsghdr *begin_link_of(struct run *run, const struct vn_nic *nic, uint32_t tag)
+{
+	struct ifinfomsg body = { .ifi_family = AF_UNSPEC, .ifi_index = nic->ifindex };
+
+	return nl_begin(&run->nl, RTM_NEWLINK, NLM_F_ACK, tag, &body, sizeof(body));
+}
+
+static void put_no_ipv6(struct nlmsghdr *message)
+{
+	uint8_t mode = IN6_ADDR_GEN_MODE_NONE;
+	struct rtattr *families = nl_attr(message, IFLA_AF_SPEC, NULL, 0);
+	struct rtattr *inet6 = nl_attr(message, AF_INET6, NULL, 0);
+
+	nl_attr(message, IFLA_INET6_ADDR_GEN_MODE, &mode, sizeof(mode));
+	message->nlmsg_len = NLMSG_ALIGN(message->nlmsg_len);
+	nl_end_nest(message, inet6);
+	nl_end_nest(message, families);
+}
+
+static void put_flag_up(struct nlmsghdr *message)
+{
+	struct ifinfomsg *body = NLMSG_DATA(message);
+
+	body->ifi_flags = body->ifi_change = IFF_UP;
+}
+
+/* What is the link's own, and its bridge. */
+static void set_link(struct run *run, const struct vn_nic *nic, uint32_t tag)
+{
+	struct nlmsghdr *message = begin_link_of(run, nic, tag);
+
+	if (nic->up)
+		put_flag_up(message);
+	if (nic->set_mac)
+		nl_attr(message, IFLA_ADDRESS, nic->mac, sizeof(nic->mac));
+	if (nic->mtu)
+		nl_attr(message, IFLA_MTU, &nic->mtu, sizeof(nic->mtu));
+	if (nic->alias[0])
+		nl_attr(message, IFLA_IFALIAS, nic->alias, strlen(nic->alias));
+	if (nic->bridge >= 0)
+		nl_attr(message, IFLA_MASTER, &run->bridges[nic->bridge].ifindex, sizeof(uint32_t));
+	if (nic->no_ipv6 && nic->mtu >= IPV6_MIN_MTU) /* below it there is no IPv6 to set anything in */
+		put_no_ipv6(message);
+	nl_end(&run->nl, message);
+}
+
+/* ---- MACVTAP --------------------------------------------------------------------------------------- */
+
+/* The link, whole and down. Its ifindex is of our choosing: whatever is lost on the way, it is known what to delete. */
+static void put_macvtap(struct run *run, const struct vn_nic *nic)
+{
+	struct ifinfomsg body = { .ifi_family = AF_UNSPEC, .ifi_index = nic->ifindex };
+	struct nlmsghdr *message =
+		nl_begin(&run->nl, RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, 0, &body, sizeof(body));
+	struct rtattr *info, *data;
+
+	nl_attr(message, IFLA_IFNAME, nic->name, strlen(nic->name) + 1);
+	nl_attr(message, IFLA_LINK, &nic->parent_index, sizeof(nic->parent_index));
+	nl_attr(message, IFLA_ADDRESS, nic->mac, sizeof(nic->mac));
+	info = nl_attr(message, IFLA_LINKINFO, NULL, 0);
+	nl_attr(message, IFLA_INFO_KIND, "macvtap", sizeof("macvtap"));
+	data = nl_attr(message, IFLA_INFO_DATA, NULL, 0);
+	nl_attr(message, IFLA_MACVLAN_MODE, &nic->mode, sizeof(nic->mode));
+	nl_end_nest(message, data);
+	nl_end_nest(message, info);
+	nl_end(&run->nl, message);
+}
+
+static int take_both(void *context, uint32_t tag, const struct nlmsghdr *message)
+{
+	int *errors = context;
+
+	if (message->nlmsg_type != NLMSG_ERROR || errors[tag] != UNANSWERED)
+		return 0;
+	return nl_error(message, &errors[tag]);
+}
+
+/*
+ * In one send with what the kernel takes of a link that is there, and not in the message that makes it: the mark, and
+ * for passthru the MAC, which is the parent's. Where the first is refused the second finds no link of that ifindex.
+ */
+static int make_macvtap(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	int errors[2] = { UNANSWERED, UNANSWERED }, lost;
+
+	put_macvtap(run, nic);
+	set_link(run, nic, 1);
+	lost = nl_exchange(&run->nl, take_both, errors, &act->call);
+	if (errors[0] < 0)
+		nic->ifindex = 0;
+	for (int i = 0; i < 2; i++)
+		if (errors[i] < 0) {
+			act->call = VN_CALL_RTM_NEWLINK;
+			return errors[i];
+		}
+	return lost;
+}
+
+/* One that nobody has: out of 2^28 above all that the kernel gives by itself. */
+static int choose_ifindex(struct vn_nic *nic, struct vn_act *act)
+{
+	uint32_t number;
+
+	if (getrandom(&number, sizeof(number), 0) != sizeof(number))
+		return refused(act, VN_CALL_GETRANDOM);
+	nic->ifindex = (int32_t)((number & 0x0fffffff) | 0x10000000);
+	return 0;
+}
+
+/* As long as the link is there its device number is no other's: it still is, so every queue is of it. */
+static int still_has(struct run *run, const struct vn_nic *nic, struct vn_act *act)
+{
+	struct ifreq request = { 0 };
+
+	if (ioctl_retry(nic->tap_fds[nic->n_tap - 1], TUNGETIFF, &request) < 0)
+		return refused(act, VN_CALL_TUNGETIFF);
+	if (ioctl_retry(run->nl.fd, SIOCGIFINDEX, &request) < 0)
+		return refused(act, VN_CALL_SIOCGIFINDEX);
+	act->call = VN_CALL_SIOCGIFINDEX;
+	return request.ifr_ifindex == nic->ifindex ? 0 : -ESTALE;
+}
+
+/* By a node of our own: nobody can vouch for what others call it. */
+static int open_macvtap(struct run *run, struct vn_nic *nic, struct vn_act *act, int events)
+{
+	char path[sizeof(NODE) + 16];
+	dev_t number = 0;
+	int rc = make_macvtap(run, nic, act);
+
+	if (rc < 0)
+		return rc;
+	rc = device_number(events, nic->ifindex, &number);
+	act->call = VN_CALL_UEVENT;
+	if (rc < 0)
+		return rc;
+	snprintf(path, sizeof(path), NODE "%d", nic->ifindex);
+	if (mknod_retry(path, number) < 0)
+		return refused(act, VN_CALL_MKNOD);
+	rc = open_node(nic, act, path);
+	unlink(path);
+	return rc < 0 ? rc : still_has(run, nic, act);
+}
+
+static int macvtap(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	int rc = choose_ifindex(nic, act), events;
+
+	if (rc < 0)
+		return rc;
+	events = open_uevents();
+	if (events < 0) {
+		act->call = VN_CALL_UEVENT;
+		nic->ifindex = 0;
+		return events;
+	}
+	rc = open_macvtap(run, nic, act, events);
+	close(events);
+	return rc;
 }
 
 /* ---- VHOST_OPEN ------------------------------------------------------------------------------------ */
@@ -361,7 +563,8 @@ static int selftest(struct run *run, struct vn_nic *nic, struct vn_act *act)
 
 /* ---- ATTACH ---------------------------------------------------------------------------------------- */
 
-/* Queue 0 is attached always; QEMU leaves the others detached when it ends. */
+/* Queue 0 is attached always; QEMU leaves the others detached when it ends. A macvtap does not say which: EINVAL does.
+ */
 static int attach(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
 	(void)run;
@@ -371,11 +574,11 @@ static int attach(struct run *run, struct vn_nic *nic, struct vn_act *act)
 		act->queue = (int32_t)queue;
 		if (ioctl_retry(nic->tap_fds[queue], TUNGETIFF, &request) < 0)
 			return refused(act, VN_CALL_TUNGETIFF);
-		if (!(request.ifr_flags & IFF_DETACH_QUEUE))
+		if (!(request.ifr_flags & IFF_DETACH_QUEUE) && !nic->macvtap)
 			continue;
 		memset(&request, 0, sizeof(request));
 		request.ifr_flags = IFF_ATTACH_QUEUE;
-		if (ioctl_retry(nic->tap_fds[queue], TUNSETQUEUE, &request) < 0)
+		if (ioctl_retry(nic->tap_fds[queue], TUNSETQUEUE, &request) < 0 && !(nic->macvtap && errno == EINVAL))
 			return refused(act, VN_CALL_TUNSETQUEUE);
 	}
 	act->queue = -1;
@@ -391,9 +594,7 @@ static uint32_t number(const struct run *run, const struct vn_act *act)
 
 static struct nlmsghdr *begin_link(struct run *run, const struct vn_nic *nic, const struct vn_act *act)
 {
-	struct ifinfomsg body = { .ifi_family = AF_UNSPEC, .ifi_index = nic->ifindex };
-
-	return nl_begin(&run->nl, RTM_NEWLINK, NLM_F_ACK, number(run, act), &body, sizeof(body));
+	return begin_link_of(run, nic, number(run, act));
 }
 
 static int put_qdisc(struct run *run, struct vn_nic *nic, struct vn_act *act)
@@ -406,18 +607,6 @@ static int put_qdisc(struct run *run, struct vn_nic *nic, struct vn_act *act)
 	nl_attr(message, TCA_KIND, "noqueue", sizeof("noqueue"));
 	nl_end(&run->nl, message);
 	return 0;
-}
-
-static void put_no_ipv6(struct nlmsghdr *message)
-{
-	uint8_t mode = IN6_ADDR_GEN_MODE_NONE;
-	struct rtattr *families = nl_attr(message, IFLA_AF_SPEC, NULL, 0);
-	struct rtattr *inet6 = nl_attr(message, AF_INET6, NULL, 0);
-
-	nl_attr(message, IFLA_INET6_ADDR_GEN_MODE, &mode, sizeof(mode));
-	message->nlmsg_len = NLMSG_ALIGN(message->nlmsg_len);
-	nl_end_nest(message, inet6);
-	nl_end_nest(message, families);
 }
 
 /* As a port of its bridge: in a message of its own link, and not in the one that makes it a port. */
@@ -439,31 +628,10 @@ static void put_port(struct nlmsghdr *message, const struct vn_nic *nic)
 	nl_end_nest(message, info);
 }
 
-static void put_flag_up(struct nlmsghdr *message)
-{
-	struct ifinfomsg *body = NLMSG_DATA(message);
-
-	body->ifi_flags = body->ifi_change = IFF_UP;
-}
-
 static int put_link(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
-	struct nlmsghdr *message = begin_link(run, nic, act);
-
 	act->call = VN_CALL_RTM_NEWLINK;
-	if (nic->up)
-		put_flag_up(message);
-	if (nic->set_mac)
-		nl_attr(message, IFLA_ADDRESS, nic->mac, sizeof(nic->mac));
-	if (nic->mtu)
-		nl_attr(message, IFLA_MTU, &nic->mtu, sizeof(nic->mtu));
-	if (nic->alias[0])
-		nl_attr(message, IFLA_IFALIAS, nic->alias, strlen(nic->alias));
-	if (nic->bridge >= 0)
-		nl_attr(message, IFLA_MASTER, &run->bridges[nic->bridge].ifindex, sizeof(uint32_t));
-	if (nic->no_ipv6 && nic->mtu >= IPV6_MIN_MTU) /* below it there is no IPv6 to set anything in */
-		put_no_ipv6(message);
-	nl_end(&run->nl, message);
+	set_link(run, nic, number(run, act));
 	return 0;
 }
 
@@ -583,6 +751,13 @@ static int coalesce(struct run *run, struct vn_nic *nic, struct vn_act *act)
 	return rc;
 }
 
+static int put_tc(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	act->call = VN_CALL_RTM_NEWQDISC;
+	put_bandwidth(&run->nl, nic, number(run, act));
+	return 0;
+}
+
 /* Whoever is let in, before it stays. */
 static int persist(struct run *run, struct vn_nic *nic, struct vn_act *act)
 {
@@ -628,6 +803,7 @@ static int put_altname(struct run *run, struct vn_nic *nic, struct vn_act *act)
 const struct act_kind ACTS[VN_ACTS] = {
 	[VN_TAP_OPEN] = { tap_open, 0, 0, THERE, THERE },
 	[VN_ADOPT] = { adopt, 0, 0, THERE | HELD, THERE },
+	[VN_MACVTAP] = { macvtap, 0, 0, THERE | HELD, THERE },
 	[VN_VHOST_OPEN] = { vhost_open, 0, 0, VHOST | GONE, VHOST },
 	[VN_SELFTEST] = { selftest, 0, THERE, HELD, 0 },
 	[VN_QDISC] = { put_qdisc, NL_BATCH, THERE, GONE, 0 },
@@ -637,6 +813,7 @@ const struct act_kind ACTS[VN_ACTS] = {
 	[VN_VLAN_DEL] = { put_vlan_del, NL_BATCH, THERE, GONE, 0 },
 	[VN_FDB] = { put_fdb, NL_BATCH, THERE, GONE, 0 },
 	[VN_COALESCE] = { coalesce, 0, THERE, GONE, 0 },
+	[VN_TC] = { put_tc, NL_BATCH, THERE, GONE, 0 },
 	[VN_UP] = { put_up, NL_BATCH, THERE, GONE, 0 },
 	[VN_PERSIST] = { persist, 0, THERE, GONE, 0 },
 	[VN_ATTACH] = { attach, 0, HELD, GONE, 0 },

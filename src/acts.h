@@ -9,6 +9,9 @@
 #include "core.h"
 #include "netlink.h"
 
+/* In the place of an errno of what is not done yet: a message; or an act, and then how many answers it waits for. */
+enum { UNANSWERED = 1 };
+
 struct run {
 	struct vn_nic *nics;
 	struct vn_act *acts;

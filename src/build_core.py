@@ -11,7 +11,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-ROOMS = ("_vhostnet", "acts", "calls", "links", "netlink", "removal")
+ROOMS = ("_vhostnet", "acts", "calls", "links", "netlink", "removal", "tc")
 
 KERNEL_NUMBERS = (
     *("TUNSETIFF", "TUNGETIFF", "TUNGETFEATURES", "TUNSETQUEUE", "SIOCGIFINDEX", "SIOCGIFMTU"),
@@ -29,6 +29,12 @@ KERNEL_NUMBERS = (
     *("IFLA_INFO_SLAVE_KIND", "IFLA_INFO_SLAVE_DATA", "IFLA_BR_VLAN_FILTERING", "IFLA_BR_VLAN_DEFAULT_PVID"),
     *("IFLA_BRPORT_LEARNING", "IFLA_BRPORT_UNICAST_FLOOD", "IFLA_BRPORT_ISOLATED", "IFLA_BRIDGE_VLAN_INFO"),
     *("RTM_NEWLINK", "RTM_DELLINK", "RTM_GETLINK", "RTM_NEWLINKPROP", "RTM_NEWQDISC", "TC_H_ROOT", "TCA_KIND"),
+    *("RTM_DELQDISC", "RTM_NEWTCLASS", "RTM_NEWTFILTER", "TC_H_INGRESS", "TCA_OPTIONS", "ETH_P_ALL"),
+    *("TCA_HTB_PARMS", "TCA_HTB_INIT", "TCA_HTB_RATE64", "TCA_HTB_CEIL64", "TC_LINKLAYER_ETHERNET", "TC_RTAB_SIZE"),
+    *("TCA_U32_CLASSID", "TCA_U32_SEL", "TCA_U32_POLICE", "TC_U32_TERMINAL"),
+    *("TCA_POLICE_TBF", "TCA_POLICE_RATE", "TCA_POLICE_RATE64", "TC_POLICE_SHOT"),
+    *("SOL_NETLINK", "NETLINK_EXT_ACK", "NLM_F_CAPPED", "NLM_F_ACK_TLVS", "NLMSGERR_ATTR_MSG"),
+    *("IFLA_LINK", "IFLA_MACVLAN_MODE", "NETLINK_KOBJECT_UEVENT"),
     *("IFLA_ADDRESS", "IFLA_IFNAME", "IFLA_MTU", "IFLA_MASTER", "IFLA_LINKINFO", "IFLA_INFO_KIND"),
     *("IFLA_AF_SPEC", "IFLA_EXT_MASK", "IFLA_INET6_ADDR_GEN_MODE", "IN6_ADDR_GEN_MODE_NONE"),
     *("IFLA_IFALIAS", "IFLA_GROUP", "IFLA_PROP_LIST", "IFLA_ALT_IFNAME", "RTEXT_FILTER_SKIP_STATS"),
@@ -44,6 +50,7 @@ KERNEL_NUMBERS = (
 KERNEL_STRUCTS = (
     *("ifreq", "ethtool_drvinfo", "ethtool_coalesce", "nlmsghdr", "ifinfomsg", "tcmsg", "ndmsg", "bridge_vlan_info"),
     *("vhost_vring_state", "vhost_vring_addr"),
+    *("tc_ratespec", "tc_htb_glob", "tc_htb_opt", "tc_sfq_qopt_v1", "tc_police", "tc_u32_sel", "tc_u32_key"),
 )
 
 PRELUDE = """
@@ -54,10 +61,12 @@ PRELUDE = """
 #include <linux/if.h>
 #include <linux/if_arp.h>
 #include <linux/if_bridge.h>
+#include <linux/if_ether.h>
 #include <linux/if_link.h>
 #include <linux/if_tun.h>
 #include <linux/neighbour.h>
 #include <linux/netlink.h>
+#include <linux/pkt_cls.h>
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
 #include <linux/sockios.h>

@@ -43,6 +43,16 @@ int ioctl_retry(int fd, unsigned long request, void *argument)
 	return rc;
 }
 
+int mknod_retry(const char *path, dev_t number)
+{
+	int rc, tries = EINTR_TRIES;
+
+	do
+		rc = mknod(path, S_IFCHR | S_IRUSR | S_IWUSR, number);
+	while (rc < 0 && errno == EINTR && tries-- > 0);
+	return rc;
+}
+
 int fstat_retry(int fd, struct stat *status)
 {
 	int rc, tries = EINTR_TRIES;

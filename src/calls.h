@@ -14,6 +14,7 @@ enum { EINTR_TRIES = 16 };
 int refused(struct vn_act *act, uint32_t call);
 int open_retry(const char *path, int flags);
 int ioctl_retry(int fd, unsigned long request, void *argument);
+int mknod_retry(const char *path, dev_t number); /* a character device, and ours alone */
 int fstat_retry(int fd, struct stat *status);
 
 /* By the fd: no name that could be another link's by now, and no need to be in its network namespace. */

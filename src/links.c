@@ -87,6 +87,8 @@ static void read_attribute(struct vn_link *link, const struct rtattr *attribute)
 		memcpy(link->mac, RTA_DATA(attribute), size);
 		link->mac_len = (uint32_t)size;
 	}
+	if (attribute->rta_type == IFLA_IFALIAS && size < sizeof(link->alias))
+		memcpy(link->alias, RTA_DATA(attribute), size);
 	if (attribute->rta_type == IFLA_LINKINFO)
 		read_info(link, attribute);
 }
@@ -120,11 +122,12 @@ int take_link(void *context, uint32_t tag, const struct nlmsghdr *message)
 
 void put_lookup(struct netlink *nl, const struct vn_link *link, uint32_t tag)
 {
-	struct ifinfomsg body = { .ifi_family = AF_UNSPEC };
+	struct ifinfomsg body = { .ifi_family = AF_UNSPEC, .ifi_index = link->ifindex };
 	struct nlmsghdr *message = nl_begin(nl, RTM_GETLINK, 0, tag, &body, sizeof(body));
 	uint32_t mask = RTEXT_FILTER_SKIP_STATS;
 
-	nl_attr(message, IFLA_IFNAME, link->name, strlen(link->name) + 1);
+	if (link->ifindex == 0)
+		nl_attr(message, IFLA_IFNAME, link->name, strlen(link->name) + 1);
 	nl_attr(message, IFLA_EXT_MASK, &mask, sizeof(mask));
 	nl_end(nl, message);
 }
@@ -134,6 +137,20 @@ static int ask_by_name(int fd, const char *name, unsigned long request, struct i
 	memset(&answer->ifr_ifru, 0, sizeof(answer->ifr_ifru));
 	memcpy(answer->ifr_name, name, VN_IFNAMSIZ);
 	return ioctl_retry(fd, request, answer) < 0 ? -errno : 0;
+}
+
+int look_up_parent(int fd, struct vn_nic *nic)
+{
+	struct ifreq answer;
+	int rc = ask_by_name(fd, nic->parent, SIOCGIFINDEX, &answer);
+
+	if (rc == 0)
+		nic->parent_index = answer.ifr_ifindex;
+	if (rc == 0)
+		rc = ask_by_name(fd, nic->parent, SIOCGIFMTU, &answer);
+	if (rc == 0)
+		nic->mtu = (uint32_t)answer.ifr_mtu;
+	return rc;
 }
 
 static int check_is_bridge(int fd, const char *name)

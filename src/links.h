@@ -10,6 +10,7 @@
 #include "netlink.h"
 
 int take_link(void *context, uint32_t tag, const struct nlmsghdr *message);
+/* By its ifindex, or where that is 0 by its name. */
 void put_lookup(struct netlink *nl, const struct vn_link *link, uint32_t tag);
 
 /*
@@ -23,6 +24,9 @@ uint32_t count_ports(int fd, const char *name);
  * them held and its ports already, there is no need to know what it is and how full.
  */
 int look_up(int fd, struct vn_bridge *bridge, bool joins);
+
+/* The link that a macvtap is to be on, whose MTU it will have. */
+int look_up_parent(int fd, struct vn_nic *nic);
 
 /* The VLAN that a new port of it is in. EOPNOTSUPP where it does not heed VLANs; *call says what refused. */
 int ask_vlans(struct netlink *nl, struct vn_bridge *bridge, uint32_t *call);

@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <sys/types.h>
+
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 
@@ -13,8 +15,11 @@
 
 enum {
 	NL_BATCH = 64,	  /* messages of one send: what it holds RTNL for stays short */
-	NL_MESSAGE = 256, /* more than any message there is */
+	NL_MESSAGE = 256, /* more than any message there is, but for those with a list or a table */
 };
+
+/* Of a tag: what the message is about may be missing, or be of another kind (ENOENT, EINVAL), and that is good, too. */
+#define NL_DISPENSABLE 0x80000000U
 
 struct netlink {
 	int fd;
@@ -23,7 +28,7 @@ struct netlink {
 	uint32_t queued;  /* messages in out */
 	uint32_t pending; /* requests without an answer */
 	size_t length;
-	uint32_t tags[NL_BATCH]; /* what each message is about */
+	uint32_t tags[NL_BATCH]; /* what each message is about, until it has its answer */
 	char out[NL_BATCH * NL_MESSAGE];
 };
 
@@ -31,6 +36,15 @@ struct netlink {
 typedef int answer_fn(void *context, uint32_t tag, const struct nlmsghdr *message);
 
 int nl_open(struct netlink *nl);
+
+/* From now on a refusal may have words. */
+void nl_ask_for_words(const struct netlink *nl);
+
+/* A socket that hears what the kernel says of this network namespace's new devices, from now on. */
+int open_uevents(void);
+
+/* The number of the character device of the macvtap of this ifindex. ENODATA where the kernel said nothing of it. */
+int device_number(int events, int ifindex, dev_t *number);
 
 /* A message of this size of body, which nl_end() queues; its answers come with this tag. */
 struct nlmsghdr *nl_begin(struct netlink *nl, uint16_t type, uint16_t flags, uint32_t tag, const void *body,
@@ -44,6 +58,9 @@ int nl_exchange(struct netlink *nl, answer_fn *answer, void *context, uint32_t *
 
 /* The errno of an NLMSG_ERROR into *error; 0 there is an acknowledgement. */
 int nl_error(const struct nlmsghdr *message, int *error);
+
+/* The words of one, as many as there is room for; "" for none. */
+void nl_words(const struct nlmsghdr *message, char *words, size_t room);
 
 /* The attribute at *data, stepping over it; NULL at the end or where the rest is malformed. */
 const struct rtattr *next_attr(const char **data, size_t *left);

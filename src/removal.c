@@ -17,6 +17,7 @@
 #include <linux/sockios.h>
 
 #include "calls.h"
+#include "links.h"
 #include "removal.h"
 
 enum {
@@ -61,6 +62,12 @@ static void *close_some(void *closing)
 	return NULL;
 }
 
+/* How many of them wait: the last one of a TAP that has its link, and every one of a macvtap, dead or alive. */
+static uint32_t slow_taps(const struct doomed *d)
+{
+	return d->nic->macvtap ? d->nic->n_tap : !d->gone;
+}
+
 void close_fds(struct doomed *doomed, uint32_t n)
 {
 	struct closing work = { .lock = PTHREAD_MUTEX_INITIALIZER, .doomed = doomed, .n = n };
@@ -69,7 +76,7 @@ void close_fds(struct doomed *doomed, uint32_t n)
 
 	for (uint32_t i = 0; i < n; i++)
 		if (doomed[i].error == 0)
-			slow += doomed[i].nic->n_vhost + !doomed[i].gone;
+			slow += doomed[i].nic->n_vhost + slow_taps(&doomed[i]);
 	while (started + 1 < slow && started < CLOSERS &&
 	       pthread_create(&threads[started], NULL, close_some, &work) == 0)
 		started++;
@@ -101,6 +108,28 @@ static int in_netns(int tap, const struct stat *here)
 	return rc;
 }
 
+/*
+ * A macvtap is known by its mark: no fd tells the network namespace that it is in. One that was made just now may not
+ * have it yet; its ifindex was chosen such that it is no other's.
+ */
+static int claim_macvtap(struct netlink *nl, struct doomed *d, bool held)
+{
+	const struct vn_nic *nic = d->nic;
+	struct vn_link link = { .ifindex = nic->ifindex };
+	uint8_t mac[6];
+	int rc;
+
+	put_lookup(nl, &link, 0);
+	rc = nl_exchange(nl, take_link, &link, &d->call);
+	if (rc < 0)
+		return rc;
+	d->call = VN_CALL_RTM_GETLINK;
+	if (strcmp(link.kind, "macvtap") == 0 && (!held || strcmp(link.alias, nic->alias) == 0))
+		return 0;
+	d->gone = nic->n_tap == 0 || get_mac(nic->tap_fds[0], mac) == -ENOLINK;
+	return d->gone ? 0 : -EXDEV;
+}
+
 int claim(struct netlink *nl, struct doomed *d, const struct stat *here)
 {
 	struct ifreq request = { 0 };
@@ -108,6 +137,8 @@ int claim(struct netlink *nl, struct doomed *d, const struct stat *here)
 
 	if (d->nic->ifindex == 0)
 		return -ESTALE; /* it was not made to the end, and never proven: it can only be closed */
+	if (d->nic->macvtap)
+		return claim_macvtap(nl, d, here != NULL);
 	d->call = VN_CALL_TUNGETIFF;
 	if (ioctl_retry(d->nic->tap_fds[0], TUNGETIFF, &request) < 0) {
 		d->gone = errno == EBADFD;
@@ -132,7 +163,7 @@ static void claim_all(struct netlink *nl, struct doomed *doomed, uint32_t n, boo
 	for (uint32_t i = 0; i < n; i++) {
 		struct doomed *d = &doomed[i];
 
-		if (d->nic->n_tap == 0)
+		if (d->nic->macvtap ? d->nic->ifindex == 0 : d->nic->n_tap == 0)
 			d->gone = true;
 		else
 			d->error = rc < 0 ? rc : claim(nl, d, held ? &here : NULL);
@@ -273,6 +304,23 @@ static int delete_group(struct netlink *nl, struct doomed *doomed, uint32_t n, u
 	return rc < 0 ? rc : error;
 }
 
+/* What the group could not have, and closing does not take away: by itself, and once more from the beginning. */
+static void delete_alone(struct netlink *nl, struct doomed *d, bool held)
+{
+	struct ifinfomsg body = { .ifi_family = AF_UNSPEC, .ifi_index = d->nic->ifindex };
+	int error = 0;
+
+	if (claim_macvtap(nl, d, held) < 0)
+		return;
+	if (!d->gone) {
+		nl_end(nl, nl_begin(nl, RTM_DELLINK, NLM_F_ACK, 0, &body, sizeof(body)));
+		if (nl_exchange(nl, take_ack, &error, &d->call) < 0 || error < 0)
+			return;
+	}
+	d->error = 0;
+	d->gone = true;
+}
+
 void delete_links(struct netlink *nl, struct doomed *doomed, uint32_t n, bool held)
 {
 	uint32_t call = VN_CALL_NONE, links = 0;
@@ -289,4 +337,7 @@ void delete_links(struct netlink *nl, struct doomed *doomed, uint32_t n, bool he
 		doomed[i].call = call;
 		doomed[i].gone = rc == 0;
 	}
+	for (uint32_t i = 0; i < n; i++)
+		if (doomed[i].nic->macvtap && doomed[i].error < 0)
+			delete_alone(nl, &doomed[i], held);
 }

@@ -28,7 +28,9 @@ struct doomed {
 void close_fds(struct doomed *doomed, uint32_t n);
 int netns_of(int fd, unsigned long request, struct stat *status);
 
-/* Proof that the ifindex is our TAP's, in this namespace, by what holds it. *here is NULL for what was made just now.
+/*
+ * Proof that the ifindex is our TAP's, in this namespace, by what holds it, or our macvtap's, by its mark. *here is
+ * NULL for what was made just now.
  */
 int claim(struct netlink *nl, struct doomed *d, const struct stat *here);
 

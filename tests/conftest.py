@@ -86,6 +86,20 @@ def _lacks_vlan() -> str | None:
     return f"bridges do not filter by VLAN: {done.stderr.strip()}" if done.returncode else _lacks_tap()
 
 
+def _lacks_shaping() -> str | None:
+    """What libvirt puts on a TAP, on a loopback where nobody is in the way."""
+    added = (
+        "qdisc add dev lo root handle 1: htb default 1",
+        "class add dev lo parent 1: classid 1:1 htb rate 1kbps",
+        "qdisc add dev lo parent 1:1 handle 2: sfq perturb 10",
+        "filter add dev lo parent 1: protocol all prio 1 handle 1 fw flowid 1",
+        "qdisc add dev lo ingress",
+        "filter add dev lo parent ffff: protocol all u32 match u32 0 0 police rate 1kbps burst 1kb drop",
+    )
+    done = run("unshare", "--net", "sh", "-ec", "\n".join(f"tc {one}" for one in added))
+    return f"tc: {done.stderr.strip()}" if done.returncode else lacks("tap")
+
+
 def _lacks_e2e() -> str | None:
     return _lacks_qemu() or (None if shutil.which("busybox") else "no busybox in PATH")
 
@@ -146,6 +160,7 @@ _PROBES = {
     "qemu": _lacks_qemu,
     "vhost": _lacks_vhost,
     "vlan": _lacks_vlan,
+    "shaping": _lacks_shaping,
     "e2e": _lacks_e2e,
     "strace": _lacks_strace,
     "setpriv": _lacks_setpriv,
@@ -173,7 +188,7 @@ def pytest_sessionstart() -> None:
 
 @pytest.fixture(autouse=True)
 def _needs(request: pytest.FixtureRequest) -> None:
-    for marker in ("tap", "udev", "qemu", "vhost", "vlan", "libvirt", "libvirtd", "ovs", "e2e"):
+    for marker in ("tap", "udev", "qemu", "vhost", "vlan", "shaping", "libvirt", "libvirtd", "ovs", "e2e"):
         if request.node.get_closest_marker(marker):
             need(marker)
 

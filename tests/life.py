@@ -82,9 +82,23 @@ class Life:
             pool.take(self.wish(ifname="life-new"), rename=True).close()
         join()
 
+    def bandwidth(self):
+        """A limit of what it gets, and another."""
+        limits = [vhostnet.Bandwidth(vhostnet.Rate(rate)) for rate in (1000, 7)]
+        spec, other = (self.wish(mac="52:54:00:00:00:01", bandwidth=limit) for limit in limits)
+        with vhostnet.open_nic(spec, **self.how) as nic:
+            nic.update(other)
+
     def plan(self):
         program = vhostnet.plan_nics([self.wish()], engine=self.engine)
         assert vhostnet.limits(program, engine=self.engine).fds > 0
+
+    def macvtap(self):
+        """On the bridge, which is a link like any other to it."""
+        wish = {"type": "direct", "bridge": None, "source": vhostnet.DirectSource(BRIDGE)}
+        with vhostnet.open_nic(self.wish(**wish), **self.how) as nic:
+            assert len(nic.tap_fds) == 2
+        vhostnet.close_nics(vhostnet.open_nics([self.wish(**wish), self.wish(**wish)], **self.how))
 
     def elsewhere(self):
         """In another network namespace, by its fd; here it is the same one, which takes the same calls."""
@@ -93,7 +107,8 @@ class Life:
         os.close(fd)
 
 
-STEPS = [name for name, value in vars(Life).items() if callable(value) and name not in ("__init__", "wish")]
+# A macvtap takes more privileges than all else.
+STEPS = [name for name, value in vars(Life).items() if callable(value) and name not in ("__init__", "wish", "macvtap")]
 
 
 def join(name="vhostnet"):

@@ -21,15 +21,24 @@ PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "libvirt.md"
 OTHERWISE: Final = {
     "interface": "what a network is is the caller's to tell ([below](#networks)): there is no daemon to ask",
     "model": "none given is virtio, with a warning; libvirt's is rtl8139 on x86",
-    "source": "macTableManager is heeded for type bridge, too, where libvirt heeds that of a network alone; with "
-    "'libvirt' the forwarding entry is static, and so stands before the port is up. A portgroup "
-    "that the network does not have is an error; libvirt ignores it",
-    "target": "a generated name (`vnet7`) is given anew, from a counter that begins anywhere. managed='no': what the "
-    "last one left in the TAP (offloads, vnet_hdr) is reset, and its qdisc stays, where libvirt gives it noqueue; a "
-    "TAP with multi_queue serves one queue, too",
+    "source": "of type direct the parent is left as it is, up or down (libvirt brings it up); in mode passthrough the "
+    "kernel puts its MAC back when the macvtap goes, and no file is needed for that. macTableManager is heeded for "
+    "type bridge, too, where libvirt heeds that of a network alone; with 'libvirt' the forwarding entry is static, and "
+    "so stands before the port is up. A portgroup that the network does not have is an error; libvirt ignores it",
+    "target": "a macvtap is named as a TAP is. A generated name (`vnet7`) is given anew, from a counter that begins "
+    "anywhere. managed='no': what the last one left in the TAP (offloads, vnet_hdr) is reset, and its qdisc stays, "
+    "where libvirt gives it noqueue; a TAP with multi_queue serves one queue, too; a macvtap's node is /dev/tap and "
+    "its ifindex, as libvirt has it",
     "driver": "a QEMU that is started is asked for 256 of tx_queue_size on a TAP, with a warning: those from 8.1 on "
     "refuse more. In a domain that is not kvm vhost-net is not used, as in libvirt, and a warning says so",
     "backend": "the paths may not lead into /proc, or up",
+    "bandwidth": "it stands before the NIC is up; libvirt makes it after, by running tc. Its fw filter is left out: it "
+    "leads what is marked 1 to a class that is not there, and so to the one that all goes to. Where only what a TAP's "
+    "guest sends is limited the root is noqueue, and not 256 qdiscs. managed='no' is an error; libvirt shapes that TAP",
+    "bandwidth/inbound": "floor (of type network) is read, and such a NIC not opened: the guarantee is out of what "
+    "libvirt knows of its network. A burst of more than 274 s is an error; in libvirt it becomes another. A kernel "
+    "without SFQ leaves the NIC a plain FIFO; in libvirt it does not start",
+    "bandwidth/outbound": "a burst of more than 274 s is an error; in libvirt it becomes another",
     "mtu": "set before the port joins, so that the bridge's does not follow it; libvirt sets it after. Of "
     "type vhostuser libvirt up to 12.8 reads it, and then does not start the domain",
     "port": "in the message that brings the port up; libvirt writes it to sysfs after it has joined",
@@ -75,13 +84,8 @@ def _paths() -> set[str]:
 def every_read() -> dict[str, set[str]]:
     """Element -> the attributes that are read of it, for whatever type."""
     found: dict[str, set[str]] = {}
-    maps: list[Mapping[str, Mapping[str, Any]]] = [
-        elements.KNOWN,
-        elements.VLAN,
-        elements.VIRTUALPORT,
-        elements.HOST_IPS,
-        *tapless.OWN.values(),
-    ]
+    ours = elements.KNOWN, elements.VLAN, elements.VIRTUALPORT, elements.HOST_IPS, elements.BANDWIDTH
+    maps: list[Mapping[str, Mapping[str, Any]]] = [*ours, *tapless.OWN.values()]
     for known in maps:
         for path, attributes in known.items():
             found.setdefault(path, set()).update(attributes)
@@ -104,15 +108,16 @@ def element_table() -> str:
 GIVES: Final = {
     "name": "what `<source network=>` calls it",
     "forward": "nat, route, open or none: its NICs are on the bridge that libvirt makes for it; bridge: on one that is "
-    "there. With a device instead of a bridge they would be of type direct, with mode hostdev of type hostdev: not yet",
+    "there. With devices instead of a bridge they are of type direct, each on the one that fewest of its document are "
+    "on (libvirt counts those of all its domains). With mode hostdev they would be of type hostdev: not yet",
     "bridge": "the NIC's. One that is not named yet (`virbr%d`) is an error: a running network's document has the name",
     "mtu": "nothing to do: the bridge has it, and the NIC has the bridge's; the guest is not told, as with libvirt",
     "port": "for a NIC that does not say itself; a group cannot say it",
     "vlan": "for a NIC that does not say itself, nor its group; refused where libvirt refuses it, with modes nat, "
     "route, open and none",
-    "virtualport": "merged with the group's, and where they differ an error; then: not yet",
-    "portgroup": "of a NIC that names it, and the default one of those that name none: its vlan; its bandwidth and "
-    "virtualport: not yet",
+    "virtualport": "merged with the NIC's own and the group's, and where they differ an error",
+    "portgroup": "of a NIC that names it, and the default one of those that name none: its vlan, virtualport, and "
+    "bandwidth",
 }
 
 
@@ -131,7 +136,7 @@ def network_table() -> str:
 
 def type_table() -> str:
     lines = ["| type | |", "|---|---|"]
-    lines += [f"| {kind} | a TAP |" for kind in TAP_TYPES]
+    lines += [f"| {kind} | {'a macvtap' if kind == 'direct' else 'a TAP'} |" for kind in TAP_TYPES]
     lines += [f"| {kind} | QEMU's arguments alone |" for kind in TAPLESS_TYPES]
     lines += [f"| {kind} | not yet: {way} |" for kind, way in elements.LATER_TYPES.items()]
     return "\n".join(lines)

@@ -21,6 +21,7 @@ from vhostnet.errors import (
     NameBusy,
     NicClosed,
     NoSuchBridge,
+    NoSuchLink,
     NoSuchTap,
     NotABridge,
     NotPermitted,
@@ -43,12 +44,14 @@ from vhostnet.qemu.argv import assign_aliases, assign_machine, caveats, fitted, 
 from vhostnet.spec.interface import InterfaceSpec
 from vhostnet.spec.parse import parse_any, parse_domain, parse_interface
 from vhostnet.spec.parts import (
+    Bandwidth,
     CcwAddress,
     HostIp,
     HostRoute,
     MmioAddress,
     PciAddress,
     PortProfile,
+    Rate,
     SpaprVioAddress,
     UsbAddress,
     VirtualPort,
@@ -63,16 +66,18 @@ if TYPE_CHECKING:
     from vhostnet.host.survey import FoundNic, list_nics
     from vhostnet.host.vdpa import open_vdpa
     from vhostnet.spec.network import Network, PortGroup, parse_network
-    from vhostnet.spec.sources import SocketSource, UserSource, VdpaSource, VhostUserSource
+    from vhostnet.spec.sources import DirectSource, SocketSource, UserSource, VdpaSource, VhostUserSource
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Act",
+    "Bandwidth",
     "BridgeFull",
     "CcwAddress",
     "Cost",
     "DeviceGone",
+    "DirectSource",
     "EngineUnavailable",
     "Fds",
     "FlagMismatch",
@@ -92,6 +97,7 @@ __all__ = [
     "NicPool",
     "NicRow",
     "NoSuchBridge",
+    "NoSuchLink",
     "NoSuchTap",
     "NotABridge",
     "NotPermitted",
@@ -103,6 +109,7 @@ __all__ = [
     "PortProfile",
     "Program",
     "QueueLimit",
+    "Rate",
     "ResourceExhausted",
     "SocketSource",
     "SpaprVioAddress",
@@ -153,7 +160,9 @@ _LATER = {
     "PoolStats": "vhostnet.host.pool",
     "open_vdpa": "vhostnet.host.vdpa",
     **dict.fromkeys(("Network", "PortGroup", "parse_network"), "vhostnet.spec.network"),
-    **dict.fromkeys(("SocketSource", "UserSource", "VdpaSource", "VhostUserSource"), "vhostnet.spec.sources"),
+    **dict.fromkeys(
+        ("DirectSource", "SocketSource", "UserSource", "VdpaSource", "VhostUserSource"), "vhostnet.spec.sources"
+    ),
 }
 
 

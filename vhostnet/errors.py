@@ -10,7 +10,7 @@ VhostnetError
     +-- NameBusy                           holders
     |   +-- FlagMismatch                   asked, found
     +-- ResourceExhausted                  needed, allowed
-    +-- NoSuchBridge    +-- NotABridge     +-- BridgeFull
+    +-- NoSuchBridge    +-- NotABridge     +-- BridgeFull      +-- NoSuchLink
     +-- QueueLimit      +-- DeviceGone     +-- VhostUnavailable
     +-- Unsupported
 """
@@ -164,6 +164,10 @@ class NoSuchTap(HostError):
     """No link of the name of a TAP that is to be there (managed='no')."""
 
 
+class NoSuchLink(HostError):
+    """No link of the name that a macvtap is to be on."""
+
+
 class NotABridge(HostError):
     """The link the spec names as its bridge is of another kind."""
 
@@ -203,6 +207,10 @@ _DEVICES = "the device is closed to this process: allow it in its device cgroup 
 _GONE = "the TAP was deleted or its namespace destroyed: open the NIC anew"
 _RENAMED = "somebody renamed or deleted the TAP while it was made: open the NIC anew"
 _NO_OVS = "start Open vSwitch (systemctl start openvswitch-switch); its socket may be elsewhere (OVS_RUNDIR=)"
+_LACKS = (
+    "this kernel lacks a part of it: load it (modprobe sch_htb for <inbound>, sch_ingress cls_u32 act_police for "
+    "<outbound>, and of type direct the other way round), or leave <bandwidth> out"
+)
 _FDS = "raise the limit on open files (ulimit -n, LimitNOFILE=); a NIC takes one fd a queue, two with vhost-net"
 
 # (act, call or None for any, errno) -> (class, remedy); they are looked up in this order.
@@ -241,14 +249,40 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
         NotPermitted,
         "it is another user's or group's, or nobody's: ip tuntap add {subject} mode tap user USER; or CAP_NET_ADMIN",
     ),
+    ("MACVTAP", _errno.ENODEV): (NoSuchLink, "name a link that is there in <source dev=>: ip -br link"),
+    ("MACVTAP", _errno.EEXIST): (
+        NameBusy,
+        "the name is in use: choose another <target dev=>, or leave it out and one is generated",
+    ),
+    ("MACVTAP", _errno.EBUSY): (
+        HostError,
+        "{subject} is a port of a bridge, and carries none: ip link set {subject} nomaster, or a NIC of type bridge",
+    ),
+    ("MACVTAP", _errno.EINVAL): (
+        HostError,
+        "lo carries none, and a link in mode passthrough one alone, which must be the first: name another link",
+    ),
+    ("MACVTAP", _errno.EOPNOTSUPP): (Unsupported, "this kernel has no macvtap: load it (modprobe macvtap)"),
+    ("MACVTAP", _errno.EADDRNOTAVAIL): (HostError, "the kernel refuses this MAC as a link's address"),
+    ("MACVTAP", _errno.ENODATA): (Unsupported, "the kernel did not say which device it is: see vhostnet doctor"),
+    ("MACVTAP", _errno.ESTALE): (DeviceGone, "somebody deleted or moved the macvtap while it was made: open it anew"),
+    ("mknod", _errno.EPERM): (NotPermitted, "its device node takes CAP_MKNOD, in the host's own user namespace"),
+    ("mknod", _errno.EROFS): (HostError, "its device node needs a /dev that can be written to"),
     ("QDISC", _errno.ENOENT): (Unsupported, "this kernel has no noqueue qdisc to give: pass qdisc='default'"),
     ("LINK", _errno.EXFULL): (BridgeFull, "a Linux bridge takes at most 1023 ports: use another bridge"),
     ("LINK", _errno.EOPNOTSUPP): (NotABridge, "name a Linux bridge in <source bridge=>"),
     ("LINK", _errno.ENODEV): (NoSuchBridge, "make it: ip link add {subject} up type bridge"),
     ("LINK", _errno.EINVAL): (NoSuchBridge, "the bridge went away between the look-up and the join: make it again"),
     ("LINK", _errno.EADDRNOTAVAIL): (HostError, "the kernel refuses this MAC as a TAP's address"),
+    ("UP", _errno.EADDRINUSE): (
+        HostError,
+        "the MAC {subject} is that of another macvtap on the same link, or of that link: choose another <mac address=>",
+    ),
     ("VLAN_ADD", _errno.EOPNOTSUPP): (Unsupported, "turn it on: ip link set {subject} type bridge vlan_filtering 1"),
     ("COALESCE", _errno.EOPNOTSUPP): (Unsupported, "leave <coalesce> out: a TAP of this kernel cannot be told"),
+    ("TC", _errno.ENOENT): (Unsupported, _LACKS),
+    ("TC", _errno.EOPNOTSUPP): (Unsupported, _LACKS),
+    ("TC", _errno.EEXIST): (HostError, "somebody else shapes this NIC: one of the two has to go (tc qdisc show)"),
     ("ALTNAME", _errno.EEXIST): (NameBusy, "the name is in use: choose another <target dev=>, or leave it out"),
     ("RENAME", _errno.EEXIST): (NameBusy, "the name is in use: choose another <target dev=>, or leave it out"),
     ("PLUG", _errno.ENOENT): (Unsupported, _NO_OVS),
@@ -279,11 +313,12 @@ _VHOST_REMEDY = "load the driver (modprobe vhost_net), or do without: <driver na
 
 
 def host_error(
-    errno: int, *, act: str, call: str | None, ifname: str | None, queue: int | None, subject: str = ""
+    errno: int, *, act: str, call: str | None, ifname: str | None, queue: int | None, subject: str = "", said: str = ""
 ) -> HostError:
     """The exception for a refused act: its class and remedy by act and errno.
 
-    *subject* is what the act was about besides the NIC: a device's path, or a bridge's name.
+    *subject* is what the act was about besides the NIC: a device's path, or a bridge's name; *said* are the kernel's
+    own words.
     """
     likewise = "TAP_OPEN" if act == "ADOPT" else act
     rows = (_MEANINGS.get((key, errno)) for key in (act, call, likewise, None))
@@ -297,7 +332,7 @@ def host_error(
         kind, remedy = DeviceGone, _RENAMED  # name and flags were good enough for the first one
     elif kind is NoSuchBridge and call == "RTM_NEWLINK" and errno == _errno.ENODEV:
         kind, remedy = DeviceGone, _GONE  # the bridge was found by then
-    elif (kind is NoSuchBridge and errno == _errno.ENODEV) or kind is NoSuchTap:
+    elif (kind is NoSuchBridge and errno == _errno.ENODEV) or kind in (NoSuchTap, NoSuchLink):
         problem = f"no link {subject!r} here"
     elif kind is NotABridge:
         problem = f"{subject!r} is not a Linux bridge"
@@ -305,6 +340,8 @@ def host_error(
         problem = f"bridge {subject!r} does not heed VLANs, and every port would be in all of them"
     elif call == "open":
         problem = f"{subject}: {problem}"
+    elif said:
+        problem = said.rstrip(".")  # the errno is the same for whatever is missing
     remedy = remedy.format(subject=subject)
     return kind(errno, problem, act=act, call=call, ifname=ifname, queue=queue, remedy=remedy)
 

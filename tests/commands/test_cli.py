@@ -11,7 +11,7 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
-from conftest import BRIDGE, ROOT, SEED, link_names
+from conftest import BRIDGE, ROOT, SEED, lacks, link_names
 from kernel import ip
 
 from vhostnet.commands import cli
@@ -218,6 +218,15 @@ def test_plan_as_json(bridge):
     assert program["nics"][0]["port"] == {"isolated": False, "guest_mac": "", "vlans": []}
 
 
+@pytest.mark.tap
+def test_plan_of_a_limited_macvtap_as_json(bridge):
+    bandwidth = "<bandwidth><outbound average='7' peak='9'/></bandwidth>"
+    text = f"<interface type='direct'><source dev='{BRIDGE}' mode='bridge'/>{bandwidth}</interface>"
+    (nic,) = json.loads(vhostnet("plan", "-", "-j", stdin=text).stdout)["nics"]
+    assert nic["macvtap"] == {"parent": BRIDGE, "mode": 4}
+    assert (nic["shaping"]["rate"], nic["shaping"]["ceil"], nic["shaping"]["police_rate"]) == (7000, 9000, 0)
+
+
 SHOW = """
 import json, os, sys
 open_now = [int(fd) for fd in os.listdir('/proc/self/fd')]
@@ -321,6 +330,7 @@ def test_doctor_says_what_this_host_can_do(bridge):
         (PLAIN, 0, "ok    plan"),
         (PLAIN.replace(BRIDGE, "nowhere"), 1, "ip link add nowhere"),
         (PLAIN.replace(BRIDGE, "lo"), 1, "not a Linux bridge"),
+        (PLAIN.replace("<driver", "<bandwidth><inbound average='7'/></bandwidth><driver"), 0, "ok    bandwidth"),
         (
             PLAIN.replace("<source", f"<target dev='{BRIDGE}'/><source"),
             5,
@@ -343,6 +353,17 @@ def test_doctor_says_why_a_file_would_fail(bridge, tmp_path, text, code, says):
     done = vhostnet("doctor", str(file))
     assert done.returncode == code, done.stdout
     assert says in done.stdout
+    assert link_names() == before
+
+
+@pytest.mark.tap
+def test_doctor_tries_what_a_guest_sends(bridge, tmp_path):
+    """No NIC of anybody's is touched."""
+    file, before = tmp_path / "nic.xml", link_names()
+    file.write_text(PLAIN.replace("<driver", "<bandwidth><outbound average='7'/></bandwidth><driver"))
+    checks = json.loads(vhostnet("doctor", "-j", str(file)).stdout)
+    (found,) = (check for check in checks if check["name"] == "bandwidth")
+    assert found["state"] == ("fail" if lacks("shaping") else "ok")
     assert link_names() == before
 
 

@@ -11,7 +11,8 @@ from conftest import need
 import vhostnet
 from vhostnet import engines
 from vhostnet.engines import CALLS, Engine, _uapi
-from vhostnet.program.program import SLOW, Act, Fds, NicRow, Op, Program, TunFlag
+from vhostnet.engines._protocol import MAX_SAID
+from vhostnet.program.program import SLOW, Act, Fds, Macvtap, NicRow, Op, Program, Shaping, TunFlag
 
 
 @pytest.mark.parametrize("verb", ["run", "close", "describe", "features"])
@@ -53,7 +54,7 @@ def test_acts_and_calls_have_the_cores_numbers(lib):
     hot = [op for op in Op if op < SLOW]
     for op in hot:
         assert op == getattr(lib, f"VN_{op.name}")
-    assert len(hot) == lib.VN_ACTS
+    assert (len(hot), MAX_SAID) == (lib.VN_ACTS, lib.VN_SAID - 1)
     assert len([name for name in dir(lib) if name.startswith("VN_CALL_")]) == len(CALLS)
     for number, call in enumerate(CALLS[1:], 1):
         assert number == getattr(lib, f"VN_CALL_{call.upper()}")
@@ -70,6 +71,13 @@ def test_acts_and_calls_have_the_cores_numbers(lib):
         ("nlmsghdr", "NLMSGHDR"),
         ("ifinfomsg", "IFINFOMSG"),
         ("tcmsg", "TCMSG"),
+        ("tc_ratespec", "TC_RATESPEC"),
+        ("tc_htb_glob", "TC_HTB_GLOB"),
+        ("tc_htb_opt", "TC_HTB_OPT"),
+        ("tc_sfq_qopt_v1", "TC_SFQ_QOPT"),
+        ("tc_police", "TC_POLICE"),
+        ("tc_u32_sel", "TC_U32_SEL"),
+        ("tc_u32_key", "TC_U32_KEY"),
         ("ndmsg", "NDMSG"),
         ("ethtool_coalesce", "COALESCE"),
         ("bridge_vlan_info", "VLAN_INFO"),
@@ -103,7 +111,16 @@ def test_an_empty_program_does_nothing(engine):
         (ROW._replace(alias="a" * 128), 0),
         (ROW._replace(wish="a" * 16), 0),
         (ROW._replace(held=Fds((), ())), 0),
+        (ROW._replace(held=Fds((), ()), macvtap=Macvtap()), 0),  # which can be deleted, and nothing else
+        (ROW._replace(macvtap=Macvtap("p" * 16)), 0),
         (ROW._replace(held=Fds((3, 4), ())), 0),
+        (ROW._replace(shaping=Shaping(1)), 0),  # one number without the others
+        (ROW._replace(shaping=Shaping(1, 1, 1, 1, 0)), 0),
+        (ROW._replace(shaping=Shaping(police_rate=1)), 0),
+        (ROW._replace(shaping=Shaping(2**64, 1, 1, 1, 1)), 0),
+        (ROW._replace(shaping=Shaping(1, 1, 2**32, 1, 1)), 0),
+        (ROW._replace(shaping=Shaping(police_burst=2**32, police_rate=1)), 0),
+        (ROW._replace(shaping=Shaping(police_burst=-1, police_rate=1)), 0),
     ],
 )
 def test_a_malformed_program_cannot_be_made(row, act):
@@ -121,6 +138,14 @@ def test_some_acts_are_for_held_nics_and_some_for_new_ones(op):
         else:
             with pytest.raises(ValueError, match=f"{op.name} is not for a NIC that is"):
                 Program((row,), (Act(op, 0),))
+
+
+def test_some_acts_are_for_macvtaps_and_some_for_taps():
+    direct = ROW._replace(macvtap=Macvtap("p0", 2), mac=bytes(6))
+    assert Program((direct,), (Act(Op.MACVTAP, 0), Act(Op.QDISC, 0), Act(Op.UP, 0)))
+    for row, op in ((ROW, Op.MACVTAP), *((direct, op) for op in (Op.TAP_OPEN, Op.COALESCE))):
+        with pytest.raises(ValueError, match=f"{op.name}"):
+            Program((row,), (Act(op, 0),))
 
 
 def test_native_is_what_one_gets(monkeypatch):

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
 
 OWN, VHOST, LIBC = "vhostnet's own", "With vhost-net", "CPython's and the C library's"
 UDEV = "Where a udevd listens"
+MACVTAP = "A macvtap"
 FIRST = {"AF_NETLINK": 16, "PR_SET_NAME": 15}  # what first arguments are called
 
 # The filter allows what argv[1] names, and kills the process at anything else.
@@ -106,6 +107,18 @@ def _filter_and_bridge(net):
 def test_the_list_is_enough(engine, vhost):
     done = filtered(set.union(*parts(engine, vhost)), engine, vhost)
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["ready", *STEPS], "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left_out", [None, "mknodat"])
+def test_a_macvtap(engine, left_out):
+    calls = set.union(*parts(engine, "off"), documented(MACVTAP, engine)) - {left_out}
+    command = living(calls, engine, "off")[: -len(STEPS)]
+    done = subprocess.run([*command, "macvtap"], input="\n", capture_output=True, text=True, timeout=100, cwd=TESTS)
+    if left_out:
+        assert done.returncode == -signal.SIGSYS
+    else:
+        assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["ready", "macvtap"], "")
 
 
 @pytest.mark.udev

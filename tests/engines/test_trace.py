@@ -19,9 +19,14 @@ import os, sys, vhostnet
     + READY
     + """
 engine, vhost = sys.argv[1:3]
-settings = {"isolated": True, "mac_table_manager": "libvirt", "rx_frames": 32} if sys.argv[5] == "set" else {}
+direct = {"type": "direct", "source": vhostnet.DirectSource("p0")} if sys.argv[5] == "direct" else {}
+settings = {
+    "set": {"isolated": True, "mac_table_manager": "libvirt", "rx_frames": 32},
+    "limited": {"bandwidth": vhostnet.Bandwidth(vhostnet.Rate(1000))},
+}.get(sys.argv[5], {})
 def specs(count, queues):
-    return [vhostnet.InterfaceSpec(bridge=f"br{n % 2}", queues=queues, vhost=vhost, **settings) for n in range(count)]
+    places = [direct or {"bridge": f"br{n % 2}"} for n in range(count)]
+    return [vhostnet.InterfaceSpec(queues=queues, vhost=vhost, **place, **settings) for place in places]
 vhostnet.close_nics(vhostnet.open_nics(specs(1, 1), engine=engine))  # what is asked once a process
 asked = specs(int(sys.argv[3]), int(sys.argv[4]))
 os.access("/begin", os.F_OK)
@@ -38,8 +43,8 @@ OTHERS = {"brk", "mmap", "munmap", "madvise", "mremap", "mprotect", "clock_getti
 
 def trace(path, engine, vhost, count, queues, ports="plain"):
     """How often each call was made: ``openat(tun)``, ``ioctl(TUNSETIFF)``, ``sendto``, ..."""
-    for number in range(2):
-        subprocess.run(["ip", "link", "add", f"br{number}", "up", "type", "bridge"], check=True)
+    for name in ("br0", "br1", "p0"):  # a bridge carries macvtaps, too
+        subprocess.run(["ip", "link", "add", name, "up", "type", "bridge"], check=True)
     return between_marks(path, OPEN, engine, vhost, str(count), str(queues), ports)
 
 
@@ -58,7 +63,7 @@ def call(line):
     """The name of a traced call; of open() the device with it, of ioctl() the request."""
     name, arguments = re.fullmatch(r"\d+ +(\w+)\((.*)", line).groups()
     if name == "openat":
-        return f"openat({arguments.split(chr(34))[1].rpartition('/')[2]})"
+        return f"openat({re.sub('[0-9]+$', 'N', arguments.split(chr(34))[1].rpartition('/')[2])})"
     if name == "ioctl":
         return f"ioctl({arguments.split(', ')[1].rstrip(')')})"
     return {"newfstatat": "fstat" if '""' in arguments else "stat", "statx": "stat"}.get(name, name)
@@ -106,9 +111,52 @@ def test_the_settings_of_a_port(engine, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_bandwidth(engine, tmp_path):
+    """Of what a guest gets: three messages in the place of noqueue's one, and words are asked for.
+
+    Those of one NIC stay together: 40 LINKs and 8 of these, then 21, then 11.
+    """
+    more = {"sendto": 1, "recvmsg": 2 * 40, "setsockopt": 1}
+    made = trace(tmp_path / "trace", engine, "off", 40, 2, "limited")
+    assert made == expected(40, 2, 2) + Counter(more)
+
+
+@pytest.mark.slow
 def test_vhost_that_is_not_there_is_one_open_a_nic(engine, tmp_path, lacks_vhost):
     made = trace(tmp_path / "trace", engine, "auto", 3, 4)
     assert made == expected(3, 4, 2) + Counter({"openat(vhost-net)": 3})
+
+
+def expected_of_macvtaps(count, queues):
+    """Per NIC one send that makes it, and what the kernel says of its device; its node is there while its queues
+    are being opened. Nothing is left for LINK."""
+    listed = {} if os.stat("/proc/self/fd").st_size else {"openat(fd)": 1, "fstat": 1, "getdents64": 2, "close": 1}
+    return Counter(listed) + Counter(
+        {
+            "prlimit64": 1,
+            "stat": 3,
+            "openat(net)": 1,  # where they are to be deleted
+            "socket": 1 + count,
+            "bind": 1 + count,
+            "getsockname": 1,
+            "ioctl(SIOCGIFINDEX)": 2 * count,  # the parent's, and whether it is still there
+            "ioctl(SIOCGIFMTU)": count,
+            "sendto": count + 2 * -(-count // 64),
+            "recvmsg": (2 + 4 + 2) * count,  # its answers, the uevents of its queues and itself, QDISC and UP
+            "mknodat": count,
+            "openat(.vhostnet-tapN)": count * queues,
+            "ioctl(TUNSETIFF)": count * queues,
+            "ioctl(TUNGETIFF)": count,
+            "unlink": count,
+            "close": 1 + count,
+        }
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "queues"), [(1, 1), (1, 8), (70, 2)])
+def test_a_macvtap(engine, tmp_path, count, queues):
+    assert trace(tmp_path / "trace", engine, "off", count, queues, "direct") == expected_of_macvtaps(count, queues)
 
 
 FLOOR = (
@@ -120,7 +168,11 @@ from bench.contestants import Floor
     + """
 count, queues, bridges = map(int, sys.argv[1:4])
 floor = Floor()
-asked = floor.arguments(count, queues, [f"br{n}" for n in range(bridges)], settings=sys.argv[4] == "set")
+if sys.argv[4] == "direct":
+    asked = floor.macvtaps(count, queues, "p0")
+else:
+    how = {"settings": sys.argv[4] == "set", "limited": sys.argv[4] == "limited"}
+    asked = floor.arguments(count, queues, [f"br{n}" for n in range(bridges)], **how)
 os.access("/begin", os.F_OK)
 floor.act(asked)
 os.access("/end", os.F_OK)
@@ -129,7 +181,17 @@ os.access("/end", os.F_OK)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "queues", "ports"), [(1, 8, "plain"), (100, 2, "plain"), (100, 2, "set")])
+@pytest.mark.parametrize(
+    ("count", "queues", "ports"),
+    [
+        (1, 8, "plain"),
+        (100, 2, "plain"),
+        (100, 2, "set"),
+        (1, 8, "limited"),
+        (100, 2, "limited"),
+        (70, 2, "direct"),
+    ],
+)
 def test_the_benchmarks_floor_makes_the_same_calls(tmp_path, count, queues, ports):
     """What it is faster by is then ours, and nothing else's."""
     native = trace(tmp_path / "native", "native", "off", count, queues, ports)

@@ -70,9 +70,21 @@ FIELDS = [
     *[("held", "n_vhost", value) for value in (3, BIG)],
     *[("held", "ifindex", value) for value in (-1, -(2**31))],
     ("new", "adopted", 1),  # the acts make it
+    ("new", "macvtap", 1),
+    *[(row, "parent", b"p" * 16) for row in ("new", "held")],
+    *[("direct", field, value) for field, value in (("macvtap", 0), ("parent", b""), ("set_mac", 0), ("adopted", 1))],
+    *[("direct", "tun_flags", value) for value in (0, TAP | TunFlag.EXCL)],
     ("new", "held", 1),  # the acts are for a new one, which has no fds
     ("held", "held", 0),
     *[("persisted", field, value) for field in ("owner", "group") for value in (-2, -(2**63), 2**32 - 1, 2**63 - 1)],
+    *[(row, field, 1) for row in ("new", "held") for field in ("rate", "ceil", "burst", "ceil_burst", "quantum")],
+    *[
+        (row, field, 1) for row in ("new", "held") for field in ("police_rate", "police_burst")
+    ],  # one without the others
+    *[
+        ("limited", field, 0)
+        for field in ("rate", "ceil", "burst", "ceil_burst", "quantum", "police_rate", "police_burst")
+    ],
     *[(row, "n_vlans", value) for row in ("new", "held") for value in (1, 1025, BIG)],  # and there are none
     *[(act, "op", value) for act in ("first", "last") for value in (len(Op), BIG)],
     *[(act, "nic", value) for act in ("first", "last") for value in (2, BIG)],
@@ -84,21 +96,32 @@ ORDERS = [
     *[[(op, 1)] for op in (Op.TAP_OPEN, Op.VHOST_OPEN, Op.SELFTEST)],
     *[[(Op.TAP_OPEN, 0), (op, 0)] for op in (Op.ATTACH, Op.DELETE, Op.TAP_OPEN)],
     *[[(op, 0)] for op in Op if op not in (Op.TAP_OPEN, Op.VHOST_OPEN)],
-    [(Op.ADOPT, 1)],
+    *[[(op, 1)] for op in (Op.ADOPT, Op.MACVTAP)],
     # It has nothing of that.
-    *[[(Op.TAP_OPEN, 0), (op, 0)] for op in (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB, Op.PERSIST)],
+    *[[(Op.TAP_OPEN, 0), (op, 0)] for op in (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB, Op.TC, Op.PERSIST)],
     [(Op.PERSIST, 1)],
     [(Op.VHOST_OPEN, 0), (Op.TAP_OPEN, 0), (Op.VHOST_OPEN, 0)],
-    *[[(Op.DELETE, 1), (op, 1)] for op in (Op.DELETE, Op.ATTACH, Op.QDISC, Op.LINK, Op.UP, Op.ALTNAME, Op.RENAME)],
+    *[
+        [(Op.DELETE, 1), (op, 1)]
+        for op in (Op.DELETE, Op.ATTACH, Op.QDISC, Op.LINK, Op.TC, Op.UP, Op.ALTNAME, Op.RENAME)
+    ],
 ]
 
 
 def with_field(where, field, value):
     made = sound()
+    if where == "direct":
+        made.direct = macvtap(made)
+        ordered(made, [(Op.MACVTAP, 0), (Op.UP, 0)])
     if where == "persisted":
         made.persisted = made.new
         made.new.persist, made.new.owner, made.new.group = 1, -1, -1
         ordered(made, [(Op.TAP_OPEN, 0), (Op.PERSIST, 0)])
+    if where == "limited":
+        made.limited = made.new
+        for each in ("rate", "ceil", "burst", "ceil_burst", "quantum", "police_rate", "police_burst"):
+            setattr(made.new, each, 1)
+        ordered(made, [(Op.TAP_OPEN, 0), (Op.TC, 0)])
     setattr(getattr(made, where), field, made.ffi.NULL if value is None else value)
     return made
 
@@ -143,12 +166,35 @@ def adopted(op):
     return made
 
 
+def macvtap(made):
+    """The new NIC is one, on a link."""
+    made.new.macvtap, made.new.parent, made.new.set_mac, made.new.bridge = 1, b"p0", 1, -1
+    return made.new
+
+
+def of_a_macvtap(op):
+    made = sound()
+    macvtap(made).persist = 1
+    made.new.owner = made.new.group = -1
+    ordered(made, [(op, 0)] if op in (Op.TAP_OPEN, Op.ADOPT) else [(Op.MACVTAP, 0), (op, 0)])
+    return made
+
+
+def without_queues(op):
+    """A macvtap that is held by its mark alone: it can be deleted."""
+    made = sound()
+    made.held.macvtap, made.held.n_tap, made.held.n_vhost = 1, 0, 0
+    ordered(made, [(op, 1)])
+    return made
+
+
 def without_a_program():
     made = sound()
     made.program = made.ffi.NULL
     return made
 
 
+NOT_MACVTAPS = (Op.TAP_OPEN, Op.ADOPT, Op.COALESCE, Op.PERSIST)
 MALFORMED = {
     "no program": without_a_program,
     **{
@@ -160,6 +206,8 @@ MALFORMED = {
     "a bridge of no name": lambda: without("bridge", [(Op.TAP_OPEN, 0)]),
     **{f"VLANs {vids}": lambda v=vids: in_vlans(*v) for vids in ((0,), (4095,), (1, 65535))},
     **{f"{op.name} of an adopted one": lambda o=op: adopted(o) for op in Op if op not in (Op.VHOST_OPEN, Op.SELFTEST)},
+    **{f"{op.name} of a macvtap": lambda o=op: of_a_macvtap(o) for op in NOT_MACVTAPS},
+    **{f"{op.name} without queues": lambda o=op: without_queues(o) for op in Op if op != Op.DELETE},
     **{f"{op.name} without a bridge": lambda o=op: with_a_port(o) for op in (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB)},
 }
 
@@ -171,7 +219,7 @@ def refusal(made):
 
 
 def test_there_are_many_and_each_is_another():
-    assert len(MALFORMED) == len(FIELDS) + len(ORDERS) + 10 + len(Op) - 2 >= 100
+    assert len(MALFORMED) == len(FIELDS) + len(ORDERS) + 10 + 2 * len(Op) - 3 + len(NOT_MACVTAPS) >= 100
 
 
 @pytest.mark.parametrize("defect", MALFORMED)
@@ -186,6 +234,14 @@ def test_it_is_refused_and_nothing_is_touched(defect):
 def test_without_a_defect_it_runs_as_far_as_its_path():
     need("native")
     assert refusal(sound()) == errno.ENOENT
+
+
+def test_a_macvtap_without_a_defect_runs_as_far_as_its_parent():
+    need("native")
+    made = sound()
+    macvtap(made).parent = b"no-such-link"
+    ordered(made, [(Op.MACVTAP, 0), (Op.UP, 0)])
+    assert refusal(made) == errno.ENODEV
 
 
 def test_a_link_is_not_looked_up_by_a_name_without_an_end():

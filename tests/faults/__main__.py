@@ -35,8 +35,8 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parts = ("opening", "undoing", "answers", "life", "crashes", "slow", "vhost", "vlan")
-    parser.add_argument("part", nargs="*", help=f"of {' '.join(parts)} (default: all but vhost and vlan)")
+    parts = ("opening", "undoing", "answers", "life", "crashes", "slow", "vhost", "vlan", "shaping")
+    parser.add_argument("part", nargs="*", help=f"of {' '.join(parts)} (default: all but vhost, vlan and shaping)")
     parser.add_argument("--errnos", nargs="+", metavar="NAME", help="only these, such as EIO")
     return parser.parse_args()
 

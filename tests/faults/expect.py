@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from vhostnet import InterfaceSpec
 
 SEND: Final = 64  # messages
-RETRIED: Final = frozenset(("open", "send", "recv", "fstat"))  # and every ioctl: tried again on EINTR
+RETRIED: Final = frozenset(("open", "send", "recv", "fstat", "mknod"))  # and every ioctl: tried again on EINTR
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def steps(specs: Sequence[InterfaceSpec], selftest: bool = False) -> list[Step]:
         *(step for nic, spec in enumerate(specs) for step in _tap(nic, spec.queues)),
         *(step for nic, spec in enumerate(specs) for step in _vhost(nic, spec)),
         *(_selftest(specs) if selftest else ()),
-        *_exchange([*_every("QDISC", specs), *_every("LINK", specs)]),
+        *_exchange([*_qdiscs(specs), *_every("LINK", specs), *_limits(specs)]),
         *_exchange([*_every("UP", specs)]),
         *(Step("SIOCGIFHWADDR", "LINK", nic) for nic in range(len(specs))),
         Step("close"),
@@ -70,6 +70,8 @@ def _before(specs: Sequence[InterfaceSpec]) -> Iterator[Step]:
     """The socket; whether all fits under RLIMIT_NOFILE; every bridge, and its ports."""
     for name in ("socket", "bind", "getsockname"):
         yield Step(name, "TAP_OPEN", call="socket")
+    if any(spec.bandwidth for spec in specs):
+        yield Step("setsockopt")
     yield Step("getrlimit")
     yield Step("stat")
     for bridge in dict.fromkeys(spec.bridge for spec in specs):
@@ -111,6 +113,17 @@ def _selftest(specs: Sequence[InterfaceSpec]) -> Iterator[Step]:
 
 def _every(act: str, specs: Sequence[InterfaceSpec]) -> Iterator[Step]:
     return (Step("recv", act, nic) for nic in range(len(specs)))
+
+
+def _qdiscs(specs: Sequence[InterfaceSpec]) -> Iterator[Step]:
+    """One that is limited has another root."""
+    return (step for step in _every("QDISC", specs) if not specs[step.nic].bandwidth)
+
+
+def _limits(specs: Sequence[InterfaceSpec]) -> Iterator[Step]:
+    """Of what the guest gets: the root, the class, and a leaf."""
+    for nic, spec in enumerate(specs):
+        yield from [Step("recv", "TC", nic)] * (3 if spec.bandwidth else 0)
 
 
 def _exchange(messages: Sequence[Step]) -> Iterator[Step]:

@@ -2,8 +2,8 @@
  * Preloaded into a test: counts the kernel calls that one thread makes, and has the n-th fail, kill the process, or
  * bring a netlink answer that is not what the kernel said. Everything else goes through.
  *
- * Only what vhostnet calls is counted: devices under /dev, sockets, ioctls, netlink, the self-test's mapping, fds and
- * threads. A close() that is to fail closes all the same, as Linux does.
+ * Only what vhostnet calls is counted: devices under /dev and their nodes, sockets, ioctls, netlink, the self-test's
+ * mapping, fds and threads. A close() that is to fail closes all the same, as Linux does.
  */
 
 #define _GNU_SOURCE
@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -24,11 +25,30 @@
 
 #include <linux/netlink.h>
 
-enum { OPEN, SOCKET, BIND, GETSOCKNAME, IOCTL, SENDTO, RECVMSG, FSTAT, STAT, MMAP, CLOSE, GETRLIMIT, THREAD, CONNECT };
+enum {
+	OPEN,
+	SOCKET,
+	BIND,
+	GETSOCKNAME,
+	IOCTL,
+	SENDTO,
+	RECVMSG,
+	FSTAT,
+	STAT,
+	MMAP,
+	CLOSE,
+	GETRLIMIT,
+	THREAD,
+	SETSOCKOPT,
+	MKNOD,
+	UNLINK,
+	CONNECT
+};
 enum { FAIL, KILL, TAMPER };
 enum { SHORT, TRUNCATED, OTHER_SEQ, OTHER_PORT, FOREIGN, GARBAGE, POSITIVE, LONG, TWICE, SWAPPED };
 enum { MOST = 16384, RING_BYTES = 2 * 16384 };
 
+#define NODE "/dev/.vhostnet-tap"
 #define EXPORT __attribute__((visibility("default")))
 #define REAL(name) ((typeof(&name))real(#name))
 
@@ -165,6 +185,11 @@ EXPORT int getsockname(int fd, struct sockaddr *address, socklen_t *size)
 	return fails(GETSOCKNAME, 0) ? -1 : REAL(getsockname)(fd, address, size);
 }
 
+EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen_t size)
+{
+	return fails(SETSOCKOPT, 0) ? -1 : REAL(setsockopt)(fd, level, name, value, size);
+}
+
 EXPORT ssize_t sendto(int fd, const void *data, size_t length, int flags, const struct sockaddr *to, socklen_t size)
 {
 	return fails(SENDTO, 0) ? -1 : REAL(sendto)(fd, data, length, flags, to, size);
@@ -228,6 +253,23 @@ EXPORT int close(int fd)
 {
 	bool fail = fails(CLOSE, 0);
 	int code = errno, rc = REAL(close)(fd);
+
+	if (!fail)
+		return rc;
+	errno = code;
+	return -1;
+}
+
+EXPORT int mknod(const char *path, mode_t mode, dev_t number)
+{
+	return strncmp(path, NODE, strlen(NODE)) == 0 && fails(MKNOD, 0) ? -1 : REAL(mknod)(path, mode, number);
+}
+
+/* One that is to fail removes it all the same: nobody could take it away any more. */
+EXPORT int unlink(const char *path)
+{
+	bool fail = strncmp(path, NODE, strlen(NODE)) == 0 && fails(UNLINK, 0);
+	int code = errno, rc = REAL(unlink)(path);
 
 	if (!fail)
 		return rc;

@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 # shim.c's numbers, by the name an error gives the call.
 _NAMES: Final = (
     *("open", "socket", "bind", "getsockname", "ioctl", "send", "recv", "fstat", "stat", "mmap", "close"),
-    *("getrlimit", "thread", "connect"),
+    *("getrlimit", "thread", "setsockopt", "mknod", "unlink", "connect"),
 )
 _IOCTLS: Final = {
     getattr(_uapi, name) & 0xFFFFFFFF: name for name in dir(_uapi) if name.startswith(("TUN", "SIOC", "VHOST_"))

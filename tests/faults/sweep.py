@@ -29,6 +29,7 @@ ERRNOS: Final = tuple(
 ENGINES: Final = ("native", "pure")
 BRIDGES: Final = ("flt0", "flt1")
 THERE: Final = "flt-there"
+PARENT: Final = "flt-parent"  # of macvtaps
 
 
 ENOUGH: Final = 50
@@ -53,10 +54,14 @@ class Tally:
                 raise Enough
 
 
-def nics(*queues: int, vhost: str = "off") -> list[InterfaceSpec]:
+LIMIT: Final = vhostnet.Bandwidth(vhostnet.Rate(1000, 2000))  # of what is sent not every kernel has one
+LIMIT_OF_A_MACVTAP: Final = vhostnet.Bandwidth(outbound=vhostnet.Rate(1000))  # likewise at the root
+
+
+def nics(*queues: int, vhost: str = "off", bandwidth: vhostnet.Bandwidth | None = None) -> list[InterfaceSpec]:
     """NICs of so many queues, going round the bridges."""
     return [
-        InterfaceSpec(bridge=BRIDGES[at % 2], ifname=f"flt-{at}", queues=count, vhost=vhost)
+        InterfaceSpec(bridge=BRIDGES[at % 2], ifname=f"flt-{at}", queues=count, vhost=vhost, bandwidth=bandwidth)
         for at, count in enumerate(queues)
     ]
 
@@ -79,11 +84,19 @@ def snapshot() -> dict[str, Any]:
         "bridges": {name: (link.mtu, link.ports) for name, link in bridges.items()},
         "threads": len(os.listdir("/proc/self/task")),
         "switch": _switch[0].ports(SWITCHED) if _switch else [],
+        "nodes": [name for name in os.listdir("/dev") if name.startswith(".vhostnet")],
     }
 
 
 _switch: list[Any] = []  # an Open vSwitch of our own, while there is one
 SWITCHED: Final = "fltovs"
+
+
+def calm() -> dict[str, Any]:
+    """As it is once the kernel is done with the threads that have ended."""
+    while len(os.listdir("/proc/self/task")) > threading.active_count():
+        time.sleep(0.01)
+    return snapshot()
 
 
 def settled(before: dict[str, Any]) -> dict[str, Any]:
@@ -222,7 +235,8 @@ def sweep_answers(batch: Batch, tally: Tally) -> None:
                 case = f"{batch.name} {engine}: answer {index} {fault}"
                 got, _ = batch.open(engine, fault)
                 found = outcome(got)
-                good = found == Outcome() if _harmless(fault) else found.call in ("recv", "RTM_NEWLINK", "RTM_NEWQDISC")
+                calls = ("recv", "RTM_NEWLINK", "RTM_NEWQDISC", "RTM_NEWTCLASS")
+                good = found == Outcome() if _harmless(fault) else found.call in calls
                 tally.check("wrong error", good, case, found)
                 left = settled(before)
                 tally.check("leak", not left, case, left)
@@ -312,13 +326,18 @@ def _wish(**fields: Any) -> InterfaceSpec:
 
 def _set_up(vlan: vhostnet.Vlan | None = None) -> list[InterfaceSpec]:
     """Two ports with all settings that a port can have; VLANs take a bridge that heeds them."""
-    settings = {"isolated": True, "mac_table_manager": "libvirt", "rx_frames": 7, "vlan": vlan}
+    settings = {"isolated": True, "mac_table_manager": "libvirt", "rx_frames": 7, "vlan": vlan, "bandwidth": LIMIT}
     return [_wish(bridge=name, **settings) for name in BRIDGES]
 
 
 def _there() -> InterfaceSpec:
     """A TAP that is there before, and stays."""
     return InterfaceSpec(type="ethernet", managed=False, ifname=THERE, queues=2, vhost="off")
+
+
+def _direct(*queues: int, mode: str = "bridge", bandwidth: vhostnet.Bandwidth | None = None) -> list[InterfaceSpec]:
+    own: dict[str, Any] = {"type": "direct", "source": vhostnet.DirectSource(PARENT, mode), "bandwidth": bandwidth}
+    return [InterfaceSpec(**own, ifname=f"flt-d{at}", queues=count, vhost="off") for at, count in enumerate(queues)]
 
 
 _OF_GUEST: Final[dict[str, str]] = {"mac": "52:54:00:00:00:01"}
@@ -337,6 +356,39 @@ def deeds() -> list[Deed]:
     """All of them."""
     return [
         Deed("port settings", lambda engine: engine, lambda engine: vhostnet.open_nics(_set_up(), engine=engine)),
+        Deed(
+            "macvtaps",
+            lambda engine: engine,
+            lambda engine: vhostnet.open_nics([*_direct(2, 1), *nics(1)], engine=engine),
+        ),
+        Deed(
+            "a macvtap alone",
+            lambda engine: engine,
+            lambda engine: vhostnet.open_nic(_direct(3, mode="passthrough")[0], engine=engine),
+        ),
+        Deed(
+            "a macvtap that is limited",
+            lambda engine: engine,
+            lambda engine: vhostnet.open_nics(_direct(2, 1, bandwidth=LIMIT_OF_A_MACVTAP), engine=engine),
+        ),
+        Deed(
+            "close macvtaps",
+            lambda engine: vhostnet.open_nics(_direct(2, 1, 4), engine=engine),
+            vhostnet.close_nics,
+            never_fails=True,
+        ),
+        Deed(
+            "close a macvtap",
+            lambda engine: vhostnet.open_nics(_direct(2), engine=engine)[0],
+            Nic.close,
+            never_fails=True,
+        ),
+        Deed(
+            "reset a macvtap's queues",
+            lambda engine: vhostnet.open_nics(_direct(4), engine=engine)[0],
+            Nic.reset_queues,
+        ),
+        Deed("up, a macvtap", lambda engine: vhostnet.open_nic(_direct(1)[0], engine=engine, up=False), Nic.up),
         Deed("adopt", lambda engine: engine, lambda engine: vhostnet.open_nics([_there(), *nics(1)], engine=engine)),
         Deed(
             "persist",
@@ -359,6 +411,11 @@ def deeds() -> list[Deed]:
         ),
         Deed("close", lambda engine: vhostnet.open_nic(_wish(), engine=engine), Nic.close, never_fails=True),
         Deed("update", lambda engine: vhostnet.open_nic(_wish(ifname="flt-u", **_OF_GUEST), engine=engine), _update),
+        Deed(
+            "to no limit",
+            lambda engine: vhostnet.open_nic(_wish(ifname="flt-u", bandwidth=LIMIT, **_OF_GUEST), engine=engine),
+            lambda nic: nic.update(_wish(ifname="flt-u", **_OF_GUEST)),
+        ),
         Deed("up", lambda engine: vhostnet.open_nic(_set_up()[0], engine=engine, up=False), Nic.up),
         Deed("reset_queues", lambda engine: vhostnet.open_nic(_wish(queues=4), engine=engine), Nic.reset_queues),
         Deed("take", _pool, lambda pool: pool.take()),
@@ -439,6 +496,26 @@ def _delete_left_over() -> None:
     vhostnet.delete_nics([nic.ifname for nic in vhostnet.list_nics() if not nic.ifindex])
 
 
+def sweep_macvtaps(tally: Tally) -> None:
+    """Killed at every call: what is left is a link that has our mark, and goes by it; and at worst a node in /dev."""
+    for engine in ENGINES:
+        before = calm()
+        opening = partial(vhostnet.open_nics, _direct(2, 1), engine=engine)
+        made, calls = watched(opening)
+        vhostnet.close_nics(made)
+        for index in range(len(calls)):
+            case = f"macvtaps {engine}: killed at call {index} {calls[index]}"
+            status = _killed(partial(watched, opening, Fault(index, kind=Kind.KILL)))
+            tally.check("killed", os.WTERMSIG(status) == 9, case, status)
+            vhostnet.delete_nics([nic.ifname for nic in vhostnet.list_nics()], engine=engine)
+            nodes = [name for name in snapshot()["nodes"] if name not in before["nodes"]]
+            tally.check("leak", len(nodes) <= 1, case, nodes)
+            for name in nodes:
+                os.unlink(f"/dev/{name}")
+            tally.check("leak", _gone(before), case, settled(before))
+            tally.cases[f"macvtaps killed {engine}"] += 1
+
+
 def _killed(work: Callable[[], object]) -> int:
     child = os.fork()
     if child == 0:
@@ -462,6 +539,7 @@ def _gone(before: dict[str, Any], tidy: Callable[[], object] = lambda: None) -> 
 
 
 SEVERAL: Final = Batch("2q 1q 4q", nics(2, 1, 4))
+LIMITED: Final = Batch("2q 1q limited", [*nics(2, 1, bandwidth=LIMIT), nics(1, 1, 1)[2]])
 
 
 def opening(errnos: Sequence[int], tally: Tally) -> None:
@@ -469,17 +547,20 @@ def opening(errnos: Sequence[int], tally: Tally) -> None:
     for queues in (1, 2, 4, 16):
         sweep_opening(Batch(f"{queues}q", nics(queues)), errnos, tally)
     sweep_opening(SEVERAL, errnos, tally)
+    sweep_opening(LIMITED, errnos, tally)
 
 
 def undoing(_: Sequence[int], tally: Tally) -> None:
     """Each second fault has one errno: they go round."""
     sweep_undoing(Batch("1q", nics(1)), tally)
     sweep_undoing(SEVERAL, tally)
+    sweep_undoing(LIMITED, tally)
 
 
 def answers(_: Sequence[int], tally: Tally) -> None:
     """What netlink brings."""
     sweep_answers(SEVERAL, tally)
+    sweep_answers(LIMITED, tally)
 
 
 def life(errnos: Sequence[int], tally: Tally) -> None:
@@ -492,6 +573,7 @@ def crashes(_: Sequence[int], tally: Tally) -> None:
     """In a batch."""
     sweep_crashes(SEVERAL, tally)
     sweep_lasting(tally)
+    sweep_macvtaps(tally)
 
 
 def vhost(errnos: Sequence[int], tally: Tally) -> None:
@@ -534,8 +616,27 @@ def slow(errnos: Sequence[int], tally: Tally) -> None:
         _switch.clear()
 
 
-PARTS: Final = {part.__name__: part for part in (opening, undoing, answers, life, crashes, slow, vhost, vlan)}
-HERE: Final = tuple(name for name in PARTS if name not in ("vhost", "vlan"))
+def shaping(errnos: Sequence[int], tally: Tally) -> None:
+    """What only a kernel can do that limits what a guest sends."""
+    both = vhostnet.Bandwidth(vhostnet.Rate(1000), vhostnet.Rate(8))
+    other = _wish(ifname="flt-u", bandwidth=both, **_OF_GUEST)
+    for deed in (
+        Deed(
+            "both ways",
+            lambda engine: engine,
+            lambda engine: vhostnet.open_nics(nics(1, bandwidth=both), engine=engine),
+        ),
+        Deed(
+            "to both ways",
+            lambda engine: vhostnet.open_nic(replace(other, bandwidth=LIMIT), engine=engine),
+            lambda nic: nic.update(other),
+        ),
+    ):
+        sweep_deed(deed, errnos[::4], tally)  # likewise
+
+
+PARTS: Final = {part.__name__: part for part in (opening, undoing, answers, life, crashes, slow, vhost, vlan, shaping)}
+HERE: Final = tuple(name for name in PARTS if name not in ("vhost", "vlan", "shaping"))
 
 
 def sweep(parts: Sequence[str], errnos: Sequence[int]) -> Tally:
@@ -543,10 +644,12 @@ def sweep(parts: Sequence[str], errnos: Sequence[int]) -> Tally:
     tally = Tally()
     vhostnet.others.bridge.make_bridge(BRIDGES[0])
     vhostnet.others.bridge.make_bridge(BRIDGES[1], mtu=9000)
+    vhostnet.others.bridge.make_bridge(PARENT)
     subprocess.run(["ip", "tuntap", "add", THERE, "mode", "tap", "multi_queue"], check=True)
     warnings.simplefilter("error")
     for engine in ENGINES:  # what is asked once a process, or imported late, is not to be counted
-        vhostnet.close_nics(vhostnet.open_nics(nics(1, 1), engine=engine))
+        vhostnet.close_nics(vhostnet.open_nics([*nics(1, 1), *_direct(1)], engine=engine))
+        vhostnet.list_nics()
         vhostnet.plan_nics(nics(1), engine=engine)
     with contextlib.suppress(Enough):
         for part in parts:

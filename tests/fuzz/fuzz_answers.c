@@ -38,14 +38,31 @@ static void mend(char *data, size_t length, uint32_t queued)
 static void to_acts(struct netlink *nl, const char *data, size_t length)
 {
 	struct vn_act acts[NL_BATCH];
-	struct run run = { .acts = acts };
+	struct vn_nic nics[NL_BATCH] = { 0 };
+	struct run run = { .acts = acts, .nics = nics };
 
 	for (uint32_t i = 0; i < NL_BATCH; i++)
-		acts[i] = (struct vn_act){ .op = VN_LINK, .error = UNANSWERED };
+		acts[i] = (struct vn_act){ .op = i % 4 ? VN_LINK : VN_TC, .nic = i, .error = UNANSWERED };
 	nl_parse(nl, data, length, take_answer, &run);
 	REQUIRE(nl->pending <= nl->queued); /* no act is answered twice */
-	for (uint32_t i = 0; i < NL_BATCH; i++)
+	for (uint32_t i = 0; i < NL_BATCH; i++) {
 		REQUIRE(acts[i].error <= 0 || (acts[i].error == UNANSWERED && acts[i].call == VN_CALL_NONE));
+		REQUIRE(memchr(nics[i].said, 0, VN_SAID) && (!nics[i].said[0] || acts[i].error < 0));
+	}
+}
+
+/* Those of one act with three messages: it waits for what is not answered, and is refused once. */
+static void to_one_act(struct netlink *nl, const char *data, size_t length)
+{
+	struct vn_act act = { .op = VN_TC, .error = (int32_t)nl->queued };
+	struct vn_nic nic = { 0 };
+	struct run run = { .acts = &act, .nics = &nic };
+
+	for (uint32_t i = 0; i < NL_BATCH; i++)
+		nl->tags[i] = i % 3 ? 0 : NL_DISPENSABLE;
+	nl_parse(nl, data, length, take_answer, &run);
+	REQUIRE(act.error < 0 || (uint32_t)act.error == nl->pending);
+	REQUIRE(memchr(nic.said, 0, VN_SAID));
 }
 
 static void to_lookups(struct netlink *nl, const char *data, size_t length)
@@ -103,7 +120,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size)
 	if (input[2] & 1)
 		mend(data, size - 3, queued);
 	ask(&nl, queued);
-	switch (input[0] % 5) {
+	switch (input[0] % 6) {
 	case 0:
 		to_acts(&nl, data, size - 3);
 		break;
@@ -115,6 +132,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size)
 		break;
 	case 3:
 		to_deleting(&nl, data, size - 3, true);
+		break;
+	case 4:
+		to_one_act(&nl, data, size - 3);
 		break;
 	default:
 		to_ack(&nl, data, size - 3);

@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -108,10 +109,21 @@ static int fake_open(const char *path, int flags)
 	return refuses() ? -1 : new_fd();
 }
 
+static int uevents = -1; /* the socket that hears of new devices */
+static int made_last;	 /* the ifindex of the macvtap that was */
+
 static int fake_socket(int family, int type, int protocol)
 {
-	REQUIRE(family == AF_NETLINK && type & SOCK_CLOEXEC && protocol == NETLINK_ROUTE);
-	return refuses() ? -1 : new_fd();
+	int fd;
+
+	REQUIRE(family == AF_NETLINK && type & SOCK_CLOEXEC);
+	REQUIRE(protocol == NETLINK_ROUTE || protocol == NETLINK_KOBJECT_UEVENT);
+	if (refuses())
+		return -1;
+	fd = new_fd();
+	if (protocol == NETLINK_KOBJECT_UEVENT)
+		uevents = fd;
+	return fd;
 }
 
 /* As Linux has it, the fd is closed whatever close() answers. */
@@ -135,6 +147,12 @@ static int fake_getsockname(int fd, void *address, socklen_t *size)
 	return refuses() ? -1 : 0;
 }
 
+static int fake_setsockopt(int fd, int level, int name, const void *value, socklen_t size)
+{
+	REQUIRE(fd_is_open(fd) && level == SOL_NETLINK && name == NETLINK_EXT_ACK && value && size == sizeof(int));
+	return refuses() ? -1 : 0;
+}
+
 static int fake_fstat(int fd, struct stat *status)
 {
 	REQUIRE(fd_is_open(fd));
@@ -148,6 +166,24 @@ static int fake_stat(const char *path, struct stat *status)
 {
 	REQUIRE(strcmp(path, "/proc/self/fd") == 0);
 	status->st_size = byte() < 64 ? 0 : byte();
+	return refuses() ? -1 : 0;
+}
+
+static int nodes; /* that are in /dev */
+
+static int fake_mknod(const char *path, mode_t mode, dev_t number)
+{
+	REQUIRE(strncmp(path, "/dev/.vhostnet-tap", 18) == 0 && mode == (S_IFCHR | 0600));
+	(void)number;
+	if (refuses())
+		return -1;
+	nodes++;
+	return 0;
+}
+
+static int fake_unlink(const char *path)
+{
+	REQUIRE(strncmp(path, "/dev/.vhostnet-tap", 18) == 0 && nodes-- == 1);
 	return refuses() ? -1 : 0;
 }
 
@@ -297,6 +333,9 @@ static size_t head_of(const struct nlmsghdr *message)
 {
 	switch (message->nlmsg_type) {
 	case RTM_NEWQDISC:
+	case RTM_DELQDISC:
+	case RTM_NEWTCLASS:
+	case RTM_NEWTFILTER:
 		return sizeof(struct tcmsg);
 	case RTM_NEWNEIGH:
 		return sizeof(struct ndmsg);
@@ -310,16 +349,19 @@ static void take_message(const struct nlmsghdr *message)
 {
 	size_t head = head_of(message);
 	bool bridges = ((const struct ifinfomsg *)NLMSG_DATA(message))->ifi_family == AF_BRIDGE;
+	bool links = head == sizeof(struct ifinfomsg) && message->nlmsg_type < RTM_NEWQDISC;
 	const struct rtattr *a = (const struct rtattr *)((const char *)NLMSG_DATA(message) + NLMSG_ALIGN(head));
 	int rest = (int)message->nlmsg_len - (int)NLMSG_LENGTH(head);
 	uint32_t named = 0;
 
 	REQUIRE(rest >= 0 && message->nlmsg_flags & NLM_F_REQUEST);
 	for (; RTA_OK(a, rest); a = RTA_NEXT(a, rest))
-		if (a->rta_type == IFLA_GROUP && message->nlmsg_type != RTM_NEWQDISC && !bridges)
+		if (a->rta_type == IFLA_GROUP && links && !bridges)
 			take_group(message, *(const uint32_t *)RTA_DATA(a));
 		else if (a->rta_type == IFLA_IFNAME && message->nlmsg_type == RTM_GETLINK)
 			named = (uint32_t)ifindex_of(RTA_DATA(a));
+		else if (a->rta_type == IFLA_IFNAME && message->nlmsg_flags & NLM_F_EXCL)
+			made_last = ((const struct ifinfomsg *)NLMSG_DATA(message))->ifi_index;
 	REQUIRE(rest <= 0);
 	REQUIRE(n_asked < SENT);
 	asked_of[n_asked] = named ? named : (uint32_t)((const struct ifinfomsg *)NLMSG_DATA(message))->ifi_index;
@@ -355,9 +397,19 @@ static size_t put_answer(char *to, const struct nlmsghdr *to_what, uint16_t type
 
 static size_t put_error(char *to, const struct nlmsghdr *to_what)
 {
-	struct nlmsgerr body = { .error = refuses() ? -errno : 0 };
+	struct {
+		struct nlmsgerr head;
+		struct rtattr words;
+		char text[8]; /* and no NUL */
+	} body = { .head = { .error = refuses() ? -errno : 0, .msg = *to_what },
+		   .words = { sizeof(struct rtattr) + 7, NLMSGERR_ATTR_MSG },
+		   .text = "the why" };
+	uint8_t choice = byte();
+	size_t size = put_answer(to, to_what, NLMSG_ERROR, &body, choice < 128 ? sizeof(body.head) : sizeof(body));
 
-	return put_answer(to, to_what, NLMSG_ERROR, &body, sizeof(body));
+	if (choice >= 128)
+		((struct nlmsghdr *)to)->nlmsg_flags = NLM_F_ACK_TLVS | (choice & 1 ? NLM_F_CAPPED : 0);
+	return size;
 }
 
 static size_t put_link(char *to, const struct nlmsghdr *to_what, int ifindex, uint32_t group)
@@ -389,6 +441,10 @@ static size_t put_link(char *to, const struct nlmsghdr *to_what, int ifindex, ui
 		.vid = { byte() },
 	};
 
+	if (ifindex >= 0x10000000 || byte() >= 224) {
+		memcpy(body.name, "macvtap", sizeof("macvtap"));
+		body.kind.rta_len = sizeof(struct rtattr) + sizeof("macvtap");
+	}
 	memcpy(body.mac, macs[ifindex % LINKS], 6);
 	return put_answer(to, to_what, RTM_NEWLINK, &body, sizeof(body));
 }
@@ -446,6 +502,29 @@ static size_t put_rubbish(char *to, size_t room)
 	return size;
 }
 
+/* What the kernel says of the device that was made last, of another, or rubbish. */
+static ssize_t put_uevent(struct msghdr *header)
+{
+	struct sockaddr_nl *from = header->msg_name;
+	char *text = header->msg_iov->iov_base;
+	size_t room = header->msg_iov->iov_len;
+	uint8_t choice = byte();
+
+	from->nl_pid = choice >= 252 ? 1 : 0;
+	header->msg_flags = choice >= 248 && choice < 252 ? MSG_TRUNC : 0;
+	errno = EAGAIN;
+	if (choice >= 240 && choice < 248)
+		return -1;
+	if (choice >= 192 && left > 0) {
+		size_t size = byte();
+
+		rubbish(text, size < room ? size : room);
+		return (ssize_t)(size < room ? size : room);
+	}
+	return snprintf(text, room, "add@/devices%cMAJOR=246%cMINOR=%u%cDEVNAME=tap%d%c", 0, 0, byte(), 0,
+			choice < 128 ? made_last : choice, 0);
+}
+
 static ssize_t fake_recvmsg(int fd, struct msghdr *header, int flags)
 {
 	struct sockaddr_nl *from = header->msg_name;
@@ -455,6 +534,8 @@ static ssize_t fake_recvmsg(int fd, struct msghdr *header, int flags)
 	REQUIRE(fd_is_open(fd) && flags & MSG_DONTWAIT);
 	if (refuses())
 		return -1;
+	if (fd == uevents)
+		return put_uevent(header);
 	choice = byte();
 	from->nl_pid = choice >= 252 ? 1 : 0;
 	header->msg_flags = choice >= 248 && choice < 252 ? MSG_TRUNC : 0;
@@ -543,10 +624,13 @@ static int fake_pthread_join(pthread_t thread)
 }
 
 #define open(path, flags) fake_open(path, flags)
+#define mknod(path, mode, number) fake_mknod(path, mode, number)
+#define unlink(path) fake_unlink(path)
 #define socket(family, type, protocol) fake_socket(family, type, protocol)
 #define close(fd) fake_close(fd)
 #define bind(fd, address, size) fake_bind(fd, address, size)
 #define getsockname(fd, address, size) fake_getsockname(fd, address, size)
+#define setsockopt(fd, level, name, value, size) fake_setsockopt(fd, level, name, value, size)
 #define fstat(fd, status) fake_fstat(fd, status)
 #define stat(path, status) fake_stat(path, status)
 #define ioctl(fd, request, argument) fake_ioctl(fd, request, argument)
@@ -602,6 +686,32 @@ static void make_held(struct vn_nic *nic, uint32_t room)
 		nic->vhost_fds[nic->n_vhost] = new_fd();
 }
 
+/* Numbers that belong together, or with luck such that do not. */
+static void make_bandwidth(struct vn_nic *nic)
+{
+	uint8_t choice = byte();
+
+	if (choice & 1) {
+		nic->rate = nic->ceil = choice & 4 ? 1ULL << 40 : 1000;
+		nic->burst = nic->ceil_burst = nic->quantum = 1 + word();
+	}
+	if (choice & 2) {
+		nic->police_rate = choice & 4 ? 1ULL << 40 : 1000;
+		nic->police_burst = 1 + word();
+	}
+	if (choice >= 252)
+		*(uint32_t *[]){ &nic->burst, &nic->ceil_burst, &nic->quantum, &nic->police_burst }[choice - 252] ^= 1;
+}
+
+/* One that is known by its mark alone. */
+static void let_go(struct vn_nic *nic)
+{
+	while (nic->n_tap > 0)
+		fake_close(nic->tap_fds[--nic->n_tap]);
+	while (nic->n_vhost > 0)
+		fake_close(nic->vhost_fds[--nic->n_vhost]);
+}
+
 /* What it is as a port; at most 8 VLANs, or far too many. */
 static void make_port(struct vn_nic *nic)
 {
@@ -612,9 +722,11 @@ static void make_port(struct vn_nic *nic)
 	nic->set_fdb = choice >> 1 & 1;
 	nic->frames = choice;
 	nic->adopted = byte() >= 192;
+	nic->macvtap = byte() >= 192;
 	nic->persist = byte() & 1;
 	nic->owner = (int64_t)byte() - 2;
 	nic->group = -1;
+	make_bandwidth(nic);
 	if (choice < 128)
 		return;
 	nic->n_vlans = choice >= 252 ? (uint32_t[]){ VN_MAX_VLANS, VN_MAX_VLANS + 1, UINT32_MAX, 1 }[choice - 252]
@@ -646,9 +758,12 @@ static void make_nic(struct vn_nic *nic, int32_t *fds, uint32_t n_bridges)
 	nic->vhost_fds = fds + VN_MAX_QUEUES;
 	room = nic->queues < VN_MAX_QUEUES ? nic->queues : VN_MAX_QUEUES;
 	make_port(nic);
-	nic->set_mac = nic->up && !nic->adopted;
+	make_name(nic->parent, sizeof(nic->parent));
+	nic->set_mac = (nic->up || nic->macvtap) && !nic->adopted;
 	if (byte() & 1)
 		make_held(nic, room);
+	if (nic->held && nic->macvtap && byte() >= 128)
+		let_go(nic);
 	if (nic->held && byte() >= 252)
 		nic->queues = nic->n_tap - 1;
 }
@@ -663,13 +778,17 @@ static void make_act(struct vn_act *act, uint32_t n_nics)
 	act->flags = act->op == VN_VHOST_OPEN ? byte() & 3 : byte() & VN_BARRIER;
 }
 
+static uint32_t way_of(const struct vn_nic *nic)
+{
+	return nic->macvtap ? VN_MACVTAP : nic->adopted ? VN_ADOPT : VN_TAP_OPEN;
+}
+
 /* As in a plan: every new row is opened before anything else is done to it. */
 static void open_first(struct vn_program *program)
 {
 	for (uint32_t i = 0, at = 0; i < program->n_nics && at < program->n_acts; i++)
 		if (!program->nics[i].held)
-			program->acts[at++] =
-				(struct vn_act){ .op = program->nics[i].adopted ? VN_ADOPT : VN_TAP_OPEN, .nic = i };
+			program->acts[at++] = (struct vn_act){ .op = way_of(&program->nics[i]), .nic = i };
 }
 
 /* What no run survives, by the contract in the header. The core refuses more: acts in an order that means nothing. */
@@ -683,13 +802,22 @@ static bool nic_is_sound(const struct vn_nic *nic, uint32_t n_bridges)
 		return false;
 	if (nic->n_vlans > VN_MAX_VLANS || (nic->n_vlans > 0 && !nic->vlans))
 		return false;
-	return !nic->held || (nic->n_tap > 0 && nic->n_tap <= nic->queues && nic->n_vhost <= nic->queues);
+	if ((nic->rate > 0) != (nic->burst > 0 && nic->ceil_burst > 0 && nic->quantum > 0) ||
+	    (nic->police_rate > 0) != (nic->police_burst > 0))
+		return false;
+	return !nic->held ||
+	       (nic->n_tap + nic->macvtap > 0 && nic->n_tap <= nic->queues && nic->n_vhost <= nic->queues);
 }
 
 static bool act_is_sound(const struct vn_act *act, const struct vn_program *program)
 {
 	if (act->op > VN_DELETE || act->nic >= program->n_nics)
 		return false;
+	if (program->nics[act->nic].held && program->nics[act->nic].n_tap == 0 && act->op != VN_DELETE)
+		return false;
+	if (act->op == VN_MACVTAP)
+		return !program->nics[act->nic].held && way_of(&program->nics[act->nic]) == VN_MACVTAP &&
+		       !program->nics[act->nic].adopted && program->nics[act->nic].parent[0];
 	if (act->op == VN_VHOST_OPEN)
 		return !program->nics[act->nic].held || program->nics[act->nic].n_vhost == 0;
 	if (act->op == VN_TAP_OPEN || act->op == VN_ADOPT)
@@ -698,6 +826,11 @@ static bool act_is_sound(const struct vn_act *act, const struct vn_program *prog
 		return !program->nics[act->nic].held;
 	if (act->op > VN_SELFTEST && act->op != VN_ATTACH && program->nics[act->nic].adopted)
 		return false;
+	if (program->nics[act->nic].macvtap && (act->op == VN_PERSIST || act->op == VN_COALESCE))
+		return false;
+	if (act->op == VN_TC)
+		return program->nics[act->nic].held || program->nics[act->nic].rate ||
+		       program->nics[act->nic].police_rate;
 	if (act->op == VN_PERSIST)
 		return program->nics[act->nic].persist && program->nics[act->nic].owner >= -1;
 	if (act->op == VN_VLAN_ADD || act->op == VN_VLAN_DEL)
@@ -741,7 +874,7 @@ static void check_fds(const struct vn_program *program)
 			holders += holds(&program->nics[i], fd);
 		REQUIRE(holders == (state[fd] == OPEN));
 	}
-	REQUIRE(mapped == 0 && directories == 0 && threads == 0);
+	REQUIRE(mapped == 0 && directories == 0 && threads == 0 && nodes == 0);
 }
 
 static void check_result(const struct vn_program *program, int rc)
@@ -750,6 +883,7 @@ static void check_result(const struct vn_program *program, int rc)
 		const struct vn_nic *nic = &program->nics[i];
 
 		REQUIRE(program->keep || (rc < 0) == (nic->failed != 0));
+		REQUIRE(memchr(nic->said, 0, VN_SAID));
 		REQUIRE(nic->held || !nic->failed || nic->n_tap + nic->n_vhost == 0);
 		REQUIRE(nic->n_vhost == 0 || nic->held || nic->n_vhost == nic->queues);
 	}
@@ -832,7 +966,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	memset(macs, 0, sizeof(macs));
 	for (int i = 0; i < LINKS; i++)
 		macs[i][0] = 2, macs[i][5] = (uint8_t)i;
-	next_fd_number = mapped = directories = threads = 0;
+	next_fd_number = mapped = directories = threads = nodes = made_last = 0;
+	uevents = -1;
 	input = data;
 	left = size;
 	if (byte() % 8)

@@ -4,5 +4,6 @@
 #include "netlink.c"
 #include "links.c"
 #include "removal.c"
+#include "tc.c"
 #include "acts.c"
 #include "_vhostnet.c"

@@ -229,7 +229,7 @@ import os, sys, vhostnet
 from vhostnet.host.closing import _delete
 from vhostnet.program.program import Fds, held_row
 fd = int(sys.argv[2])
-_delete([(vhostnet.select_engine(sys.argv[1]), held_row("there", 2, Fds((fd,), ())))])
+_delete([(vhostnet.select_engine(sys.argv[1]), held_row("there", 2, Fds((fd,), ())), None)])
 print(os.path.exists(f"/proc/self/fd/{fd}"))
 """
 

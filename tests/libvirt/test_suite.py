@@ -22,7 +22,7 @@ KVM = ("<domain type='qemu'", "<domain type='kvm'")
 def ours(path):
     """Its NICs, but for those that are left out."""
     every = ET.parse(path).getroot().findall("devices/interface")
-    return [nic for nic in every if nic.get("type") not in ("hostdev", "direct")]
+    return [nic for nic in every if nic.get("type") != "hostdev"]
 
 
 # The NICs of boards, which libvirt tells QEMU of by -net nic, are not among them.
@@ -37,7 +37,6 @@ X86 = [name for name in CASES if name.endswith(".x86_64-latest")]
 PASST = "<backend type='passt'"
 REFUSED = {
     **dict.fromkeys(("net-user-passt", "net-vhostuser-passt", "schema-reorder-domain-subelements"), PASST),
-    **dict.fromkeys(("net-bandwidth", "net-bandwidth2"), "<bandwidth"),
     "net-midonet": "<virtualport type='midonet'",
     "net-virtio-network-portgroup": "<tag id='4095'>",  # a VLAN that no kernel has; and virtualports besides
     "net-virtio-teaming-network": "<teaming type='transient'",

@@ -73,6 +73,26 @@ print(wrong, made, address("br0") == bridge)
     assert beside_udevd(code, engine) == ["0", "328", "True"]
 
 
+def test_the_macs_of_macvtaps_are_ours_when_udev_is_done(engine):
+    """udev leaves them alone: they count as set from the beginning. In mode passthrough the MAC is the parent's."""
+    code = """
+sh("ip link add p0 up type bridge")
+settle()
+source = vhostnet.DirectSource("p0", sys.argv[2])
+asked = [vhostnet.InterfaceSpec(type="direct", source=source, queues=2, vhost="off") for _ in range(int(sys.argv[3]))]
+wrong = 0
+for _ in range(4):
+    nics = vhostnet.open_nics(asked, engine=sys.argv[1])
+    settle()
+    thread_ended()
+    wrong += sum(address(nic.ifname) != nic.mac for nic in nics) + sum(not nic.settle(1) for nic in nics)
+    vhostnet.close_nics(nics)
+print(wrong)
+"""
+    assert beside_udevd(code, engine, "bridge", "16") == ["0"]
+    assert beside_udevd(code, engine, "passthrough", "1") == ["0"]
+
+
 def test_a_mac_that_is_set_before_udev_is_done_is_put_right(engine):
     """As by a worker of udev's that was held up: here udevd is, and another sets the MAC meanwhile."""
     code = """

@@ -5,7 +5,17 @@ import dataclasses
 import pytest
 from conftest import BRIDGE
 
-from vhostnet import HostIp, HostRoute, InterfaceSpec, SpecError, VirtualPort, Vlan
+from vhostnet import (
+    Bandwidth,
+    DirectSource,
+    HostIp,
+    HostRoute,
+    InterfaceSpec,
+    Rate,
+    SpecError,
+    VirtualPort,
+    Vlan,
+)
 from vhostnet.program.cost import Cost, cost
 from vhostnet.program.plan import (
     Features,
@@ -58,7 +68,7 @@ def test_a_batch_runs_all_of_one_kind_before_the_next(seed, other):
 def test_what_has_no_tap_cannot_be_made(specs):
     with pytest.raises(SpecError, match="type='user' has no TAP, so there is nothing to open") as caught:
         plan(specs, ["a", "b"][: len(specs)], ALL)
-    assert caught.value.expected == "bridge or ethernet or network"
+    assert caught.value.expected == "bridge or ethernet or network or direct"
 
 
 def test_up_waits_for_every_answer_and_nothing_else_does(seed, other):
@@ -305,3 +315,59 @@ def test_slow_acts_are_not_done_ahead(seed, spec):
 def test_a_slow_act_is_about_something(op):
     with pytest.raises(ValueError, match="nothing to set in row 0"):
         Program((held_row("a", 3, Fds((7,), ())),), (Act(op, 0),))
+
+
+# --- macvtaps --------------------------------------------------------------------------------------------
+
+
+def direct(dev="eth0", mode="vepa", **fields):
+    return InterfaceSpec(type="direct", source=DirectSource(dev, mode), **fields)
+
+
+def test_a_macvtap_takes_the_place_of_a_tap(other):
+    specs = [direct(queues=8, mac="52:54:00:00:00:01"), other, direct(mode="passthrough", vhost="off")]
+    program = plan(specs, ["m0", "t0", "m1"], ALL)
+    assert [(act.op.name, act.nic) for act in program.acts] == [
+        *[("TAP_OPEN", 1), ("MACVTAP", 0), ("MACVTAP", 2), ("VHOST_OPEN", 0), ("VHOST_OPEN", 1)],
+        *[("QDISC", 0), ("QDISC", 1), ("QDISC", 2), ("LINK", 1), ("UP", 0), ("UP", 1), ("UP", 2)],
+    ]
+    lines = str(program).splitlines()
+    told = "8 queues  vepa on eth0  tap no_pi vnet_hdr multi_queue  mac 52:54:00:00:00:01"
+    assert " ".join(lines[1].split()) == f"1 MACVTAP m0 {told}".replace("  ", " ")
+    assert "passthrough on eth0" in lines[2]
+
+
+def test_one_mac_is_one_macvtap_of_a_link():
+    twice = [direct(mac="52:54:00:00:00:01"), direct(mac="52:54:00:00:00:01")]
+    with pytest.raises(SpecError, match="asked for twice on link 'eth0'"):
+        plan(twice, ["a", "b"], ALL)
+    assert plan([twice[0], direct("eth1", mac="52:54:00:00:00:01")], ["a", "b"], ALL)
+
+
+def test_what_a_macvtap_costs():
+    taken, default = (cost(plan([direct(queues=8, vhost="off")], ["a"], ALL, qdisc=qdisc)) for qdisc in QDISCS)
+    assert (taken.fds, taken.ports) == (8, {})
+    assert 80_000 < taken.memory < default.memory < taken.memory + 20_000  # one transmit queue, and not 256
+
+
+QDISCS = ("noqueue", "default")
+
+
+def test_a_macvtaps_directions_are_its_guests():
+    """What it sends is what its guest sends; of a TAP it is what the guest gets."""
+    swapped = Bandwidth(RATES.outbound, RATES.inbound)
+    tap, macvtap = (InterfaceSpec(type="ethernet", bandwidth=RATES), direct(bandwidth=swapped))
+    program = plan([tap, macvtap, direct("eth1", bandwidth=Bandwidth(Rate(7)))], ["t", "m", "n"], ALL, vhost="off")
+    assert program.nics[0].shaping == program.nics[1].shaping
+    assert program.nics[0].shaping[:2] == (1_000_000, 5_000_000)
+    acts = [[act.op.name for act in program.acts if act.nic == nic] for nic in range(3)]
+    assert acts == [["TAP_OPEN", "LINK", "TC", "UP"], ["MACVTAP", "TC", "UP"], ["MACVTAP", "QDISC", "TC", "UP"]]
+    told = [line.split(maxsplit=3)[3] for line in str(program).splitlines() if "  TC  " in line]
+    assert told == [
+        "gets 1000 kB/s, at most 5000 kB/s  sends 128 kB/s",
+        "sends 1000 kB/s, at most 5000 kB/s  gets 128 kB/s",
+        "gets 7 kB/s",
+    ]
+
+
+RATES = Bandwidth(Rate(1000, 5000, 1024), Rate(128, 256))

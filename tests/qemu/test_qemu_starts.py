@@ -61,8 +61,11 @@ def test_a_golden_pair_starts(path, dialect, bridge, rom):
     arguments = json.loads(path.with_suffix(".json").read_text())["arguments"]
     place = {name: arguments[name] for name in ("alias", "bus", "addr") if name in arguments}
     spec = vhostnet.parse_interface(path.read_bytes())
-    bridge = None if spec.type == "ethernet" else BRIDGE
-    spec = dataclasses.replace(spec, bridge=bridge, tap_path="/dev/net/tun", rom_file=spec.rom_file and rom)
+    bridge = None if spec.type in ("ethernet", "direct") else BRIDGE
+    source = spec.source and dataclasses.replace(spec.source, dev=BRIDGE)
+    spec = dataclasses.replace(
+        spec, bridge=bridge, source=source, tap_path="/dev/net/tun", rom_file=spec.rom_file and rom
+    )
     bus = place.get("bus", getattr(spec.address, "bus_name", None))
     emulator, machine, extra = home(path.stem, spec, bus)
     with vhostnet.open_nic(spec, vhost="off") as nic:

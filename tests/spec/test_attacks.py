@@ -15,7 +15,7 @@ import pytest
 from conftest import TESTS
 
 import vhostnet
-from vhostnet import InterfaceSpec, PciAddress, SpecError, VhostnetWarning
+from vhostnet import Bandwidth, InterfaceSpec, PciAddress, Rate, SpecError, VhostnetWarning
 
 ATTACKS = sorted((TESTS / "attacks").glob("*.xml"))
 FOR_ANYBODY = [path for path in ATTACKS if not path.stem.startswith("strict-")]
@@ -27,10 +27,12 @@ ROOM = 20 * 1024  # KiB
 PLACES = {
     "acpi": "<acpi index=",
     "alias": "<alias name=",
+    "bandwidth": "<(inbound|outbound|bandwidth)[ >]",
     "boot": "<boot order=",
     "bridge": "<source bridge=",
     "ccw": "<address",
     "downscript": "<downscript path=",
+    "direct": "<(source|mtu|port|frames|vlan|virtualport|filterref|script|target|backend|bandwidth|ip|interface)[ >]",
     "doctype": "DOCTYPE|not well-formed",
     "document": "not well-formed|is not an interface",
     "encoding": "not well-formed|encoding=",
@@ -93,6 +95,7 @@ SOUND = InterfaceSpec(bridge="br0", mac="52:54:00:00:00:01")
 ALLOWED = {
     "strict-attribute-of-an-address": {"address": PciAddress(slot=3)},
     "strict-attribute-without-effect": {"model": "e1000"},
+    "strict-bandwidth-with-an-element": {"bandwidth": Bandwidth(Rate(1000))},
     "strict-element-in-an-element": {"mtu": 1500},
     "strict-sndbuf-with-an-element": {"sndbuf": 1600},
     "strict-text-in-an-element": {"mtu": 1500},

@@ -10,13 +10,17 @@ from conftest import TESTS
 
 import vhostnet
 from vhostnet import (
+    Bandwidth,
     CcwAddress,
+    DirectSource,
     MmioAddress,
     PciAddress,
+    Rate,
     SocketSource,
     SpecError,
     VhostnetWarning,
     VhostUserSource,
+    VirtualPort,
     Vlan,
 )
 
@@ -81,6 +85,12 @@ def test_a_hybrid_bridge():
     (spec,) = parse("nova", strict=True)
     assert (spec.ifname, spec.mtu, spec.vhost, spec.address.bus_name) == ("tap1b2c3d4e-5f", 1442, "require", "pci.0")
     assert spec.tx_queue_size == 512
+
+
+def test_nova_with_open_vswitch():
+    (spec,) = parse("nova-ovs", strict=True)
+    assert (spec.bridge, spec.bandwidth) == ("br-int", Bandwidth(Rate(1250, 2500, 1000)))
+    assert spec.virtualport == VirtualPort("09b11c53-8b5c-4eeb-8f00-d84eaa0aaa4f")
 
 
 # --- taken, with a note ----------------------------------------------------------------------------------
@@ -162,7 +172,6 @@ def test_a_tap_that_is_there_already():
     ("name", "what", "way_out"),
     [
         ("ovirt-filterref", "<filterref>", "nft"),
-        ("nova-ovs", "<bandwidth>", "tc qdisc"),
         ("hostdev-only", "<interface type='hostdev'>", "-device vfio-pci"),
     ],
 )
@@ -256,8 +265,6 @@ def test_the_groups_of_an_open_vswitch():
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("shaped-groups", "would give it <bandwidth>, which is not supported yet: .*tc qdisc"),
-        ("macvtap-pool", "would make a NIC of type direct of it .*, which is not supported yet: .*ip link set dev"),
         ("sr-iov", "would make a NIC of type hostdev of it .*, which is not supported yet: .*-device vfio-pci"),
         ("before-define", "has no <bridge name=> yet; expected .*virsh net-dumpxml"),
     ],
@@ -265,6 +272,17 @@ def test_the_groups_of_an_open_vswitch():
 def test_a_network_whose_nics_are_refused(name, says):
     with pytest.raises(SpecError, match=f"^line 1: <source network='{network(name).name}'> {says}"):
         plugged(name)
+
+
+def test_a_group_that_limits_its_nics():
+    limit = plugged("shaped-groups").bandwidth
+    assert limit == Bandwidth(Rate(10000, 50000, 5120), Rate(5000))
+    assert plugged("shaped-groups", "plain").bandwidth is None
+
+
+def test_macvtaps_of_a_pool():
+    spec = plugged("macvtap-pool")
+    assert (spec.type, spec.source, spec.network) == ("direct", DirectSource("enp1s0", "bridge"), None)
 
 
 def test_a_group_without_the_settings_of_another():

@@ -5,7 +5,18 @@ import dataclasses
 import pytest
 
 import vhostnet
-from vhostnet import InterfaceSpec, Network, PortGroup, PortProfile, SpecError, VhostnetWarning, Vlan
+from vhostnet import (
+    Bandwidth,
+    DirectSource,
+    InterfaceSpec,
+    Network,
+    PortGroup,
+    PortProfile,
+    Rate,
+    SpecError,
+    VhostnetWarning,
+    Vlan,
+)
 
 MAC = "52:54:00:00:00:01"
 NIC = f"<interface type='network'><mac address='{MAC}'/><model type='virtio'/>{{}}</interface>"
@@ -120,7 +131,7 @@ def test_an_empty_bandwidth_of_a_group_is_none():
     groups = "<portgroup name='a'><bandwidth/></portgroup>"
     groups += "<portgroup name='b'><bandwidth><inbound average='1'/></bandwidth></portgroup>"
     first, second = vhostnet.parse_network(document(groups), strict=True).portgroups
-    assert (first.later, second.later) == ((), ("bandwidth",))
+    assert (first.bandwidth, second.bandwidth) == (None, Bandwidth(Rate(1)))
 
 
 @pytest.mark.parametrize(
@@ -336,10 +347,9 @@ BRIDGED = "<forward mode='bridge'/><bridge name='br0'/>"
             "would make a NIC of type hostdev of it (<forward mode='hostdev'>), which is not supported yet: it is a d",
         ),
         (
-            "<forward mode='vepa' dev='eth0'/>",
-            "would make a NIC of type direct of it (<forward mode='vepa'>), which is not supported yet: make the link",
+            "<forward mode='vepa'><pf dev='eth0'/></forward>",
+            "would give it <pf>, which is not supported yet: name its virtual functions",
         ),
-        ("<forward mode='bridge' dev='eth0'/>", "would make a NIC of type direct of it (<forward mode='bridge'>)"),
         (
             f"<bridge name='b'/>{OVS}",
             "would give a NIC of type network a virtualport of type openvswitch; expected none",
@@ -351,10 +361,6 @@ BRIDGED = "<forward mode='bridge'/><bridge name='br0'/>"
         (
             f"<forward mode='private' dev='eth0'/>{OVS}",
             "would give a NIC of type direct a virtualport of type openvswitch; expected 802.1Qbg or 802.1Qbh",
-        ),
-        (
-            f"{BRIDGED}<portgroup name='a' default='yes'><bandwidth><outbound average='9'/></bandwidth></portgroup>",
-            "would give it <bandwidth>, which is not supported yet: leave it out",
         ),
         (
             f"{BRIDGED}{OVS}<portgroup name='a' default='yes'><virtualport type='midonet'/></portgroup>",
@@ -439,3 +445,46 @@ def test_a_virtualport_that_is_not_its_networks(network, own, says):
     with pytest.raises(SpecError) as caught:
         plugged(document(network), inside=own)
     assert str(caught.value).startswith(f"line 2: {says}")
+
+
+# --- devices of the host's -------------------------------------------------------------------------------
+
+
+def pool(mode, *devices):
+    every = "".join(f"<interface dev='{device}'/>" for device in devices)
+    return vhostnet.parse_network(document(f"<forward mode='{mode}'>{every}</forward>"), strict=True)
+
+
+def on(network, count):
+    """The devices that so many NICs of one domain are on."""
+    nics = NIC.format("<source network='lab'/>") * count
+    domain = f"<domain type='kvm'><devices>{nics}</devices></domain>"
+    return [spec.source.dev for spec in vhostnet.parse_domain(domain, networks={"lab": network}, strict=True)]
+
+
+@pytest.mark.parametrize("mode", ["bridge", "private", "vepa"])
+def test_nics_of_a_pool_are_spread_over_its_devices(mode):
+    assert on(pool(mode, "eth0", "eth1"), 5) == ["eth0", "eth1", "eth0", "eth1", "eth0"]
+    assert plugged(pool(mode, "eth0", "eth1")).source == DirectSource("eth0", mode)
+
+
+def test_a_device_is_passed_through_once():
+    assert on(pool("passthrough", "eth0", "eth1"), 2) == ["eth0", "eth1"]
+    with pytest.raises(SpecError, match="has a device for each of its NICs, and no more; expected 2 NICs of it"):
+        on(pool("passthrough", "eth0", "eth1"), 3)
+
+
+def test_a_nic_of_a_pool_has_what_a_macvtap_has():
+    limit = "<bandwidth><outbound average='9'/></bandwidth>"
+    network = pool("bridge", "eth0")
+    assert plugged(network, inside=limit).bandwidth == Bandwidth(None, Rate(9))
+    for setting in ("<mtu size='1400'/>", "<port isolated='yes'/>", "<vlan><tag id='4'/></vlan>"):
+        with pytest.raises(SpecError, match="^line 2: <"):
+            plugged(network, inside=setting)
+
+
+def test_what_a_group_allows_its_nics_counts_where_they_say_nothing():
+    group = "<portgroup name='a' default='yes'><bandwidth><outbound average='9'/></bandwidth></portgroup>"
+    assert plugged(document(f"{BRIDGED}{group}")).bandwidth == Bandwidth(None, Rate(9))
+    own = "<bandwidth><inbound average='7'/></bandwidth>"
+    assert plugged(document(f"{BRIDGED}{group}"), inside=own).bandwidth == Bandwidth(Rate(7))

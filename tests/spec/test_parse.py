@@ -8,10 +8,12 @@ from conftest import SEED
 
 import vhostnet
 from vhostnet import (
+    Bandwidth,
     CcwAddress,
     InterfaceSpec,
     MmioAddress,
     PciAddress,
+    Rate,
     SpaprVioAddress,
     SpecError,
     UsbAddress,
@@ -126,6 +128,24 @@ TAKEN = [
         "<vlan><tag id='42' nativeMode='tagged'/></vlan>",
         {"vlan": Vlan((42,), trunk=True, native=42, native_mode="tagged")},
     ),
+    *[
+        (f"<bandwidth>{inside}</bandwidth>", {"bandwidth": bandwidth})
+        for inside, bandwidth in [
+            ("<inbound average='1'/>", Bandwidth(Rate(1))),
+            ("<outbound average='1' peak='0' burst='0'/>", Bandwidth(outbound=Rate(1))),
+            ("<inbound average='0'/><outbound average='7'/>", Bandwidth(outbound=Rate(7))),
+            (
+                "<inbound average='1000' peak='5000' burst='1024'/>\n<outbound average='128' peak='256' burst='256'/>",
+                Bandwidth(Rate(1000, 5000, 1024), Rate(128, 256, 256)),
+            ),
+            ("<inbound average='10' peak='5'/>", Bandwidth(Rate(10, 5))),
+            (f"<inbound average='{2**54}' peak='{2**54}'/>", Bandwidth(Rate(2**54, 2**54))),
+            (f"<outbound average='{2**54}' burst='4194303'/>", Bandwidth(outbound=Rate(2**54, burst=2**22 - 1))),
+            # What the kernel can count to: 2^32-1 ticks of 64 ns.
+            ("<inbound average='1' burst='268'/>", Bandwidth(Rate(1, burst=268))),
+            ("<outbound average='1000' burst='268435'/>", Bandwidth(outbound=Rate(1000, burst=268435))),
+        ]
+    ],
     ("<!-- a comment --><?pi x?>", {}),
 ]
 
@@ -134,6 +154,7 @@ NOTHING = [
     "<bandwidth/>",
     "<bandwidth>\n</bandwidth>",
     "<bandwidth><inbound average='0'/></bandwidth>",
+    "<bandwidth><inbound average='0' peak='0' burst='0'/></bandwidth>",
     "<port/>",
     "<port isolated='no'/>",
     "<coalesce/>",
@@ -328,6 +349,32 @@ REFUSED = [
     ("<vlan trunk='no'><tag id='7'/><tag id='8'/></vlan>", "vlan", "trunk", "no"),
     ("<vlan trunk='no'><tag id='7' nativeMode='tagged'/></vlan>", "vlan", "trunk", "no"),
     ("<vlan><tag id='7' nativeMode='dot1q-tunnel'/></vlan>", "tag", "nativeMode", "dot1q-tunnel"),
+    *[
+        (f"<bandwidth>{inside}</bandwidth>", direction, attribute, value)
+        for direction in ("inbound", "outbound")
+        for inside, attribute, value in [
+            (f"<{direction}/>", "average", None),
+            (f"<{direction} peak='5'/>", "average", None),
+            (f"<{direction} burst='5'/>", "average", None),
+            (f"<{direction} average=''/>", "average", ""),
+            (f"<{direction} average='-1'/>", "average", "-1"),
+            (f"<{direction} average='0x10'/>", "average", "0x10"),
+            (f"<{direction} average='1.5'/>", "average", "1.5"),
+            (f"<{direction} average='1' peak='x'/>", "peak", "x"),
+            (f"<{direction} average='{2**54 + 1}'/>", "average", str(2**54 + 1)),
+            (f"<{direction} average='{2**64}'/>", "average", str(2**64)),
+            (f"<{direction} average='1' peak='{2**54 + 1}'/>", "peak", str(2**54 + 1)),
+            (f"<{direction} average='{2**54}' burst='4194304'/>", "burst", "4194304"),
+            (f"<{direction} average='1' burst='269'/>", "burst", "269"),
+            (f"<{direction} average='1000' burst='268436'/>", "burst", "268436"),
+            (f"<{direction} average='1' floor='0'/>", "floor", "0"),
+            (f"<{direction} average='1' floor='5'/>", "floor", "5"),
+            (f"<{direction} floor='5'/>", "floor", "5"),
+            (f"<{direction} average='1'/><{direction} average='1'/>", None, None),
+        ]
+    ],
+    ("<bandwidth><outbound average='0'/></bandwidth>", "outbound", "average", "0"),
+    ("<bandwidth/><bandwidth/>", "bandwidth", None, None),
     ("<mac address='52:54:00:00:00:02'/>", "mac", None, None),
     ("<driver queues='2'/><driver queues='2'/>", "driver", None, None),
 ]
@@ -344,8 +391,6 @@ def test_refused_with_element_attribute_line_and_value(inside, element, attribut
 
 
 LATER = [
-    "<bandwidth><inbound average='1000' peak='5000'/></bandwidth>",
-    "<bandwidth><outbound average='0'/></bandwidth>",
     "<filterref filter='clean-traffic'/>",
     "<ip address='10.0.0.1'/>",
     "<route/>",
@@ -371,6 +416,65 @@ def test_a_tap_that_is_there(dev):
     text = f"<interface type='ethernet'><target dev='{dev}' managed='no'/><model type='virtio'/></interface>"
     spec = vhostnet.parse_interface(text, strict=True)
     assert (spec.managed, spec.ifname) == (False, dev)
+
+
+def limited(kind, inside):
+    source = {"bridge": "<source bridge='br0'/>", "network": "<source network='default'/>"}.get(kind, "")
+    return interface(f"<bandwidth>{inside}</bandwidth>", f"type='{kind}'", source)
+
+
+FLOORS = [
+    ("<inbound floor='200'/>", Bandwidth(Rate(floor=200))),
+    (f"<inbound floor='{2**54}'/>", Bandwidth(Rate(floor=2**54))),
+    ("<inbound average='1000' floor='200'/>", Bandwidth(Rate(1000, floor=200))),
+    ("<inbound average='0' floor='200'/>", Bandwidth(Rate(floor=200))),
+    ("<inbound floor='0'/>", None),
+    ("<inbound average='7' floor='0'/>", Bandwidth(Rate(7))),
+]
+
+
+@pytest.mark.parametrize(("inside", "bandwidth"), FLOORS)
+def test_a_floor_is_a_networks(inside, bandwidth):
+    assert vhostnet.parse_interface(limited("network", inside), strict=True).bandwidth == bandwidth
+    for kind in ("bridge", "ethernet", "user"):
+        with pytest.raises(SpecError, match="<inbound floor='[0-9]+'> is what a network guarantees"):
+            vhostnet.parse_interface(limited(kind, inside))
+
+
+@pytest.mark.parametrize(
+    ("inside", "problem"),
+    [
+        (f"<inbound floor='{2**54 + 1}'/>", "<inbound floor='18014398509481985'> is not allowed"),
+        ("<inbound floor='200' peak='5'/>", "<inbound peak='5'> says nothing without an average"),
+        ("<inbound floor='200' burst='5'/>", "<inbound burst='5'> says nothing without an average"),
+        ("<outbound average='1' floor='200'/>", "<outbound floor='200'> is what a network"),
+    ],
+)
+def test_floors_that_cannot_be(inside, problem):
+    with pytest.raises(SpecError, match=problem):
+        vhostnet.parse_interface(limited("network", inside))
+
+
+@pytest.mark.parametrize(
+    ("inside", "what"),
+    [
+        ("<inbound average='0' peak='5'/>", "<inbound peak='5'> has no effect"),
+        ("<inbound average='0' burst='5'/>", "<inbound burst='5'> has no effect"),
+        ("<inbound average='0' mean='5'/>", "<inbound mean='5'> is no attribute"),
+        ("<both average='5'/>", "<both> is no element"),
+    ],
+)
+def test_what_says_nothing_of_a_bandwidth(inside, what):
+    with pytest.warns(VhostnetWarning, match=f"^line 1: {what}"):
+        assert vhostnet.parse_interface(limited("bridge", inside)).bandwidth is None
+    with pytest.raises(SpecError, match=what):
+        vhostnet.parse_interface(limited("bridge", inside), strict=True)
+
+
+def test_a_bandwidth_of_a_tap_that_is_there():
+    taken = "<target dev='tap0' managed='no'/><bandwidth><inbound average='5'/></bandwidth>"
+    with pytest.raises(SpecError, match="<bandwidth> is not for a TAP that is there"):
+        vhostnet.parse_interface(interface(taken, "type='ethernet'", ""))
 
 
 def test_two_native_vlans():

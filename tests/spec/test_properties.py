@@ -13,12 +13,15 @@ from qemuopts import parse_argv
 
 import vhostnet
 from vhostnet import (
+    Bandwidth,
     CcwAddress,
+    DirectSource,
     InterfaceSpec,
     MmioAddress,
     Network,
     PciAddress,
     PortGroup,
+    Rate,
     SocketSource,
     SpaprVioAddress,
     SpecError,
@@ -50,11 +53,16 @@ PCI = st.builds(
 )
 CCW = st.builds(CcwAddress, st.integers(0, 0xFE), st.integers(0, 3), st.none() | st.integers(0, 0xFFFF))
 
+RATES = st.one_of(
+    st.builds(Rate, st.integers(1, 2**54), st.none() | st.integers(1, 2**54)),
+    st.builds(Rate, st.integers(2**14, 2**54), st.none() | st.integers(1, 2**54), st.integers(1, 2**22 - 1)),
+)
 # What any NIC may have, what virtio's may have besides, and what only one on PCI may have.
 ANY = {
     "mac": MACS,
     "sndbuf": st.none() | st.integers(0, 2**64 - 1),
     "mtu": st.none() | st.integers(68, 65521),
+    "bandwidth": st.none() | st.builds(Bandwidth, RATES, st.none() | RATES) | st.builds(Bandwidth, outbound=RATES),
     "alias": st.none() | st.from_regex(r"[A-Za-z][A-Za-z0-9_.-]{0,20}", fullmatch=True),
     "boot_order": st.none() | st.integers(1, 2**31 - 1),
 }
@@ -84,6 +92,7 @@ WHERE = {
 }
 HOSTS = st.from_regex(r"[a-z0-9.,:=-]{1,20}", fullmatch=True)
 PORTS = st.integers(1, 65535)
+LINKS = st.from_regex(r"[a-z0-9.,=-]{3,15}", fullmatch=True)
 ON_PCI = {"rom_bar": MAYBE, "rom_file": st.none() | TEXT, "acpi_index": st.none() | st.integers(1, 16383)}
 SPECS = st.one_of(
     st.builds(
@@ -104,6 +113,14 @@ SPECS = st.one_of(
         address=st.none() | PCI,
         **ANY,
         **ON_PCI,
+    ),
+    st.builds(
+        InterfaceSpec,
+        type=st.just("direct"),
+        source=st.builds(DirectSource, LINKS, st.sampled_from(["vepa", "bridge", "private", "passthrough"])),
+        address=st.none() | PCI,
+        **{name: strategy for name, strategy in ANY.items() if name != "mtu"},
+        **VIRTIO,
     ),
 )
 REST = {name: ANY[name] for name in ("mac", "alias", "boot_order")}  # of what has no TAP

@@ -5,10 +5,12 @@ import dataclasses
 import pytest
 
 from vhostnet import (
+    Bandwidth,
     CcwAddress,
     InterfaceSpec,
     MmioAddress,
     PciAddress,
+    Rate,
     SocketSource,
     SpaprVioAddress,
     SpecError,
@@ -110,7 +112,7 @@ BAD = [
     ("bridge", "a/b"),
     ("bridge", ".."),
     ("bridge", ""),
-    ("type", "direct"),
+    ("type", "hostdev"),
     ("model", ""),
     ("model", "a" * 64),
     ("model", "e1000,mac=x"),
@@ -187,6 +189,13 @@ def test_refused_by_name_with_what_would_be_right(name, value):
         ({"type": "user", "isolated": True}, "isolated"),
         ({"type": "user", "vhost": "require"}, "vhost"),
         ({"type": "user", "rx_frames": 1}, "rx_frames"),
+        ({"type": "user", "bandwidth": Bandwidth(Rate(1))}, "bandwidth"),
+        ({"type": "vdpa", "source": VdpaSource("/dev/v"), "bandwidth": Bandwidth(Rate(1))}, "bandwidth"),
+        ({"bridge": "br0", "bandwidth": Bandwidth(Rate(floor=1))}, "bandwidth"),
+        ({"type": "ethernet", "bandwidth": Bandwidth(Rate(1, floor=1))}, "bandwidth"),
+        ({"type": "ethernet", "managed": False, "ifname": "t", "bandwidth": Bandwidth(Rate(1))}, "bandwidth"),
+        ({"bridge": "br0", "bandwidth": Rate(1)}, "bandwidth"),
+        ({"bridge": "br0", "bandwidth": 1}, "bandwidth"),
         ({"type": "vdpa", "source": VdpaSource("/dev/v"), "mtu": 1500}, "mtu"),
         ({"type": "vdpa", "source": VdpaSource("/dev/v"), "model": "e1000"}, "model"),
         ({"type": "vhostuser", "source": VhostUserSource("/v"), "model": "e1000"}, "model"),
@@ -235,6 +244,19 @@ def test_what_does_not_go_together(fields, attribute):
         (lambda: SocketSource("a b", 1), "address"),
         (lambda: SocketSource("a", 1, "b", 0), "local_port"),
         (lambda: SocketSource("a", 1, "", 1), "local_address"),
+        (lambda: Bandwidth(), "inbound"),
+        (lambda: Bandwidth(1), "inbound"),
+        (lambda: Bandwidth(outbound=(1,)), "outbound"),
+        (lambda: Bandwidth(outbound=Rate(1, floor=1)), "outbound"),
+        (lambda: Rate(), "average"),
+        (lambda: Rate(peak=1, floor=1), "peak"),
+        *[
+            (lambda name=name, value=value: Rate(**{"average": 1, name: value}), name)
+            for name in ("average", "peak", "burst", "floor")
+            for value in (0, -1, 2**54 + 1, True, 1.0, "1")
+        ],
+        (lambda: Rate(2**54, burst=2**22), "burst"),
+        (lambda: Rate(3, burst=806), "burst"),
     ],
 )
 def test_addresses_out_of_range(make, attribute):
@@ -261,6 +283,13 @@ def test_what_has_no_tap(fields):
     spec = InterfaceSpec(**fields)
     assert not spec.tap
     assert spec == InterfaceSpec(**{**fields, "mac": spec.mac})
+
+
+def test_the_largest_bandwidths():
+    largest = Rate(2**54, 2**54, 2**22 - 1)
+    assert InterfaceSpec(bridge="br0", bandwidth=Bandwidth(largest, largest)).bandwidth.inbound == largest
+    assert InterfaceSpec(type="network", network="n", bandwidth=Bandwidth(Rate(floor=2**54))).bandwidth.outbound is None
+    assert Rate(3, burst=805).burst == 805  # 274 s
 
 
 def test_networks_are_written_in_one_way():

@@ -5,7 +5,16 @@ import dataclasses
 import pytest
 
 import vhostnet
-from vhostnet import InterfaceSpec, SocketSource, SpecError, UserSource, VdpaSource, VhostnetWarning, VhostUserSource
+from vhostnet import (
+    DirectSource,
+    InterfaceSpec,
+    SocketSource,
+    SpecError,
+    UserSource,
+    VdpaSource,
+    VhostnetWarning,
+    VhostUserSource,
+)
 
 SWITCH = "<source type='unix' path='/run/v.sock' mode='client'/>"
 ENDS = "<source address='10.0.0.1' port='5555'/>"
@@ -186,6 +195,7 @@ def test_the_line_of_what_is_missing(source, where):
 
 
 IGNORED = [
+    "<bandwidth><outbound average='7'/><inbound average='7' peak='9' burst='1'/></bandwidth>",
     "<bandwidth><inbound average='1000'/></bandwidth>",
     "<target dev='tap7'/>",
     "<tune><sndbuf>1600</sndbuf></tune>",
@@ -280,3 +290,74 @@ def test_one_of_each_in_a_domain_with_another():
 def test_what_is_not_kvm_has_no_vhost_net_either():
     (spec,) = vhostnet.parse_domain(f"<domain type='qemu'><devices>{interface('user')}</devices></domain>", strict=True)
     assert spec == dataclasses.replace(bare("user"), vhost="off")
+
+
+# --- direct: a macvtap, with a TAP's fds and a source of its own ------------------------------------------
+
+
+def direct(inside="", source="<source dev='eth0'/>", **attributes):
+    told = "".join(f" {name}='{value}'" for name, value in attributes.items())
+    mac = "<mac address='52:54:00:00:00:01'/>"
+    return f"<interface type='direct'{told}>{mac}<model type='virtio'/>{source}{inside}</interface>"
+
+
+def as_direct(mode="vepa", **fields):
+    return InterfaceSpec(type="direct", mac="52:54:00:00:00:01", source=DirectSource("eth0", mode), **fields)
+
+
+@pytest.mark.parametrize("mode", ["vepa", "bridge", "private", "passthrough"])
+def test_a_macvtap_in_each_mode(mode):
+    spec = vhostnet.parse_interface(direct(source=f"<source dev='eth0' mode='{mode}'/>"), strict=True)
+    assert spec == as_direct(mode)
+    assert spec.tap
+
+
+@pytest.mark.parametrize(
+    ("inside", "fields"),
+    [
+        ("<target dev='m0'/><driver name='vhost' queues='8'/>", {"ifname": "m0", "vhost": "require", "queues": 8}),
+        ("<target dev='macvtap7'/>", {}),  # as libvirt generates them
+        ("<backend vhost='/dev/vhost-other'/>", {"vhost_path": "/dev/vhost-other"}),
+        ("<tune><sndbuf>1600</sndbuf></tune>", {"sndbuf": 1600}),
+        ("<port isolated='no'/><mtu size='0'/><bandwidth/><script path=''/>", {}),
+        ("<coalesce><rx><frames max='0'/></rx></coalesce><target managed='yes'/>", {}),
+        ("<link state='down'/><teaming type='persistent'/>", {"link_state": "down", "teaming": "persistent"}),
+    ],
+)
+def test_what_a_macvtap_takes(inside, fields):
+    assert vhostnet.parse_interface(direct(inside, trustGuestRxFilters="no"), strict=True) == as_direct(**fields)
+
+
+def test_a_macvtap_has_a_source():
+    with pytest.raises(SpecError, match="line 1: <source dev=> is missing, and type direct needs it"):
+        vhostnet.parse_interface(direct(source=""))
+    with pytest.raises(SpecError, match="source is missing, and type direct needs it; expected a DirectSource"):
+        InterfaceSpec(type="direct")
+    with pytest.raises(SpecError, match="expected a source of that type, and this one is of direct"):
+        InterfaceSpec(type="user", source=DirectSource("eth0"))
+    with pytest.raises(SpecError, match="has no place in a NIC of type bridge"):
+        InterfaceSpec(bridge="br0", source=DirectSource("eth0"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("dev", "a/b"), ("dev", ""), ("dev", 7), ("mode", "passthru"), ("mode", None)]
+)
+def test_a_source_that_is_none(field, value):
+    with pytest.raises(SpecError) as caught:
+        DirectSource(**{"dev": "eth0", field: value})
+    assert (caught.value.attribute, caught.value.value) == (field, value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"mtu": 1400},
+        {"isolated": True},
+        {"rx_frames": 7},
+        {"tap_path": "/dev/other"},
+        {"managed": False, "ifname": "m0"},
+    ],
+)
+def test_what_a_macvtap_has_no_use_for(fields):
+    with pytest.raises(SpecError, match="is not for type direct"):
+        as_direct(**fields)

@@ -27,6 +27,7 @@ from vhostnet.host.reasons import (
     joined,
     name_taken,
     unfit_bridge,
+    unfit_parents,
     unfit_plugs,
     unfit_taps,
 )
@@ -34,11 +35,13 @@ from vhostnet.host.vdpa import open_vdpa
 from vhostnet.others import bridge, surroundings, udev
 from vhostnet.others.bridge_helper import find_helper
 from vhostnet.process.files import allowed_files, open_files
+from vhostnet.process.netns import call_aside, unshare_net
 from vhostnet.program.cost import cost
 from vhostnet.program.plan import vhost_policy
 from vhostnet.program.program import MAX_PORTS, Act, NicRow, Op, Program, TunFlag
 from vhostnet.qemu.argv import Version, caveats, check_qemu, dotted
 from vhostnet.spec.interface import DEFAULT_TAP, DEFAULT_VHOST, InterfaceSpec
+from vhostnet.spec.parts import Bandwidth, Rate
 from vhostnet.spec.sources import VdpaSource
 
 State = Literal["ok", "note", "fail"]
@@ -104,7 +107,9 @@ def _examine_taps(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
     yield from _adopted(engine, program)
     yield from (_failed("Open vSwitch", unfit) for unfit in unfit_plugs(program))
     yield from _scripts(specs)
+    yield from _parents(engine, program)
     yield from _names(engine, program, specs)
+    yield from _bandwidth(program)
     yield from (Check("mtu", "note", effect) for effect in effects(specs, program, engine=engine.name))
     yield from _reserved(specs)
 
@@ -354,9 +359,35 @@ def _scripts(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
             yield Check("script", "fail", f"{path} is no program that can be run", remedy)
 
 
+def _bandwidth(program: Program) -> Iterator[Check]:
+    """That this kernel has what they are limited by: tried on a TAP in a network namespace that nobody sees."""
+    rooted = any(row.shaping.rate for row in program.nics)
+    policed = any(row.shaping.police_rate for row in program.nics)
+    if not (rooted or policed):
+        return
+    wanted = Bandwidth(Rate(1) if rooted else None, Rate(1) if policed else None)
+
+    def tried() -> None:
+        unshare_net()
+        opening.open_nic(InterfaceSpec(type="ethernet", vhost="off", bandwidth=wanted)).close()
+
+    try:
+        call_aside(tried)
+    except HostError as error:
+        error.ifname = None  # it was none of theirs
+        yield _failed("bandwidth", error, "fail" if error.act == Op.TC.name else "note")
+    else:
+        yield Check("bandwidth", "ok", "this kernel has all that they are limited by, but perhaps SFQ")
+
+
 def _adopted(engine: Engine, program: Program) -> Iterator[Check]:
     """TAPs that are to be there."""
     return (_failed("TAP", unfit) for unfit in unfit_taps(engine, program))
+
+
+def _parents(engine: Engine, program: Program) -> Iterator[Check]:
+    """Links that macvtaps are to be on."""
+    return (_failed("link", unfit) for unfit in unfit_parents(engine, program))
 
 
 def _names(engine: Engine, program: Program, specs: Sequence[InterfaceSpec]) -> Iterator[Check]:

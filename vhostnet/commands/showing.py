@@ -34,14 +34,14 @@ def nic_line(nic: vhostnet.FoundNic) -> str:
     detached = f" {nic.detached} detached" if nic.detached else ""
     parts = [
         f"{nic.ifname:<15}",
-        f"{nic.bridge or '-':<15}",
+        f"{nic.bridge or nic.parent or '-':<15}",
         f"{'UP' if nic.up else 'DOWN':<4}",
-        f"queues {nic.attached}{detached}",
+        f"queues {nic.attached or '?'}{detached}",
         f"made by {nic.mark.pid}" + ("" if nic.mark.maker_lives else " (gone)"),
         "held by " + (" ".join(f"{shlex.quote(holder.command)}({holder.pid})" for holder in nic.holders) or "?"),
         *(["parked"] if nic.mark.parked else []),
-        *(["persistent"] if nic.persistent else []),
         *(["its port of Open vSwitch is all there is of it"] if nic.plugged and not nic.ifindex else []),
+        *([nic.kind] if nic.kind == "macvtap" else ["persistent"] if nic.persistent else []),
     ]
     return "  ".join(parts)
 
@@ -61,7 +61,8 @@ def program_json(program: vhostnet.Program) -> dict[str, Any]:
             "addresses": [address_text(address) for address in nic.slow.addresses],
             "routes": [route_text(route) for route in nic.slow.routes],
         }
-        rows.append({**nic._asdict(), "mac": nic.mac.hex(":"), "port": port, "slow": slow})
+        own = {"shaping": nic.shaping._asdict(), "macvtap": nic.macvtap and nic.macvtap._asdict(), "slow": slow}
+        rows.append({**nic._asdict(), "mac": nic.mac.hex(":"), "port": port, **own})
     acts = [{**act._asdict(), "op": act.op.name} for act in program.acts]
     return {"nics": rows, "acts": acts}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -9,22 +10,38 @@ import os
 import socket
 import stat
 import struct
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Final
 
 from vhostnet.engines import _uapi as uapi
-from vhostnet.engines._calls import get_mac, ifreq, ioctl, kernel_call, name_of, open_device, refusal, set_mac
+from vhostnet.engines._calls import get_mac, ifreq, ioctl, kernel_call, name_of, open_device, refusal, retry, set_mac
 from vhostnet.engines._links import describe, ifreq_data
 from vhostnet.engines._removal import DELETE_BATCH, Doomed
-from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute
+from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute, device_number, error_of, open_uevents
+from vhostnet.engines._tc import put_bandwidth
 from vhostnet.process.files import close_fd
-from vhostnet.program.program import Act, Fds, Link, NicRow, Op, Persist, Port, TunFlag, VlanEntry, VlanFlag
+from vhostnet.program.program import (
+    Act,
+    Fds,
+    Link,
+    Macvtap,
+    NicRow,
+    Op,
+    Persist,
+    Port,
+    TunFlag,
+    VlanEntry,
+    VlanFlag,
+)
 
 _VHOST_NEEDED: Final = 1 << uapi.VIRTIO_NET_F_MRG_RXBUF | 1 << uapi.VIRTIO_F_VERSION_1
 _IDENTIFY_TRIES: Final = 3
 _IPV6_MIN_MTU: Final = 1280
 _VNET_HDR_BYTES: Final = 10  # struct virtio_net_hdr
 _RING_ENTRIES: Final = 256
+_NODE: Final = "/dev/.vhostnet-tap"  # with the ifindex: unlinked again as soon as the queues are open
 _RING_BYTES: Final = 16384
 
 
@@ -37,13 +54,16 @@ class Nic:
         self.ifindex = row.ifindex
         self.master = row.master
         self.mtu = row.mtu
+        self.parent = 0  # the ifindex of the link a macvtap is to be on
         self.default_vid = 0  # the VLAN that a new port of its bridge is in
         self.tap_fds = list(held.tap)
         self.vhost_fds = list(held.vhost)
+        self.macvtap = row.macvtap is not None
         self.failed = False  # an act of it was refused, and the later ones are left out
 
     def doomed(self) -> Doomed:
-        return Doomed(self.tap_fds, self.vhost_fds, self.ifindex)
+        mark = self.row.alias if self.macvtap else None
+        return Doomed(self.tap_fds, self.vhost_fds, self.ifindex, mark)
 
 
 class Running:
@@ -56,12 +76,13 @@ class Running:
         self.call = ""
         self.queue: int | None = None
         self.ns = 0
-        self.answered = True
+        self.pending = 0  # answers that it waits for
+        self.said = ""
 
     def refuse(self, error: OSError) -> None:
         self.errno = error.errno or errno.EIO
         self.call = str(error.filename or "")
-        self.answered = True
+        self.pending = 0
 
 
 def _tap_open(netlink: Netlink, nic: Nic, running: Running) -> None:
@@ -113,11 +134,28 @@ def _identify(netlink: Netlink, nic: Nic) -> None:
 
 
 def _adopt(netlink: Netlink, nic: Nic, running: Running) -> None:
-    """Whether it can have so many queues is its own, and so is what it was made as."""
+    """Whether it can have so many queues is its own, and so is what it was made as.
+
+    A macvtap's are had by the node that it has where nodes are made; that it is this one's is seen when it is open.
+    """
     row = nic.row
     link = describe(netlink, [row.ifname]).get(row.ifname)
     if link is None:
         raise refusal(errno.ENODEV, "RTM_GETLINK")
+    nic.macvtap = link.kind == "macvtap"
+    if nic.macvtap:
+        _open_node(nic, running, f"/dev/tap{link.ifindex}")
+    else:
+        _attach_queues(nic, running, link)
+    _check_still(netlink, nic, link)
+    nic.ifindex, nic.mtu = link.ifindex, link.mtu
+    # What a QEMU that had it may have left in it: offloads that the next one has not asked for, and a larger header.
+    ioctl(nic.tap_fds[0], uapi.TUNSETOFFLOAD, 0, "TUNSETOFFLOAD")
+    ioctl(nic.tap_fds[0], uapi.TUNSETVNETHDRSZ, bytearray(struct.pack("=i", _VNET_HDR_BYTES)), "TUNSETVNETHDRSZ")
+
+
+def _attach_queues(nic: Nic, running: Running, link: Link) -> None:
+    row = nic.row
     if not link.tun_flags & TunFlag.TAP or (row.queues > 1 and not link.tun_flags & TunFlag.MULTI_QUEUE):
         raise refusal(errno.EINVAL, "TUNSETIFF")
     request = bytes(ifreq(row.ifname, row.tun_flags & ~TunFlag.MULTI_QUEUE | link.tun_flags & TunFlag.MULTI_QUEUE))
@@ -126,11 +164,6 @@ def _adopt(netlink: Netlink, nic: Nic, running: Running) -> None:
         nic.tap_fds.append(open_device(row.tap_path))
         ioctl(nic.tap_fds[queue], uapi.TUNSETIFF, request, "TUNSETIFF")
     running.queue = None
-    _check_still(netlink, nic, link)
-    nic.ifindex, nic.mtu = link.ifindex, link.mtu
-    # What a QEMU that had it may have left in it: offloads that the next one has not asked for, and a larger header.
-    ioctl(nic.tap_fds[0], uapi.TUNSETOFFLOAD, 0, "TUNSETOFFLOAD")
-    ioctl(nic.tap_fds[0], uapi.TUNSETVNETHDRSZ, bytearray(struct.pack("=i", _VNET_HDR_BYTES)), "TUNSETVNETHDRSZ")
 
 
 def _check_still(netlink: Netlink, nic: Nic, before: Link) -> None:
@@ -141,6 +174,82 @@ def _check_still(netlink: Netlink, nic: Nic, before: Link) -> None:
         raise refusal(errno.ESTALE, "RTM_GETLINK")
     if set(map(get_mac, nic.tap_fds)) != {now.mac}:
         raise refusal(errno.ESTALE, "SIOCGIFHWADDR")
+
+
+def _macvtap(netlink: Netlink, nic: Nic, running: Running) -> None:
+    with kernel_call("getrandom"):  # one that nobody has: whatever is lost on the way, it is known what to delete
+        nic.ifindex = int.from_bytes(os.urandom(4), sys.byteorder) & 0x0FFFFFFF | 0x10000000
+    try:
+        events = open_uevents()
+    except OSError:
+        nic.ifindex = 0
+        raise
+    try:
+        _make_macvtap(netlink, nic)
+        path = f"{_NODE}{nic.ifindex}"  # one of our own: nobody can vouch for what others call it
+        number = device_number(events, nic.ifindex)
+        with kernel_call("mknod"):
+            retry(os.mknod, path, stat.S_IFCHR | 0o600, number)
+        try:
+            _open_node(nic, running, path)
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        _check_still_has(netlink, nic)
+    finally:
+        close_fd(events.detach())
+
+
+def _make_macvtap(netlink: Netlink, nic: Nic) -> None:
+    """The link, whole and down.
+
+    In one send with what the kernel takes of a link that is there, and not in the message that makes it: the mark, and
+    for passthru the MAC, which is the parent's. Where the first is refused the second finds no link of that ifindex.
+    """
+    mode = (nic.row.macvtap or Macvtap()).mode
+    data = attribute(uapi.IFLA_INFO_DATA, attribute(uapi.IFLA_MACVLAN_MODE, struct.pack("=I", mode)))
+    body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, 0, 0)
+    body += attribute(uapi.IFLA_IFNAME, os.fsencode(nic.row.ifname) + b"\0")
+    body += attribute(uapi.IFLA_LINK, struct.pack("=i", nic.parent)) + attribute(uapi.IFLA_ADDRESS, nic.row.mac)
+    body += attribute(uapi.IFLA_LINKINFO, attribute(uapi.IFLA_INFO_KIND, b"macvtap\0") + data)
+    netlink.put(0, uapi.RTM_NEWLINK, uapi.NLM_F_ACK | uapi.NLM_F_CREATE | uapi.NLM_F_EXCL, body)
+    netlink.put(1, uapi.RTM_NEWLINK, uapi.NLM_F_ACK, _link_body(nic))
+    errors: dict[int, int] = {}
+    try:
+        netlink.exchange(partial(_take_errors, errors))
+    except OSError:
+        if not any(errors.values()):
+            raise
+    if errors.get(0):
+        nic.ifindex = 0
+    for code in filter(None, (errors.get(0), errors.get(1))):
+        raise refusal(code, "RTM_NEWLINK")
+
+
+def _take_errors(errors: dict[int, int], tag: int, kind: int, body: bytes) -> int:
+    if kind != uapi.NLMSG_ERROR or tag in errors:
+        return 0
+    errors[tag] = error_of(body)
+    return 1
+
+
+def _open_node(nic: Nic, running: Running, path: str) -> None:
+    """The queues of a macvtap, by its device's node."""
+    request = bytes(ifreq("", nic.row.tun_flags))
+    for queue in range(nic.row.queues):
+        running.queue = queue
+        nic.tap_fds.append(open_device(path))
+        ioctl(nic.tap_fds[queue], uapi.TUNSETIFF, request, "TUNSETIFF")
+    running.queue = None
+
+
+def _check_still_has(netlink: Netlink, nic: Nic) -> None:
+    """As long as the link is there its device number is no other's: it still is, so every queue is of it."""
+    request = ifreq("")
+    ioctl(nic.tap_fds[-1], uapi.TUNGETIFF, request, "TUNGETIFF")
+    ioctl(netlink.fileno(), uapi.SIOCGIFINDEX, request, "SIOCGIFINDEX")
+    if uapi.IFREQ_INDEX.unpack(request)[1] != nic.ifindex:
+        raise refusal(errno.ESTALE, "SIOCGIFINDEX")
 
 
 def _open_vhost(path: str) -> int:
@@ -207,13 +316,22 @@ def _wire_up(fd: int, base: int, tap: int) -> None:
 
 
 def _attach(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: ARG001
-    """Queue 0 is attached always; QEMU leaves the others detached when it ends."""
+    """Queue 0 is attached always; QEMU leaves the others detached when it ends.
+
+    A macvtap does not say which: EINVAL does.
+    """
+    macvtap = nic.row.macvtap
     for queue, fd in enumerate(nic.tap_fds[1:], 1):
         running.queue = queue
         request = ifreq("", 0)
         ioctl(fd, uapi.TUNGETIFF, request, "TUNGETIFF")
-        if uapi.IFREQ_FLAGS.unpack(request)[1] & TunFlag.DETACH_QUEUE:
+        if not uapi.IFREQ_FLAGS.unpack(request)[1] & TunFlag.DETACH_QUEUE and not macvtap:
+            continue
+        try:
             ioctl(fd, uapi.TUNSETQUEUE, ifreq("", uapi.IFF_ATTACH_QUEUE), "TUNSETQUEUE")
+        except OSError as error:
+            if not macvtap or error.errno != errno.EINVAL:
+                raise
     running.queue = None
 
 
@@ -229,6 +347,11 @@ def _put_qdisc(netlink: Netlink, nic: Nic, running: Running) -> None:
 
 
 def _put_link(netlink: Netlink, nic: Nic, running: Running) -> None:
+    _put(netlink, running, uapi.RTM_NEWLINK, 0, _link_body(nic), "RTM_NEWLINK")
+
+
+def _link_body(nic: Nic) -> bytes:
+    """What is the link's own, and its bridge."""
     row = nic.row
     flags = uapi.IFF_UP if row.up else 0
     body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, flags, flags)
@@ -243,7 +366,7 @@ def _put_link(netlink: Netlink, nic: Nic, running: Running) -> None:
     if row.no_ipv6 and nic.mtu >= _IPV6_MIN_MTU:  # below it there is no IPv6 to set anything in
         mode = attribute(uapi.IFLA_INET6_ADDR_GEN_MODE, bytes([uapi.IN6_ADDR_GEN_MODE_NONE]))
         body += attribute(uapi.IFLA_AF_SPEC, attribute(socket.AF_INET6, mode))
-    _put(netlink, running, uapi.RTM_NEWLINK, 0, body, "RTM_NEWLINK")
+    return body
 
 
 def _put_leave(netlink: Netlink, nic: Nic, running: Running) -> None:
@@ -320,6 +443,11 @@ def _coalesce(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: AR
     raise refusal(errno.ESTALE, "ETHTOOL_SCOALESCE")
 
 
+def _put_tc(netlink: Netlink, nic: Nic, running: Running) -> None:
+    running.call = "RTM_NEWQDISC"
+    put_bandwidth(netlink, nic.ifindex, nic.row.shaping, nic.row.held is not None, running.number)
+
+
 def _persist(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: ARG001
     """Whoever is let in, before it stays."""
     persist = nic.row.persist or Persist()
@@ -352,6 +480,7 @@ def _put_delete(netlink: Netlink, nic: Nic, running: Running) -> None:
 ACTS: Final[dict[Op, tuple[Callable[[Netlink, Nic, Running], None], int]]] = {
     Op.TAP_OPEN: (_tap_open, 0),
     Op.ADOPT: (_adopt, 0),
+    Op.MACVTAP: (_macvtap, 0),
     Op.VHOST_OPEN: (_vhost_open, 0),
     Op.SELFTEST: (_selftest, 0),
     Op.QDISC: (_put_qdisc, NL_BATCH),
@@ -361,6 +490,7 @@ ACTS: Final[dict[Op, tuple[Callable[[Netlink, Nic, Running], None], int]]] = {
     Op.VLAN_DEL: (_put_vlan_del, NL_BATCH),
     Op.FDB: (_put_fdb, NL_BATCH),
     Op.COALESCE: (_coalesce, 0),
+    Op.TC: (_put_tc, NL_BATCH),
     Op.UP: (_put_up, NL_BATCH),
     Op.PERSIST: (_persist, 0),
     Op.ATTACH: (_attach, 0),

@@ -16,7 +16,7 @@ from typing import Final
 from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._calls import ifreq, ioctl, refusal
 from vhostnet.engines._rtnetlink import Netlink, attribute, attributes, error_of, malformed
-from vhostnet.program.program import MAX_PORTS, Link, TunFlag
+from vhostnet.program.program import ALIASSIZ, MAX_PORTS, Link, TunFlag
 from vhostnet.values import replace
 
 _NL_LOOKUPS: Final = 16  # each answer takes kilobytes of the receive buffer
@@ -82,6 +82,14 @@ def _take_vlans(found: dict[int, bytes], errors: list[int], tag: int, kind: int,
     return 1
 
 
+def look_up_parent(fd: int, name: str) -> tuple[int, int]:
+    """Ifindex and MTU of the link that a macvtap is to be on. Raises OSError."""
+    index, mtu = ifreq(name), ifreq(name)
+    ioctl(fd, uapi.SIOCGIFINDEX, index, "SIOCGIFINDEX")
+    ioctl(fd, uapi.SIOCGIFMTU, mtu, "SIOCGIFINDEX")
+    return uapi.IFREQ_INDEX.unpack(index)[1], uapi.IFREQ_INDEX.unpack(mtu)[1]
+
+
 def ifreq_data(name: str, data: bytearray | array.array[int]) -> bytearray:
     """A request that points to *data*, which must outlive it."""
     address = ctypes.addressof(ctypes.c_char.from_buffer(data))
@@ -100,6 +108,16 @@ def count_ports(fd: int, name: str) -> int:
     except OSError:
         return 0
     return sum(map(bool, ports))
+
+
+def find_link(netlink: Netlink, ifindex: int) -> Link | None:
+    """The link of that ifindex, if there is one."""
+    found: dict[str, Link] = {}
+    body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, ifindex, 0, 0)
+    body += attribute(uapi.IFLA_EXT_MASK, struct.pack("=I", uapi.RTEXT_FILTER_SKIP_STATS))
+    netlink.put(0, uapi.RTM_GETLINK, 0, body)
+    netlink.exchange(partial(_take_link, found, [""]))
+    return found.get("")
 
 
 def describe(netlink: Netlink, names: Sequence[str]) -> dict[str, Link]:
@@ -148,6 +166,7 @@ def _read_link(name: str, body: bytes) -> Link:
         found.get(uapi.IFLA_ADDRESS, b""),
         tun_flags=_read_tun(data) if kind == "tun" else 0,
         vlan_filtering=kind == "bridge" and _filters(dict(attributes(data))),
+        alias=found.get(uapi.IFLA_IFALIAS, b"").rstrip(b"\0")[: ALIASSIZ - 1].decode("utf-8", "replace"),
     )
 
 

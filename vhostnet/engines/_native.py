@@ -8,9 +8,9 @@ from functools import lru_cache
 from typing import Any
 
 from vhostnet._vhostnet import ffi, lib
-from vhostnet.engines._protocol import CALLS, ActResult, NicResult, Result, failures_of
+from vhostnet.engines._protocol import CALLS, ActResult, NicResult, Result, failures_of, words_in
 from vhostnet.process.files import close_fd
-from vhostnet.program.program import PORT, Act, Fds, Link, NicRow, Port, Program
+from vhostnet.program.program import PORT, UNSHAPED, Act, Fds, Link, NicRow, Port, Program
 
 
 class NativeEngine:
@@ -94,7 +94,7 @@ def _rows(
     rows = []
     for row in nics:
         name, queues, flags, tap_path, vhost_path, bridge, master, mtu, mac, no_ipv6, alias, wish = row[:12]
-        ifindex, held, up, port, frames, adopted, persist = row[12:19]
+        ifindex, held, up, port, frames, adopted, persist, shaping, macvtap = row[12:21]
         vhosts = taps + queues
         joined = bridges.setdefault((bridge.encode(), master), len(bridges)) if bridge else -1
         fds: tuple[Any, ...] = 0, taps, vhosts
@@ -102,8 +102,10 @@ def _rows(
             fds = 1, taps, vhosts, len(held.tap), len(held.vhost), ifindex
             taps[0 : len(held.tap)] = held.tap
             vhosts[0 : len(held.vhost)] = held.vhost
-        if port is not PORT or frames or adopted or persist:
-            fds = *_with_port(fds, port, frames, vlans), adopted, bool(persist), *(persist or _NOBODY)
+        if port is not PORT or frames or adopted or persist or shaping is not UNSHAPED or macvtap:
+            fds = *_with_port(fds, port, frames, vlans), adopted, bool(persist), *(persist or _NOBODY), *shaping
+        if macvtap:
+            fds = *fds, True, macvtap.mode, macvtap.parent.encode()
         what = name.encode(), _string(tap_path), _string(vhost_path), queues, flags, joined, mtu
         rows.append((*what, mac or _NO_MAC, bool(mac), no_ipv6, up, wish.encode(), alias.encode(), *fds))
         taps = vhosts + queues
@@ -132,7 +134,7 @@ def _string(text: str) -> Any:
 
 
 def _run(program: Program, table: _Table) -> Result:
-    results = _ActResults(table.acts)
+    results = _ActResults(table.acts, table.nics)
     try:
         rc = lib.vn_run(table.program)
         if rc == 0 and not program.keep:
@@ -153,8 +155,9 @@ def _run(program: Program, table: _Table) -> Result:
 class _ActResults(Sequence[ActResult]):
     """The C table, read where it is looked at: most callers never ask how long each act took."""
 
-    def __init__(self, table: Any) -> None:
+    def __init__(self, table: Any, nics: Any) -> None:
         self._table = table
+        self._nics = nics
 
     def __len__(self) -> int:
         return len(self._table)
@@ -164,7 +167,8 @@ class _ActResults(Sequence[ActResult]):
             return tuple(self[n] for n in range(*number.indices(len(self))))
         act = self._table[range(len(self))[number]]
         call, queue = CALLS[act.call] if act.error else "", act.queue if act.queue >= 0 else None
-        return ActResult(-act.error, call, queue, act.ns)
+        said = words_in(bytes(ffi.buffer(self._nics[act.nic].said))) if act.op == lib.VN_TC and act.error else ""
+        return ActResult(-act.error, call, queue, act.ns, said)
 
 
 def _nic_result(nic: Any) -> NicResult:
@@ -188,4 +192,5 @@ def _close_made(rows: Sequence[NicRow], nics: Any) -> None:
 def _link(name: str, link: Any) -> Link:
     mac = bytes(ffi.buffer(link.mac, link.mac_len))
     kind, filtering = ffi.string(link.kind).decode(), bool(link.vlan_filtering)
-    return Link(name, link.ifindex, kind, link.mtu, mac, link.ports, link.tun_flags, filtering)
+    alias = ffi.string(link.alias).decode("utf-8", "replace")
+    return Link(name, link.ifindex, kind, link.mtu, mac, link.ports, link.tun_flags, filtering, alias)

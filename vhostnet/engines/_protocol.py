@@ -6,6 +6,8 @@ from typing import Final, NamedTuple, Protocol
 
 from vhostnet.program.program import Fds, Link, Program
 
+MAX_SAID: Final = 95  # bytes of the kernel's words that are kept
+
 # The kernel call an error came from; the place in this list is the C core's number (VN_CALL_*).
 CALLS: Final = (
     *("", "open", "fstat", "TUNSETIFF", "TUNGETIFF", "SIOCGIFINDEX", "TUNSETQUEUE"),
@@ -14,7 +16,7 @@ CALLS: Final = (
     *("BRCTL_GET_PORT_LIST", "TUNGETDEVNETNS", "RTM_GETLINK", "RTM_DELLINK", "RTM_NEWLINKPROP", "RLIMIT_NOFILE"),
     *("SIOCGIFHWADDR", "SIOCSIFHWADDR", "getrandom", "IFLA_BR_VLAN_FILTERING", "RTM_SETLINK", "RTM_NEWNEIGH"),
     *("ETHTOOL_SCOALESCE", "TUNSETOFFLOAD", "TUNSETVNETHDRSZ", "TUNSETOWNER", "TUNSETGROUP"),
-    "TUNSETPERSIST",
+    *("TUNSETPERSIST", "RTM_DELQDISC", "RTM_NEWTCLASS", "RTM_NEWTFILTER", "uevent", "mknod"),
 )
 
 
@@ -22,15 +24,15 @@ class ActResult(NamedTuple):
     """What became of one act: 0 or the errno and the call it came from, the queue, and how long it took.
 
     ECANCELED is an act that was left out, because an earlier one of its NIC was refused. Acts that were
-    done together (netlink messages of one send, links deleted in one round) share the time evenly. ``why`` is what a
-    slow act has to say besides.
+    done together (netlink messages of one send, links deleted in one round) share the time evenly. ``said`` is what the
+    kernel said of a TC that it refused in words, or whoever did a slow act; "" where they said nothing.
     """
 
     errno: int
     call: str
     queue: int | None
     ns: int
-    why: str = ""
+    said: str = ""
 
 
 class NicResult(NamedTuple):
@@ -61,6 +63,12 @@ class Result(NamedTuple):
     acts: Sequence[ActResult]
     failures: tuple[Failure, ...] = ()
     undo: ActResult | None = None
+
+
+def words_in(said: bytes) -> str:
+    """The kernel's words, up to their NUL, as one line."""
+    text = said.partition(b"\0")[0][:MAX_SAID].decode("ascii", "replace")
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def failures_of(program: Program, results: Sequence[ActResult]) -> tuple[Failure, ...]:

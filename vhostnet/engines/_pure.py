@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._acts import ACTS, Nic, Running
 from vhostnet.engines._calls import ioctl, keep_mac, open_device, refusal
-from vhostnet.engines._links import Bridge, ask_vlans, describe
+from vhostnet.engines._links import Bridge, ask_vlans, describe, look_up_parent
 from vhostnet.engines._protocol import ActResult, NicResult, Result, failures_of
 from vhostnet.engines._removal import DELETE_BATCH, Doomed, claim, close_fds, delete_links, netns_of
-from vhostnet.engines._rtnetlink import NL_BATCH, NL_MESSAGE, NL_SEND, Netlink, error_of
+from vhostnet.engines._rtnetlink import NL_BATCH, NL_DISPENSABLE, NL_MESSAGE, NL_SEND, Netlink, error_of
+from vhostnet.engines._tc import bandwidth_call, bandwidth_messages, bandwidth_room
 from vhostnet.process.files import close_fd, fits
 from vhostnet.program.program import Fds, Link, Op, Program, fds_needed
 
@@ -43,8 +44,11 @@ class _Run:
             for nic in self.nics:
                 nic.failed = True
             return
+        if any(running.act.op == Op.TC for running in self.acts):
+            self.netlink.ask_for_words()  # what it lacks for that a kernel says in words alone: there is one errno
         try:
-            ready = self._check_files() and self._find_bridges() and self._find_vlans() and self._claim_held()
+            ready = self._check_files() and self._find_bridges() and self._find_parents() and self._find_vlans()
+            ready = ready and self._claim_held()
             done = ready and all(map(self._step, self.acts)) and self._flush() and self._keep_macs()
             self._unmake(every=not done)
         except BaseException:
@@ -59,7 +63,7 @@ class _Run:
         # Of those that are held, what this run opened: vhost-net fds of one that had none.
         held = [nic for nic in failed if nic.row.held and not nic.row.held.vhost]
         close_fds([Doomed([], nic.vhost_fds, 0) for nic in held])
-        close_fds([Doomed(nic.tap_fds, nic.vhost_fds, 0) for nic in failed if nic.row.adopted and not nic.row.held])
+        close_fds([nic.doomed() for nic in failed if nic.row.adopted and not nic.row.held])
         failed = [nic for nic in failed if not (nic.row.held or nic.row.adopted)]
         for first in range(0, len(failed), DELETE_BATCH):
             doomed = [nic.doomed() for nic in failed[first : first + DELETE_BATCH]]
@@ -67,7 +71,7 @@ class _Run:
             for d, nic in zip(doomed, failed[first:], strict=False):
                 if d.error and d.ifindex and not self.undo:
                     self.undo = ActResult(d.error, d.call, None, 0)
-                if d.error and nic.row.persist and nic.tap_fds:  # or its link would stay
+                if d.error and nic.row.persist and nic.tap_fds and not nic.row.macvtap:  # or its link would stay
                     with contextlib.suppress(OSError):
                         ioctl(nic.tap_fds[0], uapi.TUNSETPERSIST, 0, "TUNSETPERSIST")
                 d.error = 0  # so that it is closed
@@ -95,6 +99,19 @@ class _Run:
                     found[name].add_port()
             except OSError as error:
                 if not self._blame(Op.LINK, number, error):
+                    return False
+        return True
+
+    def _find_parents(self) -> bool:
+        """Every link that a macvtap is to be on, before anything is made."""
+        for running in self.acts:
+            nic = self.nics[running.act.nic]
+            if running.act.op != Op.MACVTAP or not nic.row.macvtap:
+                continue
+            try:
+                nic.parent, nic.mtu = look_up_parent(self.netlink.fileno(), nic.row.macvtap.parent)
+            except OSError as error:
+                if not self._refuse(running, error):
                     return False
         return True
 
@@ -161,6 +178,7 @@ class _Run:
     def _step(self, running: Running) -> bool:
         function, batch = ACTS[running.act.op]
         full = batch != self.batch or running.act.barrier or len(self.queued) == batch
+        full = full or self.netlink.queued + self._messages(running) > NL_BATCH
         full = full or self.netlink.size + self._room(running) > NL_SEND
         if full and not self._flush():
             return False
@@ -168,7 +186,7 @@ class _Run:
         if nic.failed:
             running.errno = running.errno or errno.ECANCELED
             return True
-        started = time.monotonic_ns()
+        before, started = self.netlink.queued, time.monotonic_ns()
         try:
             function(self.netlink, nic, running)
         except OSError as error:
@@ -177,15 +195,22 @@ class _Run:
         finally:
             running.ns = time.monotonic_ns() - started
         if batch:
-            running.answered = False
+            running.pending = max(1, self.netlink.queued - before)
             self.queued.append(running)
             self.batch = batch
         return True
 
     def _room(self, running: Running) -> int:
-        """The most that its message takes."""
-        vlans = self.nics[running.act.nic].row.port.vlans if running.act.op == Op.VLAN_ADD else ()
+        """The most that its messages take."""
+        row = self.nics[running.act.nic].row
+        if running.act.op == Op.TC:
+            return bandwidth_room(row.shaping, row.held is not None)
+        vlans = row.port.vlans if running.act.op == Op.VLAN_ADD else ()
         return max(NL_MESSAGE, uapi.NLMSGHDR.size + uapi.IFINFOMSG.size + uapi.RTATTR.size * (1 + 2 * len(vlans)))
+
+    def _messages(self, running: Running) -> int:
+        row = self.nics[running.act.nic].row
+        return bandwidth_messages(row.shaping, row.held is not None) if running.act.op == Op.TC else 1
 
     def _flush(self) -> bool:
         """Do what was put together since the last flush; each act has its share of the time."""
@@ -212,16 +237,29 @@ class _Run:
         except OSError as error:
             lost = error
         for running in queued:
-            if not running.answered and lost:
+            if running.pending and lost:
                 running.refuse(lost)
 
     def _answer(self, tag: int, kind: int, body: bytes) -> int:
-        running = self.acts[tag]
-        if kind != uapi.NLMSG_ERROR or running.answered:
+        running = self.acts[tag & ~NL_DISPENSABLE]
+        if kind != uapi.NLMSG_ERROR:
             return 0
-        running.errno = error_of(body)
-        running.answered = True
+        code = error_of(body)
+        if tag & NL_DISPENSABLE and code in (errno.ENOENT, errno.EINVAL):
+            code = 0
+        if code:
+            self._refuse_message(running, code, body)
+        elif running.pending:
+            running.pending -= 1
         return 1
+
+    def _refuse_message(self, running: Running, code: int, body: bytes) -> None:
+        """One of an act's messages is refused, and so is the act; the first that is says why."""
+        if not running.pending:
+            return
+        if running.act.op == Op.TC:
+            running.call, running.said = bandwidth_call(body), self.netlink.words(body)
+        running.errno, running.pending = code, 0
 
     def _delete(self, queued: list[Running]) -> None:
         doomed = [self.nics[running.act.nic].doomed() for running in queued]
@@ -242,7 +280,7 @@ class PureEngine:
         run = _Run(program)
         run.execute()
         results = tuple(
-            ActResult(a.errno, a.call if a.errno else "", a.queue if a.errno else None, a.ns) for a in run.acts
+            ActResult(a.errno, a.call if a.errno else "", a.queue if a.errno else None, a.ns, a.said) for a in run.acts
         )
         failures = failures_of(program, results)
         if failures and not program.keep:

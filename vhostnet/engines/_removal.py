@@ -17,7 +17,8 @@ from functools import partial
 from typing import Final
 
 from vhostnet.engines import _uapi as uapi
-from vhostnet.engines._calls import ioctl, kernel_call, refusal
+from vhostnet.engines._calls import get_mac, ioctl, kernel_call, refusal
+from vhostnet.engines._links import find_link
 from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute, attributes, error_of, malformed
 from vhostnet.process.files import close_fd
 
@@ -29,13 +30,20 @@ _CLOSERS: Final = 64
 class Doomed:
     """One NIC that is to go: its fds, its ifindex (0 where it is not known yet), and what became of it."""
 
-    def __init__(self, tap: list[int], vhost: list[int], ifindex: int) -> None:
+    def __init__(self, tap: list[int], vhost: list[int], ifindex: int, mark: str | None = None) -> None:
+        """*mark* is a macvtap's."""
         self.tap = tap
         self.vhost = vhost
         self.ifindex = ifindex
+        self.mark = mark
         self.error = 0
         self.call = ""
         self.gone = False  # it has no link any more
+
+    @property
+    def slow_taps(self) -> int:
+        """How many wait: the last one of a TAP that has its link, and every one of a macvtap, dead or alive."""
+        return not self.gone if self.mark is None else len(self.tap)
 
     @property
     def has_link(self) -> bool:
@@ -49,7 +57,7 @@ class Doomed:
 def close_fds(doomed: Sequence[Doomed]) -> None:
     """Close the fds of those without an error; those who wait for a grace period at the same time share one."""
     fds = [fd for d in doomed if not d.error for fd in (*reversed(d.vhost), *reversed(d.tap))]
-    slow = sum(len(d.vhost) + (not d.gone) for d in doomed if not d.error)
+    slow = sum(len(d.vhost) + d.slow_taps for d in doomed if not d.error)
     for d in doomed:
         if not d.error:
             d.tap.clear()
@@ -94,6 +102,20 @@ def delete_links(netlink: Netlink, doomed: Sequence[Doomed], *, held: bool) -> N
                 d.refuse(error)
     for d in doomed:
         d.gone = d.gone or not d.error
+        if d.error and d.mark is not None:
+            with contextlib.suppress(OSError):
+                _delete_alone(netlink, d, held=held)
+
+
+def _delete_alone(netlink: Netlink, d: Doomed, *, held: bool) -> None:
+    """What the group could not have, and closing does not take away: by itself, and once more from the beginning."""
+    if _claim_macvtap(netlink, d, held=held):
+        answers: dict[int, int] = {}
+        netlink.put(0, uapi.RTM_DELLINK, uapi.NLM_F_ACK, _link(d.ifindex))
+        netlink.exchange(partial(_take_ack, answers))
+        if answers[0]:
+            return
+    d.error, d.gone = 0, True
 
 
 def _claim_all(netlink: Netlink, doomed: Sequence[Doomed], held: bool) -> None:
@@ -107,15 +129,21 @@ def _claim_all(netlink: Netlink, doomed: Sequence[Doomed], held: bool) -> None:
         try:
             if isinstance(here, OSError):
                 raise here
-            d.gone = not d.tap or not claim(netlink, d, here)
+            there = d.tap if d.mark is None else d.ifindex
+            d.gone = not there or not claim(netlink, d, here)
         except OSError as error:
             d.refuse(error)
 
 
 def claim(netlink: Netlink, d: Doomed, here: tuple[int, int] | None) -> bool:
-    """Proof that the ifindex is our TAP's, in this namespace, by what holds it; False when it has no link any more."""
+    """Proof that the ifindex is ours, in this namespace; False when it has no link any more.
+
+    A TAP's by what holds it, a macvtap's by its mark.
+    """
     if not d.ifindex:
         raise refusal(errno.ESTALE, "")  # it was not made to the end, and never proven: it can only be closed
+    if d.mark is not None:
+        return _claim_macvtap(netlink, d, held=here is not None)
     request = bytearray(uapi.IFREQ_INDEX.size)
     try:
         ioctl(d.tap[0], uapi.TUNGETIFF, request, "TUNGETIFF")
@@ -129,6 +157,28 @@ def claim(netlink: Netlink, d: Doomed, here: tuple[int, int] | None) -> bool:
     index = uapi.IFREQ_INDEX.unpack(request)[1]
     if d.ifindex != index:
         raise refusal(errno.ESTALE, "SIOCGIFINDEX")
+    return True
+
+
+def _claim_macvtap(netlink: Netlink, d: Doomed, *, held: bool) -> bool:
+    """A macvtap is known by its mark: no fd tells the network namespace that it is in.
+
+    One that was made just now may not have it yet; its ifindex was chosen such that it is no other's.
+    """
+    link = find_link(netlink, d.ifindex)
+    if link and link.kind == "macvtap" and (not held or link.alias == d.mark):
+        return True
+    if d.tap and _is_alive(d.tap[0]):
+        raise refusal(errno.EXDEV, "RTM_GETLINK")
+    return False
+
+
+def _is_alive(tap: int) -> bool:
+    """A macvtap's queue whose link is there, wherever that is."""
+    try:
+        get_mac(tap)
+    except OSError as error:
+        return error.errno != errno.ENOLINK
     return True
 
 

@@ -5,6 +5,7 @@ Each failed kernel call surfaces as an OSError whose ``filename`` is the call's 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -13,13 +14,31 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from vhostnet.engines._calls import kernel_call, retry
-from vhostnet.engines._uapi import NETLINK_ROUTE, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSGHDR, RTATTR
+from vhostnet.engines._protocol import words_in
+from vhostnet.engines._uapi import (
+    NETLINK_EXT_ACK,
+    NETLINK_KOBJECT_UEVENT,
+    NETLINK_ROUTE,
+    NLM_F_ACK_TLVS,
+    NLM_F_CAPPED,
+    NLM_F_DUMP_INTR,
+    NLM_F_REQUEST,
+    NLMSGERR_ATTR_MSG,
+    NLMSGHDR,
+    RTATTR,
+    SOL_NETLINK,
+)
 from vhostnet.process.files import close_fd
 
 NL_BATCH: Final = 64  # messages of one send: what it holds RTNL for stays short
-NL_MESSAGE: Final = 256  # bytes, more than any message there is but a list of VLANs
+NL_MESSAGE: Final = 256  # bytes, more than any message there is, but for those with a list or a table
 NL_SEND: Final = NL_BATCH * NL_MESSAGE
+# Of a tag: what the message is about may be missing, or be of another kind (ENOENT, EINVAL), and that is good, too.
+NL_DISPENSABLE: Final = 1 << 31
 ANSWER_BYTES: Final = 32768  # what the kernel puts into one datagram of a listing, at the most
+
+_UEVENTS: Final = 1  # the kernel's own, of its two groups
+_UEVENT_BYTES: Final = 4096  # more than one is: UEVENT_BUFFER_SIZE, and its head
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -55,15 +74,29 @@ class Netlink:
                 raise
         self._first = 1  # sequence number of the first message of the next send
         self._out: list[bytes] = []
-        self._tags: list[int] = []
+        self._tags: list[int | None] = []  # None: it has its answer
         self.size = 0  # bytes that are queued
         self.torn = False  # links came or went during the last exchange's listing
+        self._flags = 0  # of the answer that is being taken
 
     def close(self) -> None:
         close_fd(self._socket.detach())
 
     def fileno(self) -> int:
         return self._socket.fileno()
+
+    def ask_for_words(self) -> None:
+        """From now on a refusal may have words; a kernel that has none says nothing but the errno."""
+        with contextlib.suppress(OSError):
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
+
+    def words(self, body: bytes) -> str:
+        """Those of the NLMSG_ERROR that is being taken, after what was asked: of an error that is there whole."""
+        asked = NLMSGHDR.size if self._flags & NLM_F_CAPPED else NLMSGHDR.unpack_from(body, 4)[0]
+        if not self._flags & NLM_F_ACK_TLVS:
+            return ""
+        said = dict(attributes(body[4 + ((asked + 3) & ~3) :])).get(NLMSGERR_ATTR_MSG, b"")
+        return words_in(said)
 
     def put(self, tag: int, kind: int, flags: int, body: bytes) -> None:
         """Queue a message for the next exchange."""
@@ -111,11 +144,54 @@ class Netlink:
             size, kind, flags, seq, port = NLMSGHDR.unpack_from(data, at)
             if size < NLMSGHDR.size or at + size > len(data):
                 raise malformed()
-            if port == self._port and 0 <= seq - self._first < len(self._tags):
+            number = seq - self._first
+            tag = self._tags[number] if port == self._port and 0 <= number < len(self._tags) else None
+            if tag is not None:
                 self.torn = self.torn or bool(flags & NLM_F_DUMP_INTR)
-                answers += answer(self._tags[seq - self._first], kind, data[at + NLMSGHDR.size : at + size])
+                self._flags = flags
+                if answer(tag, kind, data[at + NLMSGHDR.size : at + size]):
+                    self._tags[number] = None
+                    answers += 1
             at += (size + 3) & ~3
         return answers
+
+
+def open_uevents() -> socket.socket:
+    """One that hears what the kernel says of this network namespace's new devices, from now on."""
+    with kernel_call("uevent"):
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_KOBJECT_UEVENT)
+        try:
+            opened.bind((0, _UEVENTS))
+        except BaseException:
+            close_fd(opened.detach())
+            raise
+        return opened
+
+
+def device_number(events: socket.socket, ifindex: int) -> int:
+    """That of the character device of the macvtap of this ifindex. ENODATA where the kernel said nothing of it.
+
+    It is said inside the send that makes the link: what is not there now will never come.
+    """
+    wanted = f"tap{ifindex}".encode()
+    with kernel_call("uevent"):
+        try:
+            while True:
+                said = _next_uevent(events)
+                if said.get(b"DEVNAME") == wanted and b"MAJOR" in said and b"MINOR" in said:
+                    return os.makedev(int(said[b"MAJOR"]), int(said[b"MINOR"]))
+        except BlockingIOError:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA)) from None
+
+
+def _next_uevent(events: socket.socket) -> dict[bytes, bytes]:
+    """The variables of one; none of what is no whole one of the kernel's."""
+    data = bytearray(_UEVENT_BYTES)
+    size, _, flags, sender = retry(events.recvmsg_into, [data], 0, socket.MSG_DONTWAIT)
+    if sender[0] != 0 or flags & socket.MSG_TRUNC:
+        return {}
+    pairs = (text.partition(b"=") for text in bytes(data[:size]).split(b"\0"))
+    return {name: value for name, equals, value in pairs if equals}
 
 
 def malformed() -> OSError:

@@ -49,16 +49,22 @@ IFF_ATTACH_QUEUE: Final = 0x0200
 IFF_UP: Final = 1
 ARPHRD_ETHER: Final = 1
 NETLINK_ROUTE: Final = 0
+NETLINK_KOBJECT_UEVENT: Final = 15
+SOL_NETLINK: Final = 270
+NETLINK_EXT_ACK: Final = 11
 NLM_F_REQUEST: Final = 0x001
 NLM_F_ACK: Final = 0x004
 NLM_F_DUMP_INTR: Final = 0x010
 NLM_F_REPLACE: Final = 0x100
+NLM_F_CAPPED: Final = 0x100
 NLM_F_EXCL: Final = 0x200
+NLM_F_ACK_TLVS: Final = 0x200
 NLM_F_DUMP: Final = 0x300
 NLM_F_CREATE: Final = 0x400
 NLM_F_APPEND: Final = 0x800
 NLMSG_ERROR: Final = 2
 NLMSG_DONE: Final = 3
+NLMSGERR_ATTR_MSG: Final = 1
 NLA_F_NESTED: Final = 0x8000
 RTM_NEWLINK: Final = 16
 RTM_DELLINK: Final = 17
@@ -66,18 +72,40 @@ RTM_GETLINK: Final = 18
 RTM_SETLINK: Final = 19
 RTM_NEWNEIGH: Final = 28
 RTM_NEWQDISC: Final = 36
+RTM_DELQDISC: Final = 37
+RTM_NEWTCLASS: Final = 40
+RTM_NEWTFILTER: Final = 44
 RTM_NEWLINKPROP: Final = 108
 TC_H_ROOT: Final = 0xFFFFFFFF
+TC_H_INGRESS: Final = 0xFFFFFFF1
 TCA_KIND: Final = 1
+TCA_OPTIONS: Final = 2
+TCA_HTB_PARMS: Final = 1
+TCA_HTB_INIT: Final = 2
+TCA_HTB_RATE64: Final = 6
+TCA_HTB_CEIL64: Final = 7
+TCA_U32_CLASSID: Final = 1
+TCA_U32_SEL: Final = 5
+TCA_U32_POLICE: Final = 6
+TCA_POLICE_TBF: Final = 1
+TCA_POLICE_RATE: Final = 2
+TCA_POLICE_RATE64: Final = 8
+TC_POLICE_SHOT: Final = 2
+TC_U32_TERMINAL: Final = 1
+TC_LINKLAYER_ETHERNET: Final = 1
+TC_RTAB_SIZE: Final = 1024
+ETH_P_ALL: Final = 3
 IFLA_ADDRESS: Final = 1
 IFLA_IFNAME: Final = 3
 IFLA_MTU: Final = 4
+IFLA_LINK: Final = 5
 IFLA_MASTER: Final = 10
 IFLA_LINKINFO: Final = 18
 IFLA_INFO_KIND: Final = 1
 IFLA_INFO_DATA: Final = 2
 IFLA_INFO_SLAVE_KIND: Final = 4
 IFLA_INFO_SLAVE_DATA: Final = 5
+IFLA_MACVLAN_MODE: Final = 1
 IFLA_BR_VLAN_FILTERING: Final = 7
 IFLA_BR_VLAN_DEFAULT_PVID: Final = 39
 IFLA_BRPORT_LEARNING: Final = 8
@@ -114,6 +142,13 @@ NDMSG: Final = struct.Struct("=BxxxiHBx")  # family, ifindex, state, flags
 COALESCE: Final = struct.Struct("=I4xI80x")  # struct ethtool_coalesce: the command, rx_max_coalesced_frames
 VLAN_INFO: Final = struct.Struct("=HH")
 TCMSG: Final = struct.Struct("=BxxxiIII")
+TC_RATESPEC: Final = struct.Struct("=BBHhHI")  # cell_log, linklayer, overhead, cell_align, mpu, rate
+TC_HTB_GLOB: Final = struct.Struct("=IIIII")  # version, rate2quantum, defcls, debug, direct_pkts
+TC_HTB_OPT: Final = struct.Struct("=12s12sIII8x")  # rate, ceil, buffer, cbuffer, quantum
+TC_SFQ_QOPT: Final = struct.Struct("=IiIII52x")  # struct tc_sfq_qopt_v1: quantum, perturb_period, limit, divisor, flows
+TC_POLICE: Final = struct.Struct("=IiIII12s24x")  # index, action, limit, burst, mtu, rate
+TC_U32_SEL: Final = struct.Struct("=BxB13x")  # flags, nkeys
+TC_U32_KEY: Final = struct.Struct("=16x")
 VRING_STATE: Final = struct.Struct("=II")
 VRING_FILE: Final = struct.Struct("=Ii")
 VRING_ADDR: Final = struct.Struct("=IIQQQQ")

@@ -16,14 +16,14 @@ from collections.abc import Iterable, Sequence
 from vhostnet import slow
 from vhostnet.engines import Engine, _uapi
 from vhostnet.errors import HostError
-from vhostnet.host.nic import Nic, close_here
+from vhostnet.host.nic import Nic, Surrendered, close_here, delete_macvtaps, queues_of
 from vhostnet.process.files import close_fd
 from vhostnet.process.forks import under_way
-from vhostnet.process.netns import NetNs, call_inside
+from vhostnet.process.netns import Home, NetNs, call_inside
 from vhostnet.program.plan import plan_delete
 from vhostnet.program.program import NicRow
 
-Doomed = list[tuple[Engine, NicRow]]
+Doomed = list[Surrendered]
 
 
 def close_nics(nics: Iterable[Nic], *, wait: bool = True) -> None:
@@ -52,17 +52,21 @@ def await_names(names: Iterable[str]) -> None:
 
 
 def _delete(doomed: Doomed) -> None:
-    by_engine: defaultdict[Engine, list[NicRow]] = defaultdict(list)
-    for engine, row in doomed:
-        by_engine[engine].append(row)
-    for engine, rows in by_engine.items():
-        _delete_by(engine, rows)
+    by_engine: defaultdict[tuple[Engine, Home | None], list[NicRow]] = defaultdict(list)
+    for engine, row, home in doomed:
+        by_engine[engine, home].append(row)
+    for (engine, home), rows in by_engine.items():
+        if home is None:
+            _delete_by(engine, rows)
+        else:
+            delete_macvtaps(engine, rows, home)
+    _release_homes(doomed)
 
 
 def _delete_by(engine: Engine, rows: Sequence[NicRow]) -> None:
     """In this thread's network namespace what is here, then in that of the first of the others, and so on."""
     slow.end(engine, rows)
-    engine.close([row.fds for row in rows if row.adopted])  # and they stay
+    engine.close([queues_of(row) for row in rows if row.adopted])  # and they stay
     elsewhere = _delete_in(None, engine, [row for row in rows if not row.adopted])
     while elsewhere:
         first, *others = elsewhere
@@ -96,6 +100,13 @@ def _delete_in(netns: NetNs | None, engine: Engine, rows: Sequence[NicRow]) -> l
         refused = [(row, errno.EIO) for row in rows]
     engine.close([row.fds for row, code in refused if code != errno.EXDEV])
     return [row for row, code in refused if code == errno.EXDEV]
+
+
+def _release_homes(doomed: Doomed) -> None:
+    """Each has held where it was made."""
+    for _, _, home in doomed:
+        if home:
+            home.release()
 
 
 class _Background:
@@ -153,8 +164,9 @@ class _Background:
         """In a forked child, which has neither the thread nor the NICs: its copies of the fds go."""
         doomed = self._gathered
         self.__init__()  # type: ignore[misc]
-        for _, row in doomed:
+        for _, row, _ in doomed:
             close_here(row.fds)
+        _release_homes(doomed)
 
 
 _background = _Background()

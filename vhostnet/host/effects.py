@@ -9,7 +9,7 @@ from vhostnet import engines
 from vhostnet.host.reasons import describe
 from vhostnet.process.netns import NetNs, call_inside
 from vhostnet.program.plan import DEFAULT_MTU
-from vhostnet.program.program import Link, NicRow, Program
+from vhostnet.program.program import MACVTAP_MODES, Link, NicRow, Program
 from vhostnet.spec.interface import InterfaceSpec
 
 
@@ -23,7 +23,8 @@ def effects(
     names = list(dict.fromkeys(nic.joins for nic in program.nics if nic.joins))
     bridges = call_inside(netns, describe, engines.select(engine), names)
     made = [spec for spec in specs if spec.tap]
-    return (*without_tap(specs), *_falling(program.nics, bridges), *_unknown(made, program.nics, bridges))
+    falling, unknown = _falling(program.nics, bridges), _unknown(made, program.nics, bridges)
+    return (*without_tap(specs), *falling, *unknown, *_staying(program.nics))
 
 
 def without_tap(specs: Sequence[InterfaceSpec]) -> tuple[str, ...]:
@@ -37,6 +38,14 @@ _WHOSE: Final = {
     "vdpa": "exec opens the device's node for QEMU, which locks the guest's memory (ulimit -l, LimitMEMLOCK=)",
     **dict.fromkeys(("udp", "mcast", "server", "client"), "QEMU opens the socket"),
 }
+
+
+def _staying(rows: Sequence[NicRow]) -> Iterator[str]:
+    for row in rows:
+        if row.macvtap:
+            yield f"{row.ifname}: a macvtap stays when nobody has it open any more: vhostnet delete {row.ifname}"
+        if row.macvtap and MACVTAP_MODES[row.macvtap.mode] == "passthrough":
+            yield f"{row.ifname}: {row.macvtap.parent} has the guest's MAC for as long, and no other macvtap"
 
 
 def _falling(rows: Sequence[NicRow], bridges: Mapping[str, Link]) -> Iterator[str]:

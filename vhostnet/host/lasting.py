@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from typing import Final
 
 from vhostnet import engines, slow
 from vhostnet.engines import Engine
@@ -13,7 +14,7 @@ from vhostnet.host.reasons import refusal
 from vhostnet.host.survey import FoundNic, survey
 from vhostnet.process.netns import NetNs, call_inside
 from vhostnet.program.plan import plan_delete
-from vhostnet.program.program import NOTHING_SLOW, NicRow, Plug, Slow
+from vhostnet.program.program import NOTHING_SLOW, Fds, Macvtap, NicRow, Plug, Slow, held_row
 from vhostnet.spec.interface import InterfaceSpec
 
 
@@ -21,8 +22,8 @@ def delete_nics(names: Sequence[str], *, engine: str = "auto", netns: NetNs | No
     """Delete these NICs, which are marked as ours and which nobody has open, in one round; all of them or none.
 
     Each is opened first: by its fd it is proven that it is the one that was found. Their ports of Open vSwitch go with
-    them, and so does one that a crash has left without a NIC. Raises NoSuchTap for one that is not there, or that
-    carries no mark; NameBusy for one that somebody has open; and what opening it raises.
+    them, and so does one that a crash has left without a NIC. A macvtap is known by its mark. Raises NoSuchTap for one
+    that is not there, or that carries no mark; NameBusy for one that somebody has open; and what opening it raises.
     """
     if names:
         call_inside(netns, _delete, engines.select(engine), list(dict.fromkeys(names)))
@@ -32,8 +33,10 @@ def _delete(engine: Engine, names: Sequence[str]) -> None:
     there = {nic.ifname: nic for nic in survey()}
     for name in names:
         _check(name, there.get(name))
-    held = _open([there[name] for name in names if there[name].ifindex], engine)
-    slow.end(engine, [*held, *(_row(there[name]) for name in names if not there[name].ifindex)])
+    found = [there[name] for name in names]
+    held = [_row(nic) for nic in found if nic.kind == "macvtap"]
+    held += _open([nic for nic in found if nic.kind == "tun" and nic.ifindex], engine)
+    slow.end(engine, [*held, *(_row(nic) for nic in found if not nic.ifindex)])
     program = plan_delete(held)
     result = engine.run(program)
     engine.close([held[program.acts[failure.act].nic].fds for failure in result.failures])
@@ -51,8 +54,13 @@ def _open(nics: Sequence[FoundNic], engine: Engine) -> list[NicRow]:
 
 
 def _row(nic: FoundNic) -> NicRow:
+    """A macvtap is known by its mark, without an fd."""
+    macvtap = Macvtap() if nic.kind == "macvtap" else None
     left = Slow(Plug(nic.bridge or "")) if nic.plugged else NOTHING_SLOW
-    return NicRow(nic.ifname, 1, 0, "", "", alias=nic.mark.text, ifindex=nic.ifindex, slow=left)
+    return held_row(nic.ifname, nic.ifindex, _NO_FDS, nic.mark.text, macvtap=macvtap, slow=left)
+
+
+_NO_FDS: Final = Fds((), ())
 
 
 def _check(name: str, found: FoundNic | None) -> None:

@@ -23,8 +23,8 @@ class Mark(NamedTuple):
 
     @property
     def text(self) -> str:
-        """As an alias has it."""
-        return f"{_HEAD}:{self.uuid}:{self.pid}:{self.started}" + (_PARKED if self.parked else "")
+        """As a link has it."""
+        return f"{_HEAD}:{self.uuid}:{self.pid}:{self.started}{_PARKED if self.parked else ''}"
 
     @property
     def maker_lives(self) -> bool:

@@ -20,14 +20,16 @@ from vhostnet.engines import ActResult, Engine, NicResult, Result, get_mac, keep
 from vhostnet.errors import NicClosed, SpecError, vhost_problem
 from vhostnet.host.reasons import refusal
 from vhostnet.others import udev
+from vhostnet.others.holders import TUN
 from vhostnet.others.settling import watch
 from vhostnet.process.files import close_fd
 from vhostnet.process.forks import under_way
-from vhostnet.program.plan import plan_reset, plan_up, plan_update
-from vhostnet.program.program import NOTHING_SLOW, Act, Fds, NicRow, Op, Program, Slow, held_row
+from vhostnet.process.netns import Home
+from vhostnet.program.plan import plan_delete, plan_reset, plan_up, plan_update
+from vhostnet.program.program import NOTHING_SLOW, Act, Fds, Macvtap, NicRow, Op, Program, Slow, held_row
 from vhostnet.qemu.argv import Dialect, fitted, qemu_argv
 from vhostnet.spec.interface import InterfaceSpec
-from vhostnet.spec.mac import tap_mac
+from vhostnet.spec.mac import octets, tap_mac
 
 
 class Vhost(NamedTuple):
@@ -55,20 +57,33 @@ class Run(NamedTuple):
     row: int
 
 
+class Surrendered(NamedTuple):
+    """A NIC that is to go, with the engine to do it; and where it is, of a macvtap, to be released."""
+
+    engine: Engine
+    row: NicRow
+    home: Home | None
+
+
 class Nic:
     """A NIC that exists: its TAP is up, and on its bridge, for as long as this object owns the fds.
 
     One that was adopted (``spec.managed`` False) is what it was before, and stays when this object is closed; and so
     does one that is persistent. What would outlive its TAP (a downscript that is to be run, a port of Open vSwitch)
     ends before that does, unless the NIC is persistent, or its fds were given away.
+    does one that is persistent. A macvtap (type direct) is a link of its own: close() deletes it, and one whose process
+    was killed, or whose fds were given away, stays until somebody does (``delete_nics()``).
 
     Use it as a context manager, or call ``close()``. One that is dropped open is closed with a
     ResourceWarning. A child made by ``os.fork()`` does not own it: there it is closed, so only this process
     decides how long the NIC lives; subprocess children get what ``pass_fds=nic.fds`` gives them.
     """
 
-    def __init__(self, spec: InterfaceSpec, engine: Engine, *runs: Run) -> None:
-        """*runs* is its history: the run that made it, and for one that was made ahead the run that took it."""
+    def __init__(self, spec: InterfaceSpec, engine: Engine, *runs: Run, home: Home | None = None) -> None:
+        """*runs* is its history: the run that made it, and for one that was made ahead the run that took it.
+
+        *home* is where a macvtap was made: no fd of it tells.
+        """
         program, result, row = runs[-1]
         made = result.nics[row]
         assert made, "its row failed"
@@ -81,6 +96,8 @@ class Nic:
         self._adopted = nic.adopted
         self._stays = nic.adopted or nic.persist is not None  # whoever closes it
         self._slow = nic.slow
+        self._macvtap = nic.macvtap or (Macvtap() if nic.adopted and _is_macvtap(made.fds.tap[0]) else None)
+        self._home = home.hold() if home else None
         self._engine = engine
         self._runs = runs
         # A signal handler may close what it interrupts: hence the R. threading's is a function around this one.
@@ -92,10 +109,13 @@ class Nic:
 
     @property
     def mac(self) -> str:
-        """The TAP's own MAC; the guest's is ``spec.mac``. Of one that was adopted the kernel is asked: NicClosed."""
+        """The TAP's own MAC; the guest's is ``spec.mac``, and so is a macvtap's.
+
+        Of one that was adopted the kernel is asked: NicClosed.
+        """
         if self._adopted:
             return get_mac(self.tap_fds[0]).hex(":")
-        return tap_mac(self.spec.mac).hex(":")
+        return _own_mac(self.spec).hex(":")
 
     @property
     def vhost(self) -> Vhost:
@@ -165,26 +185,30 @@ class Nic:
         """
         with under_way, self._lock:
             program = plan_up(self.held()._replace(adopted=False), self.spec)
-            result = slow.run(self._engine, program)
+            result = (
+                slow.run(self._engine, program) if self._home is None else self._home.call(self._engine.run, program)
+            )
             if result.failures:
                 raise refusal(program, result.failures[0])
             self._is_up = True
 
     def update(self, spec: InterfaceSpec) -> None:
-        """Make it the port that *spec* asks for: its bridge, VLANs, isolation, forwarding entry, coalescing, MTU.
+        """Make it the port that *spec* asks for: bridge, VLANs, isolation, forwarding entry, coalescing, MTU, and
+        what it may get and send.
 
-        All of it or nothing; no frame passes in between, and for about a millisecond none at all. What a guest would
-        have to know of cannot be changed. Raises SpecError naming that; HostError, and then it is the port it was
-        (``undoing`` says what was refused while it was made so again); NicClosed.
+        All of it or nothing; no frame passes in between, and for about a millisecond none at all. One whose guest gets
+        as much as there is again has noqueue. What a guest would have to know of cannot be changed. Raises SpecError
+        naming that; HostError, and then it is the port it was (``undoing`` says what was refused while it was made so
+        again); NicClosed.
         """
         _check_update(self.spec, spec)
         with under_way, self._lock:
             held = self.held()
-            program = plan_update(held, spec, up=self._is_up)
+            program = plan_update(held, self.spec, spec, up=self._is_up)
             result = self._engine.run(program)
             if result.failures:
                 error = refusal(program, result.failures[0])
-                before = plan_update(held, self.spec, up=self._is_up)
+                before = plan_update(held, spec, self.spec, up=self._is_up)
                 undone = self._engine.run(before)
                 error.undoing = refusal(before, undone.failures[0]) if undone.failures else None
                 raise error
@@ -229,7 +253,10 @@ class Nic:
         Waits until udev is done with it, as settle() does. Raises NicClosed.
         """
         self.settle()
-        return self._give_away()
+        _, row, home = self._surrender()
+        if home:
+            home.release()
+        return row.fds
 
     def _give_away(self) -> Fds:
         with self._lock:
@@ -241,13 +268,17 @@ class Nic:
     def close(self) -> None:
         """Close every fd; the TAP goes with its last one. Idempotent, and safe from any thread.
 
-        Takes 20 to 40 ms, which the kernel waits for its grace periods: close many with close_nics().
+        Takes 20 to 40 ms, which the kernel waits for its grace periods: close many with close_nics(). A macvtap is
+        deleted, where it was made.
         """
         with contextlib.suppress(NicClosed), under_way:
-            fds = self._give_away()
-            if self._slow is not NOTHING_SLOW:
-                slow.end(self._engine, [self._row(fds, self._ends())])
-            self._engine.close([fds])
+            engine, row, home = self._surrender()
+            if home is None:
+                slow.end(engine, [row])
+                engine.close([queues_of(row)])
+            else:
+                delete_macvtaps(engine, [row], home)
+                home.release()
 
     def become(self, spec: InterfaceSpec, run: Run) -> "Nic":
         """The same NIC after *run* made it *spec*'s; it owns the fds now, and this one is closed."""
@@ -265,7 +296,7 @@ class Nic:
     def _row(self, fds: Fds, left: Slow) -> NicRow:
         program, _, row = self._runs[-1]
         alias = program.nics[row].alias
-        return held_row(self.ifname, self.ifindex, fds, alias, adopted=self._stays, slow=left)
+        return held_row(self.ifname, self.ifindex, fds, alias, adopted=self._stays, macvtap=self._macvtap, slow=left)
 
     @property
     def needs_closing(self) -> bool:
@@ -282,21 +313,29 @@ class Nic:
         left = self._slow._replace(script="")
         return left if self._adopted else left._replace(addresses=(), routes=())
 
-    def surrender(self) -> tuple[Engine, NicRow] | None:
+    def surrender(self) -> Surrendered | None:
         """Give the NIC away to whoever deletes it, with the engine to do it; None when it is closed already.
 
         What is in the row of slow acts has to end before.
         """
         try:
-            return self._engine, self._row(self._give_away(), self._ends())
+            return self._surrender()
         except NicClosed:
             return None
+
+    def _surrender(self) -> Surrendered:
+        row, home = self._row(self._give_away(), self._ends()), self._home
+        self._home = None
+        return Surrendered(self._engine, row, home)
 
     def leave_to_parent(self) -> None:
         """In a forked child: its copies of the fds go. A thread that is not there may have had the lock."""
         self._lock, self._settling = _thread.RLock(), None
         while self._owned:
             close_here(self._owned.pop())
+        if self._home:
+            self._home.release()
+            self._home = None
         _living.pop(id(self), None)
 
     def _fds(self) -> Fds:
@@ -325,7 +364,7 @@ class Nic:
         return f"<Nic {self.ifname} ({self.ifindex}): {state}>"
 
 
-_PORTS: Final = ("type", "bridge", "network", "mtu", "isolated", "vlan", "mac_table_manager", "rx_frames")
+_PORTS: Final = ("type", "bridge", "network", "mtu", "isolated", "vlan", "mac_table_manager", "rx_frames", "bandwidth")
 
 
 def _check_update(old: InterfaceSpec, new: InterfaceSpec) -> None:
@@ -355,13 +394,18 @@ def _new_name(program: Program, row: int) -> str:
     return nic.wish if any(act.op == Op.RENAME and act.nic == row for act in program.acts) else nic.ifname
 
 
+def _own_mac(spec: InterfaceSpec) -> bytes:
+    """Of a TAP, or of a macvtap."""
+    return octets(spec.mac) if spec.type == "direct" else tap_mac(spec.mac)
+
+
 class _Settling:
     """Who looks at a NIC's MAC when udev is done with it. It shares the NIC's fds and does not keep it alive."""
 
     def __init__(self, nic: Nic, born: float) -> None:
         self.born: Final = born  # the time (time.time()) before the NIC was made
         self._ifindex = nic.ifindex
-        self._mac = tap_mac(nic.spec.mac)
+        self._mac = _own_mac(nic.spec)
         self._lock, self._owned = nic._lock, nic._owned
         self._over = False
 
@@ -384,6 +428,38 @@ def settle_later(nics: Sequence[Nic], born: float) -> None:
     for nic, its_own in zip(ours, settling, strict=True):
         nic._settling = its_own
     watch(settling)
+
+
+def delete_macvtaps(engine: Engine, rows: Sequence[NicRow], home: Home) -> None:
+    """Take them away where they were made, in one round, and close their fds; those that are to stay stay."""
+    refused = _delete_at(engine, [row for row in rows if not row.adopted], home)
+    engine.close([queues_of(row) for row in rows if row.adopted or row in refused])
+    _delete_at(engine, [row._replace(held=Fds((), ())) for row in refused], home)  # now that fds are to be had
+
+
+def _delete_at(engine: Engine, rows: Sequence[NicRow], home: Home) -> list[NicRow]:
+    """Those that could not be deleted."""
+    if not rows:
+        return []
+    program = plan_delete(rows)
+    try:
+        result = home.call(engine.run, program)
+    except OSError:  # no way to there
+        return list(rows)
+    return [row for row, nic in zip(rows, result.nics or [None] * len(rows), strict=True) if nic is None]
+
+
+def queues_of(row: NicRow) -> Fds:
+    """Its fds as they are to be closed: each of a macvtap's waits for a grace period of its own, as vhost-net's do."""
+    return Fds((), row.fds.tap + row.fds.vhost) if row.macvtap else row.fds
+
+
+def _is_macvtap(tap: int) -> bool:
+    """One of our queues is a macvtap's: those of a TAP are of another device."""
+    try:
+        return os.fstat(tap).st_rdev != TUN
+    except OSError:  # it is open, and nothing else can be wrong with it
+        return False
 
 
 def close_here(fds: Fds) -> None:

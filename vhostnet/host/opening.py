@@ -23,13 +23,14 @@ from vhostnet.host.reasons import (
     joined,
     refusals,
     unfit_bridge,
+    unfit_parents,
     unfit_plugs,
     unfit_taps,
 )
 from vhostnet.others import udev
 from vhostnet.process.files import allowed_files, open_files
 from vhostnet.process.forks import under_way
-from vhostnet.process.netns import NetNs, call_inside
+from vhostnet.process.netns import Home, NetNs, call_inside
 from vhostnet.program.cost import Limits
 from vhostnet.program.plan import QDISCS, Features, Qdisc, plan, resolve
 from vhostnet.program.program import MAX_PORTS, Op, Persist, Program
@@ -241,17 +242,32 @@ def _make(engine: Engine, specs: Sequence[InterfaceSpec], how: How, names: Seque
         up=how.up,
         persist=how.persist,
     )
-    with under_way:
-        result = slow.run(engine, program)
-        if how.selftest:
-            _note_selftest(program, result)
-        if result.failures:
-            return _go_on(engine, specs, how, program, result, tries)
-        return [Nic(spec, engine, Run(program, result, row)) for row, spec in enumerate(specs)]
+    home = Home() if any(row.macvtap for row in program.nics) else None
+    try:
+        with under_way:
+            result = slow.run(engine, program)
+            if how.selftest:
+                _note_selftest(program, result)
+            if result.failures:
+                return _go_on(engine, specs, how, program, result, tries, home)
+            return [_nic(spec, engine, Run(program, result, row), home) for row, spec in enumerate(specs)]
+    finally:
+        if home:
+            home.release()
+
+
+def _nic(spec: InterfaceSpec, engine: Engine, run: Run, home: Home | None) -> Nic:
+    return Nic(spec, engine, run, home=home if spec.type == "direct" else None)
 
 
 def _go_on(
-    engine: Engine, specs: Sequence[InterfaceSpec], how: How, program: Program, result: Result, tries: int
+    engine: Engine,
+    specs: Sequence[InterfaceSpec],
+    how: How,
+    program: Program,
+    result: Result,
+    tries: int,
+    home: Home | None,
 ) -> list[Nic]:
     """After a refusal: once more where it was only for a name, and otherwise as *how* says."""
     refused = refusals(program, result)
@@ -264,7 +280,7 @@ def _go_on(
     made: list[Any] = [
         _kept(engine, spec, how, explained(engine, program, refused[row], _networks(specs)))
         if row in refused
-        else Nic(spec, engine, Run(program, result, row))
+        else _nic(spec, engine, Run(program, result, row), home)
         for row, spec in enumerate(specs)
         if row not in snatched
     ]
@@ -320,7 +336,7 @@ def _plan(engine: Engine, specs: Sequence[InterfaceSpec], vhost: VhostPolicy | N
         unfit = unfit_bridge(name, links.get(name), nics, _networks(specs).get(name))
         if unfit:
             raise unfit
-    for unfit in (*unfit_taps(engine, program), *unfit_plugs(program)):
+    for unfit in (*unfit_taps(engine, program), *unfit_parents(engine, program), *unfit_plugs(program)):
         raise unfit
     links |= describe(engine, [nic.joins for nic in program.nics if nic.slow.plug])
     return resolve(program, links)

@@ -43,7 +43,7 @@ NAMES: Final = "vnp%d"
 # What is decided when a NIC is made, and cannot be another VM's wish any more.
 _SHAPE: Final = ("type", "bridge", "network", "queues", "mtu", "tap_path", "vhost", "vhost_path")
 _shape = attrgetter(*_SHAPE)
-_port = attrgetter("isolated", "vlan", "mac_table_manager", "rx_frames")
+_port = attrgetter("isolated", "vlan", "mac_table_manager", "rx_frames", "bandwidth")
 
 
 class PoolStats(NamedTuple):
@@ -343,6 +343,10 @@ def _kind(spec: InterfaceSpec) -> tuple[bool, bool]:
 
 
 def _check(shape: InterfaceSpec, size: int, low: int | None, max_age: float | None) -> None:
+    if shape.type == "direct":
+        raise SpecError(
+            "is for no pool", attribute="type", value=shape.type, expected="type bridge, ethernet or network"
+        )
     if shape.ifname is not None and not is_template(shape.ifname):
         raise SpecError("is one name for many", attribute="ifname", value=shape.ifname, expected="a template with %d")
     if not (type(size) is int and size > 0):

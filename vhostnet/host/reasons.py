@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from vhostnet.errors import (
     ResourceExhausted,
     host_error,
 )
+from vhostnet.host.marks import read_mark
 from vhostnet.others.holders import find_holders
 from vhostnet.process.files import allowed_files, open_files
 from vhostnet.program.cost import cost
@@ -39,6 +41,10 @@ def refusal(program: Program, failure: Failure) -> HostError:
         subject = nic.tap_path
     elif act.op == Op.ADOPT:
         subject = nic.ifname
+    elif act.op == Op.MACVTAP and nic.macvtap:
+        subject = nic.macvtap.parent if result.call != "open" else f"a node in /dev of {nic.ifname}"
+    elif act.op == Op.UP:
+        subject = nic.mac.hex(":")
     elif act.op in (Op.ALTNAME, Op.RENAME):
         subject = nic.wish
     elif act.op in _ON_BRIDGE:
@@ -46,9 +52,16 @@ def refusal(program: Program, failure: Failure) -> HostError:
     elif act.op == Op.PLUG and nic.slow.plug:
         subject = nic.ifname if result.errno == errno.EEXIST else nic.slow.plug.bridge
     error = host_error(
-        result.errno, act=act.op.name, call=result.call, ifname=nic.ifname, queue=result.queue, subject=subject
+        result.errno,
+        act=act.op.name,
+        call=result.call,
+        ifname=nic.ifname,
+        queue=result.queue,
+        subject=subject,
+        said=result.said,
     )
-    error.strerror = result.why or error.strerror
+    if act.op >= SLOW:
+        error.strerror = result.said or error.strerror
     return error
 
 
@@ -63,7 +76,7 @@ def refusals(program: Program, result: Result) -> dict[int, HostError]:
     if result.undo:
         undo = result.undo
         undoing = host_error(undo.errno, act=Op.DELETE.name, call=undo.call, ifname=None, queue=None)
-        undoing.strerror = undo.why or undoing.strerror
+        undoing.strerror = undo.said or undoing.strerror
         for error in refused.values():
             error.undoing = undoing
     return refused
@@ -78,6 +91,13 @@ def describe(engine: Engine, names: Sequence[str]) -> dict[str, Link]:
         raise host_error(error.errno or 0, act="DESCRIBE", call=call, ifname=None, queue=None) from None
 
 
+_NAME_TAKEN: Final = (
+    (Op.TAP_OPEN.name, errno.EBUSY),
+    (Op.TAP_OPEN.name, errno.EINVAL),
+    (Op.MACVTAP.name, errno.EEXIST),
+)
+
+
 def explained(engine: Engine, program: Program, error: HostError, networks: Mapping[str, str]) -> HostError:
     """The same, with what there is on this host that tells why; *networks* are those that bridges stand for."""
     row = next(nic for nic in program.nics if nic.ifname == error.ifname)
@@ -88,8 +108,10 @@ def explained(engine: Engine, program: Program, error: HostError, networks: Mapp
             _count_ports(engine, program, row, error)
         elif isinstance(error, (NoSuchBridge, NotABridge)):
             _say_of_bridge(error, row.bridge, describe(engine, [row.bridge]).get(row.bridge), networks.get(row.bridge))
-        elif error.act == Op.TAP_OPEN.name and error.errno in (errno.EBUSY, errno.EINVAL):
+        elif (error.act, error.errno) in _NAME_TAKEN:
             return name_taken(engine, row, error)
+        elif error.act == Op.ADOPT.name and error.call == "open":
+            _say_of_node(engine, row, error)
         elif error.act == Op.ADOPT.name and error.errno in (errno.EBUSY, errno.EINVAL):
             return _unfit_tap(engine, row, error)
         elif isinstance(error, ResourceExhausted):
@@ -174,9 +196,9 @@ def name_taken(engine: Engine, row: NicRow, error: HostError) -> HostError:
     link = describe(engine, [row.ifname]).get(row.ifname)
     if link is None:
         return error
-    holders = find_holders([row.ifname]).get(row.ifname, ()) if link.kind == "tun" else ()
+    holders = find_holders([row.ifname]).get(row.ifname, ()) if link.kind in ("tun", "macvtap") else ()
     asked, found = flag_names(row.tun_flags), flag_names(link.tun_flags)
-    kind = FlagMismatch if link.kind == "tun" and asked != found else NameBusy
+    kind = FlagMismatch if link.kind == "tun" and asked != found and not row.macvtap else NameBusy
     taken = _taken_by(link, found, holders)
     busy = kind(error.errno or 0, taken, act=error.act, call=error.call, ifname=row.ifname, queue=error.queue)
     busy.remedy = _OTHER_NAME
@@ -184,6 +206,8 @@ def name_taken(engine: Engine, row: NicRow, error: HostError) -> HostError:
         busy.remedy = (
             f"nobody has it open and it is persistent: ip link del {row.ifname}, if nobody needs it; or {_OTHER_NAME}"
         )
+    if read_mark(link.alias) and link.kind == "macvtap" and not holders:
+        busy.remedy = f"nobody has it open, and it is vhostnet's: vhostnet delete {row.ifname}; or {_OTHER_NAME}"
     busy.holders, busy.undoing = holders, error.undoing
     if isinstance(busy, FlagMismatch):
         busy.asked, busy.found = asked, found
@@ -207,12 +231,29 @@ def unfit_taps(engine: Engine, program: Program) -> Iterator[HostError]:
         link = links.get(row.ifname)
         if link is None:
             code, call = errno.ENODEV, "RTM_GETLINK"
-        elif link.tun_flags & TunFlag.TAP and (row.queues == 1 or link.tun_flags & TunFlag.MULTI_QUEUE):
+        elif link.kind == "macvtap" or _has_queues(link, row):
             continue
         else:
             code, call = errno.EINVAL, "TUNSETIFF"
         error = host_error(code, act=Op.ADOPT.name, call=call, ifname=row.ifname, queue=None, subject=row.ifname)
         yield _unfit_tap(engine, row, error)
+
+
+def _has_queues(link: Link, row: NicRow) -> bool:
+    return bool(link.tun_flags & TunFlag.TAP) and (row.queues == 1 or bool(link.tun_flags & TunFlag.MULTI_QUEUE))
+
+
+def unfit_parents(engine: Engine, program: Program) -> Iterator[HostError]:
+    """Why macvtaps could not be on the links they are to be on, one reason each."""
+    rows = [(row, row.macvtap.parent) for row in program.nics if row.macvtap]
+    links = describe(engine, list(dict.fromkeys(parent for _, parent in rows)))
+    for row, parent in rows:
+        code = 0 if parent in links else errno.ENODEV
+        if parent == "lo":
+            code = errno.EINVAL
+        if code:
+            name = row.ifname
+            yield host_error(code, act=Op.MACVTAP.name, call="RTM_NEWLINK", ifname=name, queue=None, subject=parent)
 
 
 def _unfit_tap(engine: Engine, row: NicRow, error: HostError) -> HostError:
@@ -256,6 +297,18 @@ def unfit_plugs(program: Program) -> Iterator[HostError]:
         if why := refused.get(row.ifname):
             outcome = ActResult(why.errno or errno.EIO, str(why.filename or ""), None, 0, why.strerror or "")
             yield refusal(program, Failure(number, outcome))
+
+
+def _say_of_node(engine: Engine, row: NicRow, error: HostError) -> None:
+    """A macvtap has a node of its own, which somebody else makes."""
+    link = describe(engine, [row.ifname]).get(row.ifname)
+    if link and link.kind == "macvtap":
+        node = f"/dev/tap{link.ifindex}"
+        error.strerror = f"{node}: {os.strerror(error.errno or 0)}"
+        error.remedy = (
+            f"the node of macvtap {row.ifname}: make it (mknod {node} c MAJOR MINOR, as /sys/class/net/{row.ifname}"
+            f"/tap{link.ifindex}/dev has them), and let this user read and write it"
+        )
 
 
 # --- resources -------------------------------------------------------------------------------------------

@@ -18,12 +18,13 @@ from vhostnet.slow import ovsdb
 
 
 class FoundNic(NamedTuple):
-    """A NIC as it stands: ``bridge`` None when it is on none.
+    """A NIC as it stands: ``bridge`` None when it is on none; ``kind`` is tun or macvtap, and ``parent`` the link that
+    a macvtap is on.
 
     ``attached`` queues have an fd that takes part, ``detached`` ones an fd that does not, as a QEMU that ended leaves
     them. The mark names who made it, ``holders`` have it open now, as far as /proc tells. A ``persistent`` one stays
-    without any. One that is ``plugged`` has a port of an Open vSwitch bridge, and that is its bridge; with ``ifindex``
-    0 the port is all that a crash has left of it.
+    without any; so does a macvtap, which does not tell its queues (``attached`` 0). One that is ``plugged`` has a port
+    of an Open vSwitch bridge, and that is its bridge; with ``ifindex`` 0 the port is all that a crash has left of it.
     """
 
     ifname: str
@@ -36,6 +37,8 @@ class FoundNic(NamedTuple):
     holders: tuple[Holder, ...]
     persistent: bool
     plugged: bool = False
+    kind: str = "tun"
+    parent: str | None = None
 
 
 def list_nics(*, netns: NetNs | None = None) -> tuple[FoundNic, ...]:
@@ -73,18 +76,22 @@ def _with_ports(found: list[FoundNic]) -> Iterator[FoundNic]:
 
 def _found(link: Any, mark: Mark, names: Mapping[int, str], holders: Mapping[str, tuple[Holder, ...]]) -> FoundNic:
     info = link.get("linkinfo")
-    tun = info.get("data") if info and info.get("kind") == "tun" else None
+    kind = info.get("kind") if info else None
+    tun = info.get("data") if kind == "tun" else None
+    macvtap = kind == "macvtap"
     name = names[link["index"]]
     return FoundNic(
         ifname=name,
         ifindex=link["index"],
         bridge=names.get(link.get("master")),
         up=bool(link["flags"] & 1),
-        attached=_count(tun, "IFLA_TUN_NUM_QUEUES", 1),
+        attached=_count(tun, "IFLA_TUN_NUM_QUEUES", 0 if macvtap else 1),
         detached=_count(tun, "IFLA_TUN_NUM_DISABLED_QUEUES", 0),
         mark=mark,
         holders=holders.get(name, ()),
-        persistent=bool(tun and tun.get_attr("IFLA_TUN_PERSIST")),
+        persistent=macvtap or bool(tun and tun.get_attr("IFLA_TUN_PERSIST")),
+        kind=str(kind),
+        parent=names.get(link.get("link")) if macvtap else None,
     )
 
 

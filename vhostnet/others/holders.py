@@ -13,7 +13,7 @@ from vhostnet.engines import _uapi
 from vhostnet.errors import Holder
 from vhostnet.process.files import close_fd
 
-_TUN: Final = os.makedev(10, 200)  # Documentation/admin-guide/devices.txt, whatever the node is called
+TUN: Final = os.makedev(10, 200)  # Documentation/admin-guide/devices.txt, whatever the node is called
 _PIDFD_GETFD: Final = 438  # the same on every architecture but alpha
 
 
@@ -21,10 +21,11 @@ def find_holders(names: Collection[str]) -> Mapping[str, tuple[Holder, ...]]:
     """By the interface's name, who has it open, of the interfaces of this thread's network namespace."""
     found: defaultdict[str, dict[int, Holder]] = defaultdict(dict)
     here = os.stat("/proc/thread-self/ns/net")
+    macvtaps = _macvtap_major()
     for pid in sorted(int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
-        for fd in _tun_fds(pid):
-            name = _ifname(pid, fd)
-            if name in names and _is_in(pid, fd, here):
+        for fd, device in _tap_fds(pid, macvtaps):
+            name = _ifname(pid, fd) if device == TUN else _macvtap_name(pid, fd)
+            if name in names and (device != TUN or _is_in(pid, fd, here)):
                 found[name][pid] = Holder(pid, _read(f"/proc/{pid}/comm").rstrip("\n"))
     return {name: tuple(holders.values()) for name, holders in found.items()}
 
@@ -43,15 +44,26 @@ def _read(path: str) -> str:
         return ""
 
 
-def _tun_fds(pid: int) -> Iterator[int]:
+def _macvtap_major() -> int:
+    """The major number of macvtaps' devices, which the kernel chose; -1 where it has none."""
+    for line in _read("/proc/devices").splitlines():
+        number, _, name = line.strip().partition(" ")
+        if name == "macvtap":
+            return int(number)
+    return -1
+
+
+def _tap_fds(pid: int, macvtaps: int) -> Iterator[tuple[int, int]]:
+    """Those of TAPs and of macvtaps, with their device's number."""
     try:
         entries = os.listdir(f"/proc/{pid}/fd")
     except OSError:
         return
     for entry in entries:
         with contextlib.suppress(OSError):
-            if os.stat(f"/proc/{pid}/fd/{entry}").st_rdev == _TUN:
-                yield int(entry)
+            device = os.stat(f"/proc/{pid}/fd/{entry}").st_rdev
+            if device == TUN or os.major(device) == macvtaps:
+                yield int(entry), device
 
 
 def _ifname(pid: int, fd: int) -> str:
@@ -60,6 +72,16 @@ def _ifname(pid: int, fd: int) -> str:
         key, _, value = line.partition(":\t")
         if key == "iff":
             return value
+    return ""
+
+
+def _macvtap_name(pid: int, fd: int) -> str:
+    """By a copy of the fd: nothing in /proc has it. It may be another network namespace's: no fd of it tells."""
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        copy = _copy(pid, fd)
+        stack.callback(close_fd, copy)
+        answer = fcntl.ioctl(copy, _uapi.TUNGETIFF, bytes(_uapi.IFREQ_FLAGS.size))
+        return os.fsdecode(answer[:16].partition(b"\0")[0])
     return ""
 
 

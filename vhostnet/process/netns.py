@@ -6,6 +6,7 @@ it and ends with it: no caller's thread is ever left in the wrong one.
 
 from __future__ import annotations
 
+import contextlib
 import errno as _errno
 import os
 import threading
@@ -21,6 +22,7 @@ CLONE_NEWNET = 0x40000000
 _SYS_ADMIN = "entering one needs CAP_SYS_ADMIN in the user namespace that owns it, and in this process's own"
 _REMEDIES = {"open": "it must be readable: one in /proc is its process's owner's and root's (CAP_SYS_PTRACE)"}
 
+_HERE: Final = "/proc/thread-self/ns/net"
 NAMED: Final = "/run/netns"  # where ip-netns(8) keeps those that have a name
 
 NetNs = str | os.PathLike[str] | int
@@ -110,6 +112,50 @@ def _of_name(name: str, error: HostError) -> HostError:
     else:
         error.remedy = f"make it: ip netns add {name}"
     return error
+
+
+class Home:
+    """The network namespace that this thread is in now, by its fd, until the last who holds it has let go.
+
+    Whoever makes it holds it. Raises HostError.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._which: Final = _here()
+            self._fd: Final = os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _refused(error.errno or 0, _HERE, "open") from None
+        self._owned = [self._fd]  # whoever pops it closes it
+        self._holders = [None]
+
+    def hold(self) -> Home:
+        """The same; whoever calls this holds it, too."""
+        self._holders.append(None)
+        return self
+
+    def release(self) -> None:
+        """Let go of it."""
+        self._holders.pop()
+        with contextlib.suppress(IndexError):
+            if not self._holders:
+                close_fd(self._owned.pop())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Home) and self._which == other._which
+
+    def __hash__(self) -> int:
+        return hash(self._which)
+
+    def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
+        """What *function* returns or raises, called there: by this thread, if it is there. Raises HostError."""
+        return call_inside(None if _here() == self._which else self._fd, function, *arguments)
+
+
+def _here() -> tuple[int, int]:
+    """This thread's network namespace, to compare with another."""
+    status = os.stat(_HERE)
+    return status.st_dev, status.st_ino
 
 
 def unshare_net() -> None:

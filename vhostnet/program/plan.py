@@ -6,11 +6,13 @@ bridges that are only named: nothing is made where one is missing. Then:
 1. ADOPT       a TAP that is there is opened first, if any: what it is decides. Nothing of it is changed.
    TAP_OPEN    the first queue creates the device (IFF_TUN_EXCL: a name somebody else holds is an error and
                never shared), the others attach.
+   MACVTAP     in its place for one of type direct: the link, whole and marked by one send, and then its queues. There
+               is nothing left for LINK.
 2. VHOST_OPEN  what can fail for want of a driver fails before anything can be seen on the network.
 3. SELFTEST    where asked for: a private vhost-net fd is wired to the first TAP and thrown away.
 4. QDISC       noqueue before UP. IFF_MULTI_QUEUE gives the device 256 transmit queues, and UP would give
                each a qdisc of its own: 1.5 ms and 6.5 MiB against 40 us and 0.3 MiB. libvirt sets noqueue too,
-               but after UP.
+               but after UP. A NIC that sends no more than a bandwidth has another root, by TC.
 5. LINK        MAC before the bridge sees the port (a bridge takes the lowest MAC of its ports); MTU before the
                port joins (a bridge takes the lowest MTU of its ports).
 6. VLAN_ADD    the VLANs of its port, and then out of the one that every new port is in (VLAN_DEL): while it is down,
@@ -21,42 +23,48 @@ bridges that are only named: nothing is made where one is missing. Then:
 9. PLUG        where its bridge is Open vSwitch's: a port there, with its VLANs, in one transaction for all NICs; with
                MAC and MTU, which the switch reads, and before UP. Then comes the QDISC of these: the switch takes away
                what it finds at the root when it gets the device, and leaves alone what is put there afterwards.
-10. UP         last of what the kernel does, and only after every answer to the acts before it was read (``barrier``): a
+10. TC         its bandwidth: HTB at the root for what it sends, in the place of noqueue, and UP is as cheap; a policer
+               at the ingress for what comes in by it. What a TAP sends its guest gets; a macvtap has its guest's
+               directions. Before UP, so that no frame passes without.
+11. UP         last of what the kernel does, and only after every answer to the acts before it was read (``barrier``): a
                NIC that failed anywhere was never up, and never up outside its bridge. What else there is to set of a
                port (isolated, learning, flood) rides in the same message, and stands before the port forwards: the
                kernel refuses it in the one that joins.
-11. SCRIPT     a user's, when it is up, as libvirt runs it.
-12. ADDRESS    addresses and routes of the host's end: the kernel has no route by way of a link that is down.
-13. PERSIST    where NICs are to outlive their fds: after all the rest, so that a run that fails or dies leaves none. A
+12. SCRIPT     a user's, when it is up, as libvirt runs it.
+13. ADDRESS    addresses and routes of the host's end: the kernel has no route by way of a link that is down.
+14. PERSIST    where NICs are to outlive their fds: after all the rest, so that a run that fails or dies leaves none. A
                kill among these few microseconds leaves those it was done with, marked as every NIC.
 
 A batch runs all acts of one kind before the next kind, so netlink messages go out many to a send.
 
 A NIC that exists already (``held``) takes other acts: VHOST_OPEN and ATTACH for the next QEMU on it; ALTNAME or RENAME
-and LINK, in one send, for one that was made ahead and is taken now, and 6 to 10 where its port has settings; DELETE,
-which takes link and fds
-away; LEAVE, and then as a new one from LINK on, for one that becomes another port.
+and LINK, in one send, for one that was made ahead and is taken now, and 6 to 11 where it has settings; DELETE, which
+takes link and fds away; LEAVE, and then as a new one from LINK on, for one that becomes another port. One that was or
+is to be limited in what it sends has QDISC in between: noqueue puts away whatever root there is, and all below it.
 
-9, 11 and 12 are slow acts (vhostnet/slow/). What of them a NIC would leave behind goes before it does: DOWNSCRIPT while
+9, 12 and 13 are slow acts (vhostnet/slow/). What of them a NIC would leave behind goes before it does: DOWNSCRIPT while
 it is there as it was, then UNADDRESS (of a link that stays), then UNPLUG, in one transaction for all. Each is tried,
 whatever becomes of the others.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
-from typing import Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
 
 from vhostnet.errors import SpecError
 from vhostnet.program.program import (
+    MACVTAP_MODES,
     MAX_VLANS,
     NOTHING_SLOW,
     PORT,
+    UNSHAPED,
     Act,
     Address,
     Fds,
     Link,
+    Macvtap,
     NicRow,
     Op,
     Persist,
@@ -64,6 +72,7 @@ from vhostnet.program.program import (
     Port,
     Program,
     Route,
+    Shaping,
     Slow,
     TunFlag,
     VlanEntry,
@@ -71,8 +80,11 @@ from vhostnet.program.program import (
 )
 from vhostnet.spec.interface import TAP_TYPES, VNET_HDR_MODELS, InterfaceSpec, VhostPolicy
 from vhostnet.spec.mac import octets, tap_mac
-from vhostnet.spec.parts import VirtualPort, Vlan, packed
+from vhostnet.spec.parts import MAX_BURST, TICK, Bandwidth, Rate, VirtualPort, Vlan, burst_ticks, packed
 from vhostnet.values import dataclass
+
+if TYPE_CHECKING:
+    from vhostnet.spec.sources import DirectSource  # a source is for few
 
 DEFAULT_MTU: Final = 1500  # what the kernel gives a new TAP
 
@@ -145,9 +157,11 @@ def plan(
     if park:  # its port is whoever takes it to set
         for spec in specs:
             _check_plain(spec)
-        rows = [row._replace(port=PORT, frames=0) for row in rows]
-    adopted = tuple([number for number, spec in enumerate(specs) if spec.managed is False])
-    acts = _acts(tuple(policies), adopted, _settings(rows), qdisc, selftest, up and not park)
+        rows = [row._replace(port=PORT, frames=0, shaping=UNSHAPED) for row in rows]
+    adopted = tuple([number for number, row in enumerate(rows) if row.adopted])
+    macvtaps = tuple([number for number, row in enumerate(rows) if row.macvtap])
+    rooted = tuple([number for number, row in enumerate(rows) if row.shaping.rate])
+    acts = _acts(tuple(policies), adopted, macvtaps, rooted, _settings(rows), qdisc, selftest, up and not park)
     if persist:
         _check_lasting(specs)
         rows, acts = _lasting(rows, acts, persist)
@@ -155,8 +169,11 @@ def plan(
 
 
 def _lasting(rows: list[NicRow], acts: tuple[Act, ...], persist: Persist) -> tuple[list[NicRow], tuple[Act, ...]]:
-    """What is there already lasts anyway."""
-    every = [number for number, row in enumerate(rows) if not row.adopted]
+    """What is there already lasts anyway, and so does a macvtap, whose node is root's."""
+    for name, value in persist._asdict().items():
+        if value >= 0 and any(row.macvtap for row in rows):
+            raise SpecError("means nothing to type direct", attribute=name, value=value, expected="none")
+    every = [number for number, row in enumerate(rows) if not (row.adopted or row.macvtap)]
     lasting = [row if row.adopted else row._replace(persist=persist) for row in rows]
     return lasting, acts + tuple(Act(Op.PERSIST, nic, barrier=nic == every[0]) for nic in every)
 
@@ -164,9 +181,13 @@ def _lasting(rows: list[NicRow], acts: tuple[Act, ...], persist: Persist) -> tup
 def _settings(rows: Sequence[NicRow]) -> tuple[tuple[Op, ...], ...]:
     """What is done of each NIC after LINK, but for UP; nothing at all where that is so of every one."""
     for row in rows:
-        if row.port is not PORT or row.frames or row.slow is not NOTHING_SLOW:
+        if _has_settings(row):
             return tuple(map(_settings_of, rows))
     return ()
+
+
+def _has_settings(row: NicRow) -> bool:
+    return row.port is not PORT or row.frames > 0 or row.shaping is not UNSHAPED or row.slow is not NOTHING_SLOW
 
 
 def _settings_of(row: NicRow) -> tuple[Op, ...]:
@@ -175,6 +196,8 @@ def _settings_of(row: NicRow) -> tuple[Op, ...]:
         ops.append(Op.FDB)
     if row.frames:
         ops.append(Op.COALESCE)
+    if row.shaping is not UNSHAPED:
+        ops.append(Op.TC)
     return (*ops, *_slow_ops(row.slow))
 
 
@@ -191,26 +214,30 @@ def _slow_ops(slow: Slow) -> Iterator[Op]:
 def _acts(
     policies: tuple[VhostPolicy, ...],
     adopted: tuple[int, ...],
+    macvtaps: tuple[int, ...],
+    rooted: tuple[int, ...],
     settings: tuple[tuple[Op, ...], ...],
     qdisc: Qdisc,
     selftest: bool,
     up: bool,
 ) -> tuple[Act, ...]:
     every = [nic for nic in range(len(policies)) if nic not in adopted]
+    taps = [nic for nic in every if nic not in macvtaps]
     wanted = [nic for nic, policy in enumerate(policies) if policy != "off"]
     acts = [Act(Op.ADOPT, nic) for nic in adopted]
-    acts += [Act(Op.TAP_OPEN, nic) for nic in every]
+    acts += [Act(Op.TAP_OPEN, nic) for nic in taps]
+    acts += [Act(Op.MACVTAP, nic) for nic in macvtaps]
     acts += [Act(Op.VHOST_OPEN, nic, optional=policies[nic] == "auto") for nic in wanted]
     if selftest:
         acts += [Act(Op.SELFTEST, nic) for nic in wanted[:1]]
     plugged = [nic for nic, ops in enumerate(settings) if Op.PLUG in ops]
     if qdisc == "noqueue":
-        acts += [Act(Op.QDISC, nic) for nic in every if nic not in plugged]
-    acts += [Act(Op.LINK, nic) for nic in every]
+        acts += [Act(Op.QDISC, nic) for nic in every if nic not in plugged and nic not in rooted]
+    acts += [Act(Op.LINK, nic) for nic in taps]
     for op in _SETTINGS:
         acts += [Act(op, nic) for nic, ops in enumerate(settings) if op in ops]
     if qdisc == "noqueue":
-        acts += [Act(Op.QDISC, nic) for nic in plugged]
+        acts += [Act(Op.QDISC, nic) for nic in plugged if nic not in rooted]
     if up:
         acts += [Act(Op.UP, nic, barrier=nic == every[0]) for nic in every]
         for op in _WHEN_UP:
@@ -218,7 +245,7 @@ def _acts(
     return tuple(acts)
 
 
-_SETTINGS: Final = (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB, Op.COALESCE, Op.PLUG)
+_SETTINGS: Final = (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB, Op.COALESCE, Op.PLUG, Op.TC)
 _WHEN_UP: Final = (Op.SCRIPT, Op.ADDRESS)
 
 
@@ -232,9 +259,9 @@ def plan_take(parked: NicRow, spec: InterfaceSpec, mark: str, *, wish: str = "",
     _check_plain(spec)
     row = _port_row(parked, spec, mark)._replace(wish=wish, up=True)
     acts: tuple[Act, ...] = _LINK if not wish else _RENAME if rename else _ALTNAME
-    if row.port is not PORT or row.frames:
+    if _has_settings(row):
         row = row._replace(up=False)
-        acts += _set(row) + _UP
+        acts += _these(_settings_of(row)) + _UP
     return Program((row,), acts)
 
 
@@ -256,11 +283,12 @@ def _port_row(held: NicRow, spec: InterfaceSpec, mark: str) -> NicRow:
         held=held.held,
         port=_port(spec),
         frames=spec.rx_frames or 0,
+        shaping=shaping_of(spec),
     )
 
 
-def _set(row: NicRow) -> tuple[Act, ...]:
-    return tuple(Act(op, 0) for op in _settings_of(row))
+def _these(ops: Iterable[Op]) -> tuple[Act, ...]:
+    return tuple([Act(op, 0) for op in _SETTINGS if op in ops])
 
 
 _LINK: Final = (Act(Op.LINK, 0),)
@@ -275,19 +303,23 @@ def plan_up(held: NicRow, spec: InterfaceSpec) -> Program:
     return Program((held._replace(port=_port(spec)),), _UP + after)
 
 
-def plan_update(held: NicRow, spec: InterfaceSpec, *, up: bool = True) -> Program:
-    """The Program that makes a NIC the port that *spec* asks for, whatever port it is now.
+def plan_update(held: NicRow, was: InterfaceSpec, spec: InterfaceSpec, *, up: bool = True) -> Program:
+    """The Program that makes a NIC, which *was* another port or is on its way from that, the port that *spec* asks for.
 
     It leaves its bridge, and with that all that was set of the port, and joins as a new one does: at no time does a
     frame pass between what it was and what it is to be.
     """
     row = _port_row(held, spec, held.alias)
-    frames = () if row.frames else _COALESCE  # none, where there were some
-    return Program((row,), _LEAVE + _LINK + _set(row) + frames + (_UP if up else ()))
+    before = shaping_of(was)
+    ops = {*_settings_of(row), Op.COALESCE}  # no frames, where there were some
+    if before is not UNSHAPED:
+        ops.add(Op.TC)
+    root = _QDISC if before.rate or row.shaping.rate else ()
+    return Program((row,), _LEAVE + root + _LINK + _these(ops) + (_UP if up else ()))
 
 
 _LEAVE: Final = (Act(Op.LEAVE, 0),)
-_COALESCE: Final = (Act(Op.COALESCE, 0),)
+_QDISC: Final = (Act(Op.QDISC, 0),)
 
 
 def plan_reset(held: NicRow, vhost_path: str) -> Program:
@@ -350,6 +382,8 @@ def _row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRo
     if spec.managed is False:
         paths = spec.tap_path, spec.vhost_path
         return NicRow(name, spec.queues, tun_flags(spec, features), *paths, adopted=True, slow=_slow(spec, name))
+    if spec.type == "direct":
+        return _direct_row(spec, name, mark, features)
     bridge, mtu = _bridge_and_mtu(spec)
     return NicRow(
         name,
@@ -365,8 +399,29 @@ def _row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRo
         mark,
         port=_port(spec),
         frames=spec.rx_frames or 0,
+        shaping=shaping_of(spec),
         slow=_slow(spec, name),
     )
+
+
+def _direct_row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRow:
+    """The guest's own MAC: on the way to the network there is no bridge. The MTU is the parent's."""
+    source = cast("DirectSource", spec.source)
+    return NicRow(
+        name,
+        spec.queues,
+        tun_flags(spec, features),
+        spec.tap_path,
+        spec.vhost_path,
+        mac=octets(spec.mac),
+        no_ipv6=features.ipv6,
+        alias=mark,
+        shaping=shaping_of(spec),
+        macvtap=Macvtap(source.dev, _MODES[source.mode]),
+    )
+
+
+_MODES: Final = {word: number for number, word in MACVTAP_MODES.items()}
 
 
 def _slow(spec: InterfaceSpec, name: str) -> Slow:
@@ -455,6 +510,51 @@ _PVID, _UNTAGGED = int(VlanFlag.PVID), int(VlanFlag.UNTAGGED)
 _BEGIN, _END = int(VlanFlag.RANGE_BEGIN), int(VlanFlag.RANGE_END)
 
 
+def shaping_of(spec: InterfaceSpec) -> Shaping:
+    """What the kernel is to be told of its bandwidth. Raises SpecError for a floor."""
+    return _shaped(spec.bandwidth, spec.type == "direct") if spec.bandwidth else UNSHAPED
+
+
+@lru_cache(maxsize=64)  # few bandwidths have many NICs
+def _shaped(bandwidth: Bandwidth, macvtap: bool) -> Shaping:
+    """libvirt's numbers, and where it has none those of tc, which it runs: rounded up to a tick.
+
+    What a TAP sends its guest gets; a macvtap sends what its guest sends.
+    """
+    leaving, coming = bandwidth.inbound, bandwidth.outbound
+    if macvtap:
+        leaving, coming = coming, leaving
+    rooted = _class(leaving) if leaving else (0, 0, 0, 0, 0)
+    policed = _police(coming) if coming else (0, 0)
+    return Shaping(*rooted, *policed)
+
+
+def _class(rate: Rate) -> tuple[int, int, int, int, int]:
+    if rate.floor:
+        raise SpecError(
+            "is a guarantee out of what a network of libvirt's has for all its guests, and that nobody here knows",
+            attribute="floor",
+            value=rate.floor,
+            expected="no floor: an average, or a class of your own on the bridge (tc class add)",
+        )
+    average = rate.average or 0
+    peak = rate.peak or average
+    burst = burst_ticks(rate.burst, average) if rate.burst else _least_ticks(average)
+    quantum = min(max(average * 1024 // 8 // 1500, 1), 2**31 - 1)  # the kernel's is signed
+    return average * 1000, peak * 1000, burst, _least_ticks(peak), quantum
+
+
+def _police(rate: Rate) -> tuple[int, int]:
+    average = rate.average or 0
+    return burst_ticks(rate.burst or min(average, MAX_BURST), average), average * 1000
+
+
+def _least_ticks(average: int) -> int:
+    """Of tc's least burst: what comes in a nanosecond, and a frame of 1600 bytes."""
+    size = average * 1000 // 10**9 + 1600
+    return -(-size * 10**6 // (average * TICK))
+
+
 def _bridge_and_mtu(spec: InterfaceSpec) -> tuple[str, int]:
     """As NicRow has them: "" for none, and 0 for the bridge's."""
     if spec.bridge and spec.virtualport:  # which is no link to join, and whose MTU is looked up with it
@@ -485,11 +585,17 @@ def _check_unique(what: str, values: Sequence[str]) -> None:
 
 
 def _check_macs(specs: Sequence[InterfaceSpec]) -> None:
-    """A bridge forwards by MAC, so one MAC is one port of it. Clones of a VM on a bridge each are no harm."""
-    twice = _first_twice([(spec.bridge, spec.mac) for spec in specs if spec.bridge])
-    if twice is not None:
-        bridge, mac = twice
-        raise SpecError(f"is asked for twice on bridge {bridge!r} in one batch", attribute="mac", value=mac)
+    """A bridge forwards by MAC, so one MAC is one port of it. Clones of a VM on a bridge each are no harm.
+
+    So does a link that macvtaps are on.
+    """
+    bridges = [(spec.bridge, spec.mac) for spec in specs if spec.bridge]
+    parents = [(cast("DirectSource", spec.source).dev, spec.mac) for spec in specs if spec.type == "direct"]
+    for what, places in (("bridge", bridges), ("link", parents)):
+        twice = _first_twice(places)
+        if twice is not None:
+            place, mac = twice
+            raise SpecError(f"is asked for twice on {what} {place!r} in one batch", attribute="mac", value=mac)
 
 
 def _first_twice(values: Sequence[_T]) -> _T | None:

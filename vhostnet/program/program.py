@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, cast
 from vhostnet.spec.interface import MAX_QUEUES
 from vhostnet.values import dataclass
 
+MACVTAP_MODES: Final = {1: "private", 2: "vepa", 4: "bridge", 8: "passthrough"}  # enum macvlan_mode
 IFNAMSIZ: Final = 16  # bytes of an interface name, its NUL with them
 ALIASSIZ: Final = 128  # bytes of a mark, likewise; the kernel would take 256
 MAX_VLANS: Final = 1024  # of one port, in one message: a range counts as two
@@ -19,21 +20,23 @@ class Op(enum.IntEnum):
 
     TAP_OPEN = 0
     ADOPT = 1
-    VHOST_OPEN = 2
-    SELFTEST = 3
-    QDISC = 4
-    LEAVE = 5
-    LINK = 6
-    VLAN_ADD = 7
-    VLAN_DEL = 8
-    FDB = 9
-    COALESCE = 10
-    UP = 11
-    PERSIST = 12
-    ATTACH = 13
-    ALTNAME = 14
-    RENAME = 15
-    DELETE = 16
+    MACVTAP = 2
+    VHOST_OPEN = 3
+    SELFTEST = 4
+    QDISC = 5
+    LEAVE = 6
+    LINK = 7
+    VLAN_ADD = 8
+    VLAN_DEL = 9
+    FDB = 10
+    COALESCE = 11
+    TC = 12
+    UP = 13
+    PERSIST = 14
+    ATTACH = 15
+    ALTNAME = 16
+    RENAME = 17
+    DELETE = 18
 
     PLUG = 64
     SCRIPT = 65
@@ -75,6 +78,7 @@ class Link:
     ports: int = 0
     tun_flags: int = 0
     vlan_filtering: bool = False
+    alias: str = ""
 
 
 class Fds(NamedTuple):
@@ -113,6 +117,25 @@ class Port(NamedTuple):
 
 
 PORT: Final = Port()
+
+
+class Shaping(NamedTuple):
+    """What a NIC's bandwidth is to the kernel, by TC: rates in bytes a second, bursts in ticks (64 ns) at the rate.
+
+    ``rate`` is of what it sends, ``ceil`` what that may be for as long as a burst lasts, ``quantum`` in bytes;
+    ``police_rate`` is of what comes in by it. 0 has no limit. Of a TAP the guest gets the one and sends the other.
+    """
+
+    rate: int = 0
+    ceil: int = 0
+    burst: int = 0
+    ceil_burst: int = 0
+    quantum: int = 0
+    police_burst: int = 0
+    police_rate: int = 0
+
+
+UNSHAPED: Final = Shaping()
 
 
 class Persist(NamedTuple):
@@ -166,6 +189,13 @@ class Slow(NamedTuple):
 NOTHING_SLOW: Final = Slow()
 
 
+class Macvtap(NamedTuple):
+    """That a NIC is a macvtap: on which link, and how (IFLA_MACVLAN_MODE). Of one that is held neither is known."""
+
+    parent: str = ""
+    mode: int = 0
+
+
 class NicRow(NamedTuple):
     """One NIC of a Program: everything an engine needs to know of it.
 
@@ -174,9 +204,11 @@ class NicRow(NamedTuple):
     (IFLA_IFALIAS); ``wish`` the name that ALTNAME or RENAME gives it. With ``held`` the NIC exists: its fds
     and ``ifindex`` are the caller's, and no act but DELETE closes them; held without vhost-net fds it can be
     given some. With ``up`` the LINK act brings it up, too: for one that was parked. ``port`` is what UP, VLAN_ADD,
-    VLAN_DEL and FDB set, ``frames`` what COALESCE does (rx-frames). One that is ``adopted`` is there already, is
-    somebody else's, and stays when its fds are closed: ADOPT in the place of TAP_OPEN, and nothing is set of it. With
-    ``persist`` it stays, too, by PERSIST. ``slow`` is what no engine sees.
+    VLAN_DEL and FDB set, ``frames`` what COALESCE does (rx-frames), ``shaping`` what TC does. One that is ``adopted``
+    is there already, is somebody else's, and stays when its fds are closed: ADOPT in the place of TAP_OPEN, and nothing
+    is set of it. With ``persist`` it stays, too, by PERSIST. A ``macvtap`` is made by MACVTAP: a link of its own, which
+    stays when its fds are closed, until DELETE, to which its ``ifindex`` and ``alias`` are enough. ``slow`` is what no
+    engine sees.
     """
 
     ifname: str
@@ -198,6 +230,8 @@ class NicRow(NamedTuple):
     frames: int = 0
     adopted: bool = False
     persist: Persist | None = None
+    shaping: Shaping = UNSHAPED
+    macvtap: Macvtap | None = None
     slow: Slow = NOTHING_SLOW
 
     @property
@@ -249,12 +283,16 @@ class Program:
             state = 3 if nic.adopted else 0
             if nic.held is not None:
                 state = 1 + bool(nic.held.vhost)
+            if nic.macvtap:
+                state += _MACVTAP + _NO_QUEUES * (nic.held is not None and not nic.held.tap)
             if nic.port is not PORT and nic.bridge:
                 state += _HAS_VLANS * bool(nic.port.vlans) + _HAS_FDB * bool(nic.port.guest_mac)
             if nic.persist:
                 state += _LASTS
             if nic.slow is not NOTHING_SLOW:
                 state += _slow_state(nic.slow)
+            if nic.held or (nic.shaping is not UNSHAPED and any(nic.shaping)):
+                state += _HAS_SHAPING
             states.append(state)
         _check_acts(self.acts, tuple(states))
 
@@ -270,7 +308,7 @@ class Program:
 
 
 _STATES: Final = ("new", "held", "held with its vhost-net fds", "adopted")
-_MAKING: Final = (Op.TAP_OPEN, Op.ADOPT, Op.SELFTEST)
+_MAKING: Final = (Op.TAP_OPEN, Op.ADOPT, Op.MACVTAP, Op.SELFTEST)
 # What is not for a NIC that is so.
 _BARRED: Final = (
     (Op.ADOPT, Op.LEAVE, Op.ATTACH, Op.DELETE, Op.DOWNSCRIPT, Op.UNADDRESS),
@@ -278,12 +316,16 @@ _BARRED: Final = (
     (*_MAKING, Op.VHOST_OPEN),
     tuple(op for op in Op if op not in (Op.ADOPT, Op.VHOST_OPEN, Op.SELFTEST, Op.SCRIPT, Op.ADDRESS)),
 )
-_HAS_VLANS, _HAS_FDB, _LASTS = 4, 8, 16  # the first two where it is on a bridge
-_HAS_PLUG, _HAS_SCRIPT, _HAS_DOWNSCRIPT, _HAS_ADDRESS = 32, 64, 128, 256
+# The first two where it is on a bridge, HAS_SHAPING also where it is held: it may have been shaped.
+_HAS_VLANS, _HAS_FDB, _LASTS, _HAS_SHAPING, _MACVTAP, _NO_QUEUES = 4, 8, 16, 32, 64, 128
+_HAS_PLUG, _HAS_SCRIPT, _HAS_DOWNSCRIPT, _HAS_ADDRESS = 256, 512, 1024, 2048
+_NOT_MACVTAPS: Final = (Op.TAP_OPEN, Op.ADOPT, Op.COALESCE, Op.PERSIST)
 _NEEDED: Final = {
     **dict.fromkeys((Op.VLAN_ADD, Op.VLAN_DEL), _HAS_VLANS),
     Op.FDB: _HAS_FDB,
     Op.PERSIST: _LASTS,
+    Op.TC: _HAS_SHAPING,
+    Op.MACVTAP: _MACVTAP,
     **dict.fromkeys((Op.PLUG, Op.UNPLUG), _HAS_PLUG),
     Op.SCRIPT: _HAS_SCRIPT,
     Op.DOWNSCRIPT: _HAS_DOWNSCRIPT,
@@ -307,6 +349,10 @@ def _check_acts(acts: tuple[Act, ...], states: tuple[int, ...]) -> None:
             raise ValueError(f"{op.name} is not for a NIC that is {_STATES[held]}, as row {row} is")
         if op in _NEEDED and not states[row] & _NEEDED[op]:
             raise ValueError(f"{op.name} has nothing to set in row {row}")
+        if states[row] & _MACVTAP and op in _NOT_MACVTAPS:
+            raise ValueError(f"{op.name} is not for a macvtap, as row {row} is")
+        if states[row] & _NO_QUEUES and op != Op.DELETE:
+            raise ValueError(f"{op.name} is not for a NIC without queues, as row {row} is")
 
 
 def _sound(nic: NicRow) -> bool:
@@ -317,8 +363,21 @@ def _sound(nic: NicRow) -> bool:
         and len(nic.alias) < ALIASSIZ
         and (not wish or len(wish.encode()) < IFNAMSIZ)
         and len(nic.port.vlans) <= MAX_VLANS
+        and (nic.shaping is UNSHAPED or _sound_shaping(nic.shaping))
         and (nic.persist is None or all(-1 <= number < 2**32 - 1 for number in nic.persist))
-        and (held is None or (1 <= len(held.tap) <= nic.queues and len(held.vhost) <= nic.queues))
+        and (held is None or ((nic.macvtap is None) <= len(held.tap) <= nic.queues and len(held.vhost) <= nic.queues))
+        and (nic.macvtap is None or len(nic.macvtap.parent.encode()) < IFNAMSIZ)
+    )
+
+
+def _sound_shaping(shaping: Shaping) -> bool:
+    """Numbers that belong together, and are the kernel's."""
+    rooted, policed = shaping[:5], shaping[5:]
+    return (
+        all(rooted) == any(rooted)
+        and all(policed) == any(policed)
+        and all(0 <= rate < 2**64 for rate in (shaping.rate, shaping.ceil, shaping.police_rate))
+        and all(0 <= number < 2**32 for number in shaping[2:6])
     )
 
 
@@ -326,6 +385,7 @@ def _describe(act: Act, nic: NicRow) -> str:
     parts: dict[Op, tuple[str, ...]] = {
         Op.TAP_OPEN: (_count(nic.queues), " ".join(flag_names(nic.tun_flags)), "excl"),
         Op.ADOPT: (_count(nic.queues), "of a TAP that is there"),
+        Op.MACVTAP: tuple(_macvtap_parts(nic)),
         Op.VHOST_OPEN: (f"{nic.queues} x {nic.vhost_path}", "optional" if act.optional else "required"),
         Op.SELFTEST: (f"a private {nic.vhost_path} on queue 0",),
         Op.QDISC: ("noqueue",),
@@ -334,6 +394,7 @@ def _describe(act: Act, nic: NicRow) -> str:
         Op.VLAN_DEL: ("the bridge's default, unless it is one of those",),
         Op.FDB: (nic.port.guest_mac.hex(":"), "static"),
         Op.COALESCE: (f"rx-frames {nic.frames}",),
+        Op.TC: tuple(_shaping_parts(nic)),
         Op.UP: tuple(_port_parts(nic.port)),
         Op.PERSIST: tuple(_persist_parts(nic.persist or Persist())),
         Op.ATTACH: (f"queues 1..{nic.queues - 1}",),
@@ -371,6 +432,14 @@ def _link_parts(nic: NicRow) -> Iterator[str]:
         yield "up"
 
 
+def _macvtap_parts(nic: NicRow) -> Iterator[str]:
+    parent, mode = nic.macvtap or Macvtap()
+    yield _count(nic.queues)
+    yield f"{MACVTAP_MODES.get(mode, mode)} on {parent}"
+    yield " ".join(flag_names(nic.tun_flags))
+    yield f"mac {nic.mac.hex(':')}"
+
+
 def _vlan_parts(vlans: Iterable[VlanEntry]) -> Iterator[str]:
     """``"10 pvid untagged"``, ``"20-29"``: as ``bridge vlan`` says it."""
     first = ""
@@ -387,6 +456,23 @@ def _port_parts(port: Port) -> Iterator[str]:
         yield "isolated"
     if port.guest_mac:
         yield "no learning, no flood"
+
+
+def _shaping_parts(nic: NicRow) -> Iterator[str]:
+    """As its guest sees it."""
+    shaping = nic.shaping
+    leaving, coming = ("sends", "gets") if nic.macvtap else ("gets", "sends")
+    if shaping.rate:
+        most = f", at most {_kilobytes(shaping.ceil)}" if shaping.ceil != shaping.rate else ""
+        yield f"{leaving} {_kilobytes(shaping.rate)}{most}"
+    if shaping.police_rate:
+        yield f"{coming} {_kilobytes(shaping.police_rate)}"
+    if shaping == UNSHAPED:
+        yield "no limit"
+
+
+def _kilobytes(rate: int) -> str:
+    return f"{rate // 1000} kB/s"
 
 
 def _persist_parts(persist: Persist) -> Iterator[str]:
@@ -430,13 +516,32 @@ def _ip(packed: bytes) -> str:
 
 
 def held_row(
-    ifname: str, ifindex: int, fds: Fds, alias: str = "", *, adopted: bool = False, slow: Slow = NOTHING_SLOW
+    ifname: str,
+    ifindex: int,
+    fds: Fds,
+    alias: str = "",
+    *,
+    adopted: bool = False,
+    macvtap: Macvtap | None = None,
+    slow: Slow = NOTHING_SLOW,
 ) -> NicRow:
     """The row of a NIC that exists."""
-    return NicRow(ifname, len(fds.tap), 0, "", "", alias=alias, ifindex=ifindex, held=fds, adopted=adopted, slow=slow)
+    return NicRow(
+        ifname,
+        max(1, len(fds.tap)),
+        0,
+        "",
+        "",
+        alias=alias,
+        ifindex=ifindex,
+        held=fds,
+        adopted=adopted,
+        macvtap=macvtap,
+        slow=slow,
+    )
 
 
 def fds_needed(program: Program) -> int:
     """How many fds must be opened; vhost-net's where it is required."""
-    opening = (Op.TAP_OPEN, Op.ADOPT, Op.VHOST_OPEN)
+    opening = (Op.TAP_OPEN, Op.ADOPT, Op.MACVTAP, Op.VHOST_OPEN)
     return sum(program.nics[nic].queues for op, nic, optional, _ in program.acts if op in opening and not optional)

@@ -29,7 +29,7 @@ def end_all(engine: Engine, rows: Sequence[NicRow]) -> None:
                 continue
             for act, outcome in zip(program.acts, result.acts, strict=True):
                 if outcome.errno:
-                    _log(f"{act.op.name} ({outcome.call}) of {there[act.nic].ifname}", outcome.why)
+                    _log(f"{act.op.name} ({outcome.call}) of {there[act.nic].ifname}", outcome.said)
 
 
 def _by_netns(rows: Sequence[NicRow], stack: contextlib.ExitStack) -> Iterator[tuple[int | None, list[NicRow]]]:

@@ -183,6 +183,12 @@ HOST_IPS: Final[dict[str, dict[str, Reader]]] = {
         "metric": whole,
     },
 }
+RATE: Final[dict[str, Reader]] = dict.fromkeys(("average", "peak", "burst"), whole)
+BANDWIDTH: Final[dict[str, dict[str, Reader]]] = {
+    "bandwidth": {},
+    "bandwidth/inbound": {**RATE, "floor": whole},
+    "bandwidth/outbound": RATE,
+}
 # Elements that are nothing without this attribute.
 NEEDED: Final = {"boot": "order"}
 ADDRESSES: Final[dict[str, tuple[type[Any], dict[str, Reader]]]] = {
@@ -211,8 +217,6 @@ NEUTRAL: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("script", "path"): ("",),  # QEMU took that for none, and so does libvirt
     ("downscript", "path"): ("",),
     ("coalesce/rx/frames", "max"): ("", "0"),  # 0 is what a TAP has
-    ("bandwidth/inbound", "average"): ("0",),
-    ("bandwidth/inbound", "floor"): ("0",),
 }
 NEVER_EMPTY: Final = ("ip", "portForward", "route", "source/ip", "source/route")  # libvirt refuses empty ones
 # Of no effect in libvirt's QEMU driver (with the words it takes), or written by it about a running domain.
@@ -247,13 +251,14 @@ ELSEWHERE: Final[dict[str, dict[str, tuple[str, str] | None]]] = {
     "ethernet": {"virtualport": (REFUSED, "type bridge or network")},
     **{
         kind: {"script": _ETHERNET, "downscript": None, "source/ip": _ETHERNET, "source/route": _ETHERNET}
-        for kind in ("bridge", "network", *TAPLESS_TYPES)
+        for kind in ("bridge", "network", "direct", *TAPLESS_TYPES)
     },
 }
 # The attributes of <source> that libvirt reads; a running network's may have those of what it stands for.
 SOURCES: Final = {
     "bridge": ("bridge", "macTableManager"),
     "ethernet": (),
+    "direct": ("dev", "mode"),
     "network": ("network", "portgroup", "portid", "bridge", "macTableManager", "dev", "mode"),
     "user": (),
     "vhostuser": ("type", "path", "mode"),
@@ -267,14 +272,12 @@ SUPPORTED: Final = ", ".join((*TAP_TYPES, *TAPLESS_TYPES))
 _BRIDGED = "or give it a NIC of type bridge"
 LATER_TYPES: Final = {
     "internal": f"libvirt makes a NIC of type user of it: write that, {_BRIDGED}",
-    "direct": "make the link a port of a bridge (ip link set dev LINK master BRIDGE), and the NIC of type bridge",
     "hostdev": f"it is a device of the host's: leave it to QEMU (-device vfio-pci,host=...), {_BRIDGED}",
     "null": "leave it out: no QEMU has such a NIC, and libvirt refuses it",
     "vds": "leave it out: no QEMU has such a NIC, and libvirt refuses it",
 }
 _WHEN_OPEN = "leave it out, and when the NIC is there"
 LATER_ELEMENTS: Final = {
-    "bandwidth": f"{_WHEN_OPEN} shape its TAP (tc qdisc replace dev TAP root tbf ...)",
     "filterref": f"{_WHEN_OPEN} filter on its TAP (nft add table bridge ...)",
     "ip": "leave it out, and configure the guest: it is for type user, and libvirt refuses it here, too",
     "portForward": "leave it out: it is for passt, and libvirt refuses it without, too",

@@ -13,6 +13,7 @@ from vhostnet.errors import SpecError
 from vhostnet.spec import mac as _mac
 from vhostnet.spec.parts import (
     Address,
+    Bandwidth,
     CcwAddress,
     Check,
     HostIp,
@@ -44,9 +45,11 @@ VIRTIO_MODELS: Final = ("virtio", "virtio-transitional", "virtio-non-transitiona
 # Models whose QEMU device can use the virtio-net header on the TAP, as libvirt has it (igb since 9.3).
 VNET_HDR_MODELS: Final = (*VIRTIO_MODELS, "e1000e", "vmxnet3", "igb")
 
-TAP_TYPES: Final = ("bridge", "ethernet", "network")
+TAP_TYPES: Final = ("bridge", "ethernet", "network", "direct")  # a macvtap is one, too, to QEMU
+_TUN_TYPES: Final = ("bridge", "ethernet", "network")  # those that /dev/net/tun makes
 # NICs that QEMU is told of, and no TAP is made for.
 TAPLESS_TYPES: Final = ("user", "vhostuser", "vdpa", "udp", "mcast", "server", "client")
+SOURCE_TYPES: Final = ("direct", *TAPLESS_TYPES)  # what they lead to is a value of its own
 
 VhostPolicy = Literal["auto", "require", "off"]
 VHOST_POLICIES: Final = ("auto", "require", "off")
@@ -57,7 +60,8 @@ class InterfaceSpec:
     """One NIC as asked for, built by ``parse_interface`` or straight in Python.
 
     ``type`` is ``"bridge"`` (default; ``bridge`` names a Linux bridge that exists), ``"ethernet"`` (a TAP
-    of its own, no bridge) or ``"network"`` (``network`` is a name, ``bridge`` what it stands for here).
+    of its own, no bridge), ``"network"`` (``network`` is a name, ``bridge`` what it stands for here) or ``"direct"`` (a
+    macvtap on the link that ``source`` names: it has that one's MTU and the guest's own MAC).
     The others have no TAP (``tap`` is False), and QEMU's arguments are all there is of them: ``"user"``,
     ``"vhostuser"``, ``"vdpa"``, ``"udp"``, ``"mcast"``, ``"server"``, ``"client"``; ``source`` says where they lead to.
     ``mac`` is the guest's; left out, a random one in 52:54:00. ``ifname`` is the TAP's name, up to 15
@@ -70,7 +74,8 @@ class InterfaceSpec:
     flooding. With ``virtualport`` the bridge is Open vSwitch's. ``script`` is a program that is run with the TAP's name
     when that is up, ``downscript`` one that is before it goes, and ``tap_ips`` and ``tap_routes`` are the host's, of
     the TAP itself (type ethernet). ``rx_frames`` is ethtool's: how many frames the TAP may gather (the kernel takes 64
-    at the most).
+    at the most). ``bandwidth`` is what its guest may get and send, of any NIC with a TAP of its own; a floor is for
+    type network.
     ``teaming`` "persistent" is the half of a pair that stays when the other, a device of the host, is taken away.
     ``loadparm`` goes with ``boot_order`` on s390: 1 to 8 of ``A-Z 0-9 .`` and space. Fields that are None leave the
     choice to QEMU, as libvirt does.
@@ -124,6 +129,7 @@ class InterfaceSpec:
     tap_ips: tuple[HostIp, ...] = ()
     tap_routes: tuple[HostRoute, ...] = ()
     rx_frames: int | None = None
+    bandwidth: Bandwidth | None = None
     link_state: str | None = None
     teaming: str | None = None
     alias: str | None = None
@@ -205,7 +211,11 @@ _RULES: Final[tuple[tuple[str, Check, str], ...]] = (
     ("bridge", is_link_name, "the name of a Linux bridge, 1 to 15 bytes"),
     ("network", lambda value: is_text(value) and value != "", "the name of a network"),
     ("mac", lambda value: _mac.normalize(value) is not None, _mac.EXPECTED),
-    ("source", lambda value: isinstance(value, Source), "a UserSource, VhostUserSource, VdpaSource or SocketSource"),
+    (
+        "source",
+        lambda value: isinstance(value, Source),
+        "a DirectSource, UserSource, VhostUserSource, VdpaSource or SocketSource",
+    ),
     ("model", is_model, "1 to 63 of A-Z a-z 0-9 _ -: virtio, or a device that QEMU has"),
     (
         "ifname",
@@ -232,6 +242,7 @@ _RULES: Final[tuple[tuple[str, Check, str], ...]] = (
     ("tap_ips", tuple_of(HostIp), "a tuple of HostIp"),
     ("tap_routes", tuple_of(HostRoute), "a tuple of HostRoute"),
     ("rx_frames", whole(0, 2**32 - 1), "a whole number of frames, 0..4294967295"),
+    ("bandwidth", lambda value: isinstance(value, Bandwidth), "a Bandwidth"),
     ("link_state", one_of("up", "down"), "up or down"),
     ("teaming", one_of("persistent"), "persistent"),
     ("alias", is_id, "a letter, then letters, digits and - . _"),
@@ -278,6 +289,7 @@ def _check_source(spec: InterfaceSpec) -> None:
 _NEEDED: Final = {
     "bridge": ("bridge", "the bridge's name"),
     "network": ("network", "the network's name"),
+    "direct": ("source", "a DirectSource"),
     "vhostuser": ("source", "a VhostUserSource"),
     "vdpa": ("source", "a VdpaSource"),
     **dict.fromkeys(("udp", "mcast", "server", "client"), ("source", "a SocketSource")),
@@ -285,7 +297,7 @@ _NEEDED: Final = {
 _PLACES: Final = {
     "bridge": ("bridge", "network"),
     "network": ("network",),
-    "source": TAPLESS_TYPES,
+    "source": SOURCE_TYPES,
     "virtualport": ("bridge", "network"),
     **dict.fromkeys(("script", "downscript", "tap_ips", "tap_routes"), ("ethernet",)),
 }
@@ -299,6 +311,12 @@ def _check_managed(spec: InterfaceSpec) -> None:
     if spec.ifname is None or "%d" in spec.ifname:
         raise SpecError(
             "names no TAP that is there", attribute="ifname", value=spec.ifname, expected="a name, where managed is no"
+        )
+    if spec.bandwidth is not None:
+        raise SpecError(
+            "is not for a TAP that is there: nothing of it is changed",
+            attribute="bandwidth",
+            expected="it left out, and whoever made the TAP to shape it (tc)",
         )
 
 
@@ -316,16 +334,20 @@ def _check_virtualport(spec: InterfaceSpec) -> None:
 _ONLY_FOR: Final[dict[str, tuple[tuple[str, ...], object]]] = {
     **dict.fromkeys(("isolated", "vlan", "mac_table_manager", "rx_frames"), (("bridge", "network"), None)),
     "ifname": (TAP_TYPES, None),
-    "tap_path": (TAP_TYPES, DEFAULT_TAP),
+    "bandwidth": (TAP_TYPES, None),
+    "tap_path": (_TUN_TYPES, DEFAULT_TAP),
     "vhost_path": (TAP_TYPES, DEFAULT_VHOST),
     "sndbuf": (TAP_TYPES, None),
-    "mtu": ((*TAP_TYPES, "vhostuser"), None),
+    "mtu": ((*_TUN_TYPES, "vhostuser"), None),
     "queues": ((*TAP_TYPES, "vhostuser", "vdpa"), 1),
 }
 
 
 def _check_type(spec: InterfaceSpec) -> None:
     """libvirt refuses what a type has no use for: the settings of a port or of a TAP, more queues than one."""
+    if spec.type != "network" and spec.bandwidth and spec.bandwidth.inbound and spec.bandwidth.inbound.floor:
+        problem = "has a floor, which is what a network guarantees"
+        raise SpecError(problem, attribute="bandwidth", value=spec.bandwidth, expected="type network, or no floor")
     if spec.type in ("bridge", "network"):  # which have all of it
         return
     for name, (types, nothing) in _ONLY_FOR.items():

@@ -3,6 +3,7 @@ what else a domain decides for its NICs.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -54,6 +55,7 @@ class Domain(NamedTuple):
     buses: Mapping[int, str] = MappingProxyType({})  # what PCI buses are called, where that is not pci.N
     shared: bool | None = None  # the guest's memory is; None: nobody says
     uuid: str = ""
+    devices: Counter[str] | None = None  # how many of its NICs are on each device of the host's, by their networks
 
 
 def read_domain(root: Element, devices: Element | None) -> Domain:
@@ -68,9 +70,10 @@ def read_domain(root: Element, devices: Element | None) -> Domain:
             machine = machine._replace(virtio=MmioAddress())  # as libvirt: where one device has it, all have
     buses = {0: machine.root, **dict(_buses(devices) if devices is not None else ())}
     if root.tag != "domain":
-        return Domain("kvm", machine, buses)
+        return Domain("kvm", machine, buses, devices=Counter())
     uuid = root.findtext("uuid", "").strip()
-    return Domain(root.get("type", "kvm"), machine, buses, _shares_memory(root), uuid if is_uuid(uuid) else "")
+    uuid = uuid if is_uuid(uuid) else ""
+    return Domain(root.get("type", "kvm"), machine, buses, _shares_memory(root), uuid, Counter())
 
 
 def _buses(devices: Element) -> Iterator[tuple[int, str]]:

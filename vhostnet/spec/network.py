@@ -11,10 +11,22 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from vhostnet.errors import SpecError
-from vhostnet.spec.elements import KNOWN, LATER_ELEMENTS, LATER_TYPES, plain, unless_empty, word, yesno
+from vhostnet.spec.elements import KNOWN, LATER_TYPES, plain, unless_empty, word, yesno
 from vhostnet.spec.machines import attribute
-from vhostnet.spec.parts import PORT_TYPES, Check, PortProfile, Vlan, is_bool, is_link_name, is_text, one_of, whole
-from vhostnet.spec.reading import Place, Reading, asks_for_nothing, at, read, read_parts, read_port_profile, read_vlan
+from vhostnet.spec.parts import (
+    PORT_TYPES,
+    Bandwidth,
+    Check,
+    PortProfile,
+    Vlan,
+    is_bool,
+    is_link_name,
+    is_text,
+    one_of,
+    whole,
+)
+from vhostnet.spec.reading import Place, Reading, at, read, read_bandwidth, read_parts, read_port_profile, read_vlan
+from vhostnet.spec.sources import DirectSource
 from vhostnet.values import dataclass
 
 if TYPE_CHECKING:
@@ -34,16 +46,13 @@ MODES: Final = ("", *ROUTED, *DIRECT, "hostdev")
 
 @dataclass(frozen=True, kw_only=True)
 class PortGroup:
-    """What those of a network's NICs have that name this group; the ``default`` one is of those that name none.
-
-    ``later`` are the elements of it that are not supported yet.
-    """
+    """What those of a network's NICs have that name this group; the ``default`` one is of those that name none."""
 
     name: str
     default: bool = False
     vlan: Vlan | None = None
     virtualport: PortProfile | None = None
-    later: tuple[str, ...] = ()
+    bandwidth: Bandwidth | None = None
 
     def __post_init__(self) -> None:
         _check_values(self, _GROUP_RULES)
@@ -109,6 +118,7 @@ _PORT_RULES: Final[tuple[tuple[str, Check, str], ...]] = (
 _GROUP_RULES: Final = (
     ("name", lambda value: is_text(value) and value != "", "the group's name"),
     ("default", is_bool, _YES_NO),
+    ("bandwidth", lambda value: isinstance(value, Bandwidth), "a Bandwidth"),
     *_PORT_RULES,
 )
 _RULES: Final = (
@@ -289,10 +299,8 @@ def _port_group(element: Element, reading: Reading) -> PortGroup:
     for child in _children(element, reading):
         if child.tag in _SETTINGS:
             told[str(child.tag)] = _SETTINGS[str(child.tag)](child, reading)
-        elif child.tag != "bandwidth":
+        else:
             reading.unknown("is no element that libvirt knows here", at(child))
-        elif not asks_for_nothing(child, str(child.tag)):
-            told["later"] = (*told.get("later", ()), str(child.tag))
     group: PortGroup = _made(PortGroup, told, element, reading)
     return group
 
@@ -304,9 +312,10 @@ def _port_profile(element: Element, reading: Reading) -> PortProfile:
     return profile
 
 
-_SETTINGS: Final = {"vlan": read_vlan, "virtualport": _port_profile}  # what a group and a network give a NIC
-# And what they would, with what to do instead.
-LATER: Final = {"bandwidth": LATER_ELEMENTS["bandwidth"], "pf": "name its virtual functions: <interface dev=...>"}
+# What a group gives a NIC, and the network but for bandwidth, which is its bridge's there.
+_SETTINGS: Final = {"vlan": read_vlan, "virtualport": _port_profile, "bandwidth": read_bandwidth}
+# And what it would, with what to do instead.
+LATER: Final = {"pf": "name its virtual functions: <interface dev=...>"}
 
 
 def _made(make: Any, values: dict[str, Any], element: Element, reading: Reading) -> Any:
@@ -321,24 +330,43 @@ def _made(make: Any, values: dict[str, Any], element: Element, reading: Reading)
 # --- Network -> NIC --------------------------------------------------------------------------------------
 
 
-def plug(element: Element, reading: Reading, network: Network, group_name: str | None) -> None:
+def plug(element: Element, reading: Reading, network: Network, group_name: str | None, taken: Counter[str]) -> None:
     """Put into *reading*, of the <interface> *element*, what such a NIC takes over from its network.
 
     As libvirt's network driver does (networkAllocatePort): what it says itself counts before its group's, and that
-    before the network's.
+    before the network's. *taken* says how many NICs of its document are on each device of the host's.
     """
     values, place = reading.values, reading.places["network"]
     group = _group(network, reading, group_name)
     _take_port(network, group, reading)
-    _check_supported(network, group, place)
-    values["bridge"] = network.bridge
-    values["mac_table_manager"] = network.mac_table_manager
+    _check_supported(network, place)
+    if network.kind == "direct":
+        _go_direct(network, reading, taken)
+    else:
+        values["bridge"] = network.bridge
+        values["mac_table_manager"] = network.mac_table_manager
     if network.isolated and not attribute(element, "port", "isolated"):
         values["isolated"] = True
     if "vlan" in values and not network.takes_vlan:
         raise reading.places["vlan"].error(f"is not for a NIC of network {network.name!r}: {_NO_VLAN}")
     if "vlan" not in values:
         values["vlan"] = (group and group.vlan) or network.vlan
+    if "bandwidth" not in values and group:
+        values["bandwidth"] = group.bandwidth
+
+
+def _go_direct(network: Network, reading: Reading, taken: Counter[str]) -> None:
+    """A macvtap on the device that fewest of this document are on; libvirt knows of its other domains, too.
+
+    A device that is passed through is one NIC's.
+    """
+    device = min(network.devices, key=lambda name: taken[name])
+    if network.forward == "passthrough" and taken[device]:
+        expected = f"{len(network.devices)} NICs of it at the most"
+        raise reading.places["network"].error("has a device for each of its NICs, and no more", expected)
+    taken[device] += 1
+    del reading.values["network"]
+    reading.values |= {"type": "direct", "source": DirectSource(device, network.forward)}
 
 
 def _group(network: Network, reading: Reading, name: str | None) -> PortGroup | None:
@@ -353,7 +381,7 @@ def _group(network: Network, reading: Reading, name: str | None) -> PortGroup | 
     return found
 
 
-def _check_supported(network: Network, group: PortGroup | None, place: Place) -> None:
+def _check_supported(network: Network, place: Place) -> None:
     """What a NIC there would be, and have."""
     kind = network.kind
     if kind == "direct" and not (network.devices or network.later):
@@ -361,9 +389,9 @@ def _check_supported(network: Network, group: PortGroup | None, place: Place) ->
     if kind in LATER_TYPES:
         problem = f"would make a NIC of type {kind} of it (<forward mode={network.forward!r}>)"
         raise place.error(f"{problem}, which is not supported yet: {LATER_TYPES[kind]}")
-    for name in (*network.later, *(group.later if group else ())):
+    for name in network.later:
         raise place.error(f"would give it <{name}>, which is not supported yet: {LATER[name]}")
-    if not network.bridge:
+    if not network.bridge and kind != "direct":
         raise place.error("has no <bridge name=> yet", "a running network's document: virsh net-dumpxml NETWORK")
 
 

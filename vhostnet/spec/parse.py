@@ -5,6 +5,7 @@ libvirt ignores or does not know is refused (``strict``) or warned about; nothin
 for nothing. Values are validated by ``interface.py``; here they are only read, and an error gets its place.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +26,7 @@ from vhostnet.spec.elements import (
     WITHOUT_EFFECT,
     read_sndbuf,
 )
-from vhostnet.spec.interface import TAPLESS_TYPES, VIRTIO_MODELS, VIRTIO_ONLY, InterfaceSpec, is_model
+from vhostnet.spec.interface import SOURCE_TYPES, VIRTIO_MODELS, VIRTIO_ONLY, InterfaceSpec, is_model
 from vhostnet.spec.mac import normalize
 from vhostnet.spec.machines import Domain, attribute, read_domain
 from vhostnet.spec.parts import (
@@ -42,6 +43,7 @@ from vhostnet.spec.reading import (
     missing_source,
     read,
     read_address,
+    read_bandwidth,
     read_host_ip,
     read_host_route,
     read_port_profile,
@@ -105,6 +107,8 @@ def _child(element: _Element, path: str, reading: Reading) -> None:
     if path == "address":
         reading.put("address", read_address(element, reading), at(element))
         reading.places["address"] = at(element)  # there is one, even where it leaves the place open
+    elif path == "bandwidth":
+        reading.put("bandwidth", read_bandwidth(element, reading), at(element))
     elif path in reading.kept:
         reading.kept[path].append(element)
     elif path in reading.elsewhere and (path in NEVER_EMPTY or not asks_for_nothing(element, path)):
@@ -160,7 +164,7 @@ def _other_source(name: str, reading: Reading) -> str:
 def _unmanaged(element: _Element, reading: Reading) -> None:
     """A TAP that is there: its name is its own, whatever it begins with."""
     if reading.values.get("type") != "ethernet":
-        raise at(element, "managed").error("is for a TAP that is not on a bridge of ours", "type ethernet")
+        raise at(element, "managed").error("is for a TAP that is not of our making", "type ethernet, of a macvtap, too")
     for name, text in element.attrib.items():
         if name not in ("dev", "managed"):
             reading.unknown("is no attribute that libvirt knows here", at(element, str(name), str(text)))
@@ -173,7 +177,7 @@ def _unmanaged(element: _Element, reading: Reading) -> None:
 def _finish(element: _Element, reading: Reading, networks: Networks | None, domain: Domain) -> InterfaceSpec:
     """Apply what depends on more than one value, then let the spec validate them all."""
     values = reading.values
-    _resolve(element, reading, networks)
+    _resolve(element, reading, networks, domain)
     _team(reading)
     _drop_driver(reading)
     _drop_vhost(reading, domain)
@@ -185,8 +189,8 @@ def _finish(element: _Element, reading: Reading, networks: Networks | None, doma
         if "rom_bar" in values or "rom_file" in values:
             raise reading.places["_rom_enabled"].error("leaves no ROM that bar= or file= could mean")
         values["rom_file"] = ""
-    if values["type"] in TAPLESS_TYPES:
-        from vhostnet.spec.tapless import finish  # NICs with a TAP need none of it
+    if values["type"] in SOURCE_TYPES and "source" not in values:
+        from vhostnet.spec.tapless import finish  # NICs on a bridge need none of it
 
         if values["type"] == "vhostuser" and domain.shared is False:
             raise Place("interface", "type", at(element).line, "vhostuser").error(*_UNSHARED)
@@ -235,7 +239,7 @@ def _team(reading: Reading) -> None:
     reading.put("teaming", kind, reading.places["_teaming"])
 
 
-def _resolve(element: _Element, reading: Reading, networks: Networks | None) -> None:
+def _resolve(element: _Element, reading: Reading, networks: Networks | None, domain: Domain) -> None:
     """type='network': the caller says what the network is; of a running domain's the XML says the bridge."""
     values, name = reading.values, reading.values.get("network")
     group, running = values.pop("_portgroup", None), "bridge" in values
@@ -249,7 +253,7 @@ def _resolve(element: _Element, reading: Reading, networks: Networks | None) -> 
     if found is not None and not isinstance(found, str):
         from vhostnet.spec.network import plug  # who has bridges' names needs none of it
 
-        plug(element, reading, found, group)
+        plug(element, reading, found, group, Counter() if domain.devices is None else domain.devices)
     elif group is not None and not running:  # or what the group says stands in the XML
         problem = "is a group of a network whose own document is not given"
         raise reading.places["_portgroup"].error(problem, "networks={NAME: parse_network(...)}, or --network FILE")
@@ -286,7 +290,7 @@ def _interface(element: _Element, networks: Networks | None, strict: bool, domai
     if kind in LATER_TYPES:
         place = Place("interface", "type", at(element).line, kind)
         raise place.error(f"is not supported yet: {LATER_TYPES[kind]}", SUPPORTED)
-    if kind in TAPLESS_TYPES:
+    if kind in SOURCE_TYPES:
         from vhostnet.spec.tapless import begin
 
         reading = begin(element, kind, strict)

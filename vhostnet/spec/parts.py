@@ -1,4 +1,4 @@
-"""What a spec has besides plain values, each frozen and checked: addresses, VLANs; and the checks themselves."""
+"""What a spec has besides plain values, each frozen and checked: addresses, VLANs, bandwidth; and the checks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from vhostnet.values import dataclass, field
 
 MAX_VLAN: Final = 4094  # 4095 is reserved, and 0 is none
 NATIVE_MODES: Final = ("untagged", "tagged")
+MAX_RATE: Final = 2**54  # kB/s: 1000 times as much is what 64 bits hold; libvirt's limit
+MAX_BURST: Final = 2**22 - 1  # KiB: in bytes what 32 bits hold; likewise
+TICK: Final = 64  # ns; the kernel counts how long a burst takes at the rate, in 32 bits of these
 
 # --- what one value may be -------------------------------------------------------------------------------
 
@@ -39,6 +42,17 @@ def is_generated(alias: object) -> bool:
 def is_addr(value: object) -> bool:
     """A PCI slot, with or without function, as QEMU's ``addr=`` takes it: ``0x7``, ``0x7.0x1``."""
     return isinstance(value, str) and re.fullmatch(_ADDR, value) is not None
+
+
+def is_link_name(value: object) -> bool:
+    """A link that exists already: whatever the kernel's dev_valid_name() lets exist."""
+    return (
+        is_text(value)
+        and isinstance(value, str)
+        and 0 < len(value.encode()) <= 15
+        and value not in (".", "..")
+        and not re.search(r"[/:\s]", value)
+    )
 
 
 def matches(pattern: str) -> Check:
@@ -79,17 +93,6 @@ def is_text(value: object) -> bool:
 def is_path(value: object) -> bool:
     """An absolute path that is such text."""
     return is_text(value) and isinstance(value, str) and value.startswith("/") and len(value) < 4096
-
-
-def is_link_name(value: object) -> bool:
-    """A link that exists already: whatever the kernel's dev_valid_name() lets exist."""
-    return (
-        is_text(value)
-        and isinstance(value, str)
-        and 0 < len(value.encode()) <= 15
-        and value not in (".", "..")
-        and not re.search(r"[/:\s]", value)
-    )
 
 
 def is_program(value: object) -> bool:
@@ -380,6 +383,65 @@ def _length(address: str) -> int:
     if len(there) == 16:
         return 64
     return next((length for below, length in ((128, 8), (192, 16), (224, 24)) if there[0] < below), -1)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What may pass in one direction: ``average`` in kB (of 1000 bytes) a second, ``burst`` in KiB (of 1024).
+
+    ``peak``, in kB/s, is what it may be for as long as a burst lasts; None is the average. ``burst`` None is libvirt's
+    choice, 1.6 kB. That is of what a guest gets, and of a macvtap of what it sends; the other direction has a burst of
+    a second, and no peak, as in libvirt. ``floor``, in kB/s, is what a network of libvirt's guarantees its guest.
+    """
+
+    average: int | None = None
+    peak: int | None = None
+    burst: int | None = None
+    floor: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, top in {"average": MAX_RATE, "peak": MAX_RATE, "burst": MAX_BURST, "floor": MAX_RATE}.items():
+            value = getattr(self, name)
+            if value is not None and not is_whole(value, 1, top):
+                unit = "KiB" if name == "burst" else "kB a second"
+                raise SpecError("is not allowed", attribute=name, value=value, expected=f"{unit}, 1..{top}")
+        if self.average is None and self.floor is None:
+            raise SpecError("is missing", attribute="average", expected="kB a second")
+        for name in ("peak", "burst"):
+            if self.average is None and getattr(self, name) is not None:
+                raise SpecError("says nothing without an average", attribute=name, value=getattr(self, name))
+        if self.average is not None and self.burst is not None and burst_ticks(self.burst, self.average) >= 2**32:
+            most = self.average * (2**32 - 1) * TICK // 1024 // 10**6
+            raise SpecError(
+                "takes longer than the kernel can count at this average: 274 s",
+                attribute="burst",
+                value=self.burst,
+                expected=f"KiB, 1..{most}",
+            )
+
+
+def burst_ticks(burst: int, average: int) -> int:
+    """How long a burst of so many KiB takes at so many kB a second."""
+    return -(-burst * 1024 * 10**6 // (average * TICK))
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """What a NIC may get (``inbound``, as its guest sees it) and send (``outbound``); None has no limit."""
+
+    inbound: Rate | None = None
+    outbound: Rate | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("inbound", "outbound"):
+            value = getattr(self, name)
+            if not isinstance(value, (Rate, type(None))):
+                raise SpecError("is not allowed", attribute=name, value=value, expected="a Rate")
+        if self.inbound is None and self.outbound is None:
+            raise SpecError("is missing", attribute="inbound", expected="a Rate of one direction or of both")
+        if self.outbound is not None and self.outbound.floor is not None:
+            expected = "no floor: it is of what a guest gets"
+            raise SpecError("is not allowed", attribute="outbound", value=self.outbound, expected=expected)
 
 
 @dataclass(frozen=True)

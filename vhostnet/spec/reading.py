@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vhostnet.errors import SpecError, VhostnetWarning
 from vhostnet.spec.elements import (
     ADDRESSES,
+    BANDWIDTH,
     HOST_IPS,
     LATER_ADDRESSES,
     LATER_PORTS,
@@ -24,11 +25,13 @@ from vhostnet.spec.parts import (
     MAX_VLAN,
     PORT_TYPES,
     Address,
+    Bandwidth,
     CcwAddress,
     HostIp,
     HostRoute,
     PciAddress,
     PortProfile,
+    Rate,
     SpaprVioAddress,
     UsbAddress,
     VirtualPort,
@@ -320,3 +323,37 @@ def _bits(element: Element, netmask: str) -> int:
     if len(mask) != 4 or hosts & (hosts + 1):
         raise at(element, "netmask").error("is no mask of a network", "such as 255.255.0.0, for ipv4; or prefix=")
     return 32 - hosts.bit_length()
+
+
+def read_bandwidth(element: Element, reading: Reading) -> Bandwidth | None:
+    """What a <bandwidth> says; None where it asks for nothing."""
+    read_parts(element, BANDWIDTH["bandwidth"], reading)
+    rates: dict[str, Rate | None] = {}
+    for child in element:
+        tag = str(child.tag)
+        if tag not in ("inbound", "outbound"):
+            reading.unknown("is no element that libvirt knows here", at(child))
+            continue
+        if tag in rates:
+            raise at(child).error("is given twice")
+        rates[tag] = _rate(child, reading)
+    return Bandwidth(**rates) if any(rates.values()) else None
+
+
+def _rate(element: Element, reading: Reading) -> Rate | None:
+    """One direction. Of what a guest gets an average of 0 is none, and what stands beside it says nothing."""
+    inbound = element.tag == "inbound"
+    if "floor" in element.attrib and not (inbound and reading.values.get("type") == "network"):
+        expected = "<inbound> of type network, or no floor="
+        raise at(element, "floor").error("is what a network guarantees its guest that it gets", expected)
+    told = read_parts(element, BANDWIDTH[f"bandwidth/{element.tag}"], reading)
+    if not told.keys() & {"average", "floor"}:
+        raise at(element, "average").error("is missing", "average='KILOBYTES A SECOND'")
+    if told.get("average") == 0 and not inbound:
+        raise at(element, "average").error("is not allowed", "kB a second, 1 or more; without a limit no <outbound>")
+    asked = {name: number for name, number in told.items() if number}
+    if told.get("average") == 0:
+        for name in sorted(asked.keys() - {"floor"}):
+            reading.unknown("has no effect beside an average of 0", at(element, name))
+            del asked[name]
+    return _made(Rate, asked, element) if asked else None

@@ -1,4 +1,4 @@
-"""Where NICs without a TAP lead to: frozen values, each the ``source`` of an InterfaceSpec."""
+"""Where NICs on no bridge lead to: frozen values, each the ``source`` of an InterfaceSpec."""
 
 from __future__ import annotations
 
@@ -6,10 +6,28 @@ import re
 from typing import Final
 
 from vhostnet.errors import SpecError
-from vhostnet.spec.parts import Source, is_path, is_text, is_whole
+from vhostnet.spec.parts import Source, is_link_name, is_path, is_text, is_whole
 from vhostnet.values import dataclass
 
+MODES: Final = ("vepa", "bridge", "private", "passthrough")
 LENGTHS: Final = {"ipv4": (4, 27), "ipv6": (64, 64)}  # of a user NIC's network, in bits: libvirt's rule
+
+
+@dataclass(frozen=True)
+class DirectSource(Source):
+    """The link that a macvtap is on, and how those on one link hear each other.
+
+    ``vepa``: by way of the switch beyond it; ``bridge``: straight; ``private``: not at all. ``passthrough``: there is
+    but one, and the link has its MAC, until it is gone and the kernel puts the link's own back.
+    """
+
+    dev: str
+    mode: str = "vepa"
+    types = ("direct",)
+
+    def __post_init__(self) -> None:
+        _check("dev", self.dev, is_link_name(self.dev), "the name of a link, 1 to 15 bytes")
+        _check("mode", self.mode, self.mode in MODES, " or ".join(MODES))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The map of <interface> for NICs without a TAP: what only they have, what they cannot have, and where they lead to."""
+"""The map of <interface> for NICs on no bridge: what only they have, what they cannot have, and where they lead to."""
 
 from __future__ import annotations
 
@@ -17,9 +17,19 @@ from vhostnet.spec.elements import (
     word,
     yesno,
 )
+from vhostnet.spec.interface import TAP_TYPES
 from vhostnet.spec.parts import Source
-from vhostnet.spec.reading import Place, Reading, at, missing_source, read
-from vhostnet.spec.sources import LENGTHS, SocketSource, UserSource, VdpaSource, VhostUserSource, canonical
+from vhostnet.spec.reading import Elsewhere, Place, Reading, at, missing_source, read
+from vhostnet.spec.sources import (
+    LENGTHS,
+    MODES,
+    DirectSource,
+    SocketSource,
+    UserSource,
+    VdpaSource,
+    VhostUserSource,
+    canonical,
+)
 
 if TYPE_CHECKING:
     from vhostnet.spec.document import Element
@@ -27,6 +37,7 @@ if TYPE_CHECKING:
 # As elements.KNOWN, by type; every name begins with "_", since none is a field: finish() uses them.
 _SOCKET: Final[Known] = {"source": {"address": ("_address", plain), "port": ("_port", whole)}}
 OWN: Final[dict[str, Known]] = {
+    "direct": {"source": {"dev": ("_dev", plain), "mode": ("_mode", word(**{mode: mode for mode in MODES}))}},
     "user": {},
     "vhostuser": {
         "source": {
@@ -48,12 +59,23 @@ _BRIDGED: Final = (REFUSED, "type bridge or network")
 _TAP: Final = (REFUSED, "type bridge, network or ethernet")
 _ELSEWHERE: Final = {
     **ELSEWHERE["user"],
-    "bandwidth": None,
     "coalesce": _BRIDGED,
     "filterref": _BRIDGED,
     "port": _BRIDGED,
     "vlan": _BRIDGED,
     "virtualport": _BRIDGED,
+}
+_DIRECT: Final[Elsewhere] = {
+    **ELSEWHERE["direct"],
+    "filterref": _TAP,
+    "vlan": (
+        "is not supported yet: libvirt has it for passthrough on a VF alone",
+        "no <vlan>: ip link set PF vf NUMBER vlan ID, or a VLAN device of its own as the parent",
+    ),
+    "virtualport": (
+        "is not supported yet: it would be lldpad's (802.1Qbg) or the card's (802.1Qbh)",
+        "no <virtualport>; where the switch needs one, lldptool gives it to the parent",
+    ),
 }
 _MANY: Final = {"user": ("ip",)}  # elements that may come more than once
 
@@ -63,7 +85,11 @@ def begin(element: Element, kind: str, strict: bool) -> Reading:
     backend = element.find("backend")
     if backend is not None and backend.get("type") == "passt":
         raise at(backend, "type").error(f"is not supported yet: {LATER_ATTRIBUTES['backend', 'type']}")
-    reading = Reading(strict, OWN[kind], _ELSEWHERE, _MANY.get(kind, ()))
+    if kind == "direct" and element.get("trustGuestRxFilters") == "yes":
+        problem = "is not supported yet: nobody here listens to QEMU"
+        raise at(element, "trustGuestRxFilters").error(problem, "no, and one MAC for as long as the guest runs")
+    elsewhere = _DIRECT if kind == "direct" else _ELSEWHERE
+    reading = Reading(strict, OWN[kind], elsewhere, _MANY.get(kind, ()))
     reading.values["type"] = kind
     return reading
 
@@ -73,10 +99,8 @@ def finish(element: Element, reading: Reading) -> None:
     kind = reading.values["type"]
     if "tap_path" in reading.places:
         raise reading.places["tap_path"].error(*_TAP)
-    for name in ("vhost_path", "sndbuf", "ifname"):
-        reading.drop(name, f"on type {kind}, which has no TAP")
-    if reading.values.get("vhost") == "require":
-        reading.drop("vhost", f"on type {kind}, which has no TAP")
+    if kind not in TAP_TYPES:
+        _drop_of_taps(reading, kind)
     own = {name: reading.values.pop(name) for name in list(reading.values) if name.startswith("_")}
     try:
         source = _MAKERS.get(kind, _socket)(element, reading, own)
@@ -94,6 +118,13 @@ def finish(element: Element, reading: Reading) -> None:
         raise reading.places.get(f"_{error.attribute}", missing).error(error.problem, error.expected) from None
 
 
+def _drop_of_taps(reading: Reading, kind: str) -> None:
+    for name in ("vhost_path", "sndbuf", "ifname", "bandwidth"):
+        reading.drop(name, f"on type {kind}, which has no TAP")
+    if reading.values.get("vhost") == "require":
+        reading.drop("vhost", f"on type {kind}, which has no TAP")
+
+
 # Where what is missing would stand, if not in <source>.
 _LOCAL: Final = {"local_address": "address", "local_port": "port"}
 
@@ -102,6 +133,12 @@ def _socket(_: Element, __: Reading, own: dict[str, Any]) -> Source:
     if "_port" not in own:
         raise SpecError("is missing", attribute="port", expected="a port, 1..65535")
     return SocketSource(**{name[1:]: value for name, value in own.items()})
+
+
+def _direct(_: Element, __: Reading, own: dict[str, Any]) -> Source:
+    if "_dev" not in own:
+        raise SpecError("is missing, and type direct needs it", attribute="dev", expected="the name of a link")
+    return DirectSource(own["_dev"], own.get("_mode", MODES[0]))
 
 
 def _vdpa(_: Element, __: Reading, own: dict[str, Any]) -> Source:
@@ -171,6 +208,7 @@ def _check_ip(element: Element, reading: Reading) -> None:
 
 
 _MAKERS: Final[dict[str, Callable[[Element, Reading, dict[str, Any]], Source | None]]] = {
+    "direct": _direct,
     "user": _user,
     "vdpa": _vdpa,
     "vhostuser": _vhost_user,

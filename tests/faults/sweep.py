@@ -651,6 +651,7 @@ def sweep(parts: Sequence[str], errnos: Sequence[int]) -> Tally:
         vhostnet.close_nics(vhostnet.open_nics([*nics(1, 1), *_direct(1)], engine=engine))
         vhostnet.list_nics()
         vhostnet.plan_nics(nics(1), engine=engine)
+    calm()
     with contextlib.suppress(Enough):
         for part in parts:
             PARTS[part](errnos, tally)

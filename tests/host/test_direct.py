@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import signal
 import socket
@@ -484,10 +485,14 @@ def test_one_that_is_to_last(engine, no_leaks):
 # --- one that is there already: managed='no' ----------------------------------------------------------------
 
 
+INDEXES = itertools.count(5 * 10**6, 5 * 10**6)  # apart by more than there are pids
+
+
 @pytest.fixture
 def theirs(parent):
     """As a device plugin has it: the link, and its node in /dev, which is the kernel's own where that is a devtmpfs."""
-    index = 10**6 + os.getpid()  # nobody's in another network namespace
+    # Nobody's in another network namespace, nor in the one before, whose end takes the node of that name with it.
+    index = next(INDEXES) + os.getpid()
     ip(f"link add link {PARENT} name mine index {index} address 02:00:00:00:00:07 up type macvtap mode bridge")
     node = Path(f"/dev/tap{index}")
     made = not node.exists()

@@ -297,6 +297,7 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
     ),
     ("PLUG", _errno.ETIMEDOUT): (HostError, "see to it that it runs: systemctl status openvswitch-switch"),
     ("PLUG", _errno.EIO): (HostError, "the switch must be in the network namespace of the NIC; its log says more"),
+    ("REPLUG", _errno.ESTALE): (DeviceGone, "somebody took its port out: open the NIC anew"),
     ("SCRIPT", _errno.ENOENT): (HostError, "give its path in <script path=>, or have it in $PATH"),
     ("SCRIPT", _errno.EACCES): (NotPermitted, "make it executable: chmod +x"),
     ("SCRIPT", _errno.EPERM): (NotPermitted, "root must be able to give up its other capabilities (CAP_SETPCAP)"),
@@ -320,7 +321,7 @@ def host_error(
     *subject* is what the act was about besides the NIC: a device's path, or a bridge's name; *said* are the kernel's
     own words.
     """
-    likewise = "TAP_OPEN" if act == "ADOPT" else act
+    likewise = {"ADOPT": "TAP_OPEN", "REPLUG": "PLUG"}.get(act, act)
     rows = (_MEANINGS.get((key, errno)) for key in (act, call, likewise, None))
     kind, remedy = next(filter(None, rows), (HostError, ""))
     problem = os.strerror(errno)

@@ -375,6 +375,25 @@ def test_it_changes_comes_and_goes(engine, bridge, no_leaks):
     change(engine, ALONE)
 
 
+@pytest.mark.parametrize("kind", ["ethernet", "direct"])
+def test_of_one_that_is_on_no_bridge_too(engine, kind, request):
+    """In its place: it does not leave any."""
+    source = None
+    if kind == "direct":
+        request.getfixturevalue("macvtaps")
+        ip("link add p0 type veth peer name q0")
+        source = DirectSource("p0")
+    plain = InterfaceSpec(type=kind, source=source, vhost="off", mac="52:54:00:00:00:01")
+    one_way = (lambda rate: Bandwidth(outbound=rate)) if kind == "direct" else Bandwidth
+    with vhostnet.open_nic(plain, engine=engine) as nic:
+        before = nic.fds, nic.mtu
+        for bandwidth in (one_way(Rate(1000)), one_way(Rate(7)), None, one_way(Rate(9)), None):
+            spec = dataclasses.replace(plain, bandwidth=bandwidth)
+            nic.update(spec)
+            assert roots(nic.ifname) == ({"htb"} if bandwidth else {"noqueue"}, False)
+            assert (nic.fds, nic.mtu, nic.spec, link(nic.ifname)["up"]) == (*before, spec, True)
+
+
 @pytest.mark.shaping
 def test_what_a_guest_sends_changes_too(engine, bridge, no_leaks):
     change(engine, BOTH)

@@ -22,6 +22,7 @@ from vhostnet import DirectSource, HostError, InterfaceSpec, NameBusy, NoSuchLin
 from vhostnet.commands.demo import ask_qemu
 from vhostnet.engines import _uapi
 from vhostnet.process import netns
+from vhostnet.values import replace
 
 PARENT, PEER = "p0", "q0"
 MAC = "52:54:00:00:00:01"
@@ -323,8 +324,13 @@ def test_a_refusal_puts_the_parents_mac_back(engine):
 
 
 def test_what_cannot_change_is_named(engine):
-    with vhostnet.open_nic(wish(), engine=engine) as nic, pytest.raises(SpecError, match="is on no bridge"):
-        nic.update(InterfaceSpec(bridge="br0"))
+    spec = wish()
+    with vhostnet.open_nic(spec, engine=engine) as nic:
+        with pytest.raises(SpecError, match="type='bridge' is not for a NIC that is on no bridge"):
+            nic.update(InterfaceSpec(bridge="br0"))
+        other = replace(spec, source=DirectSource(spec.source.dev, "private"))
+        with pytest.raises(SpecError, match="source=.* cannot change while the NIC is there, on no bridge"):
+            nic.update(other)
 
 
 def test_it_is_for_no_pool(engine):

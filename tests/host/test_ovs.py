@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,19 @@ from kernel import ip, link
 
 import vhostnet
 from bench import openvswitch
-from vhostnet import HostError, InterfaceSpec, NameBusy, NoSuchBridge, SpecError, Unsupported, VirtualPort, Vlan
+from vhostnet import (
+    Bandwidth,
+    DeviceGone,
+    HostError,
+    InterfaceSpec,
+    NameBusy,
+    NoSuchBridge,
+    Rate,
+    SpecError,
+    Unsupported,
+    VirtualPort,
+    Vlan,
+)
 from vhostnet.slow import ovsdb
 from vhostnet.values import replace
 
@@ -391,10 +404,78 @@ def test_a_port_that_is_another_s_by_now_stays(engine, switch):
     switch.vsctl("del-port", "nic0")
 
 
-def test_it_is_not_updated(engine, switch):
-    with vhostnet.open_nic(wish(mac="52:54:00:00:00:01"), engine=engine) as nic:
-        with pytest.raises(SpecError, match="virtualport=.* is a port of Open vSwitch"):
-            nic.update(wish(mac="52:54:00:00:00:01", bridge="ovs1"))
+CHANGES = [
+    ({"vlan": Vlan((5,))}, {"tag": 5}, {}),
+    ({"vlan": Vlan((5, 6), True, 6)}, {"tag": 6, "trunks": [5, 6], "vlan_mode": "native-untagged"}, {}),
+    ({"vlan": Vlan((7,), trunk=True)}, {"trunks": 7}, {}),
+    (
+        {"virtualport": VirtualPort(UUID, "bob", VM)},
+        {},
+        {"port-profile": "bob", "ifname": "nic0", "vm-id": VM},
+    ),
+    ({"vlan": Vlan((5,))}, {"tag": 5}, {}),
+    ({}, {}, {}),
+]
+
+
+def test_it_changes_where_it_is(engine, switch):
+    plain = wish(mac="52:54:00:00:00:01")
+    with vhostnet.open_nic(plain, engine=engine) as nic:
+        before, fds = switch.seen("nic0"), nic.fds
+        for fields, tagging, more in CHANGES:
+            nic.update(replace(plain, **fields))
+            found, ids, _, mark = columns(switch)
+            assert (found, ids, mark) == (tagging, {**IDS, **more}, link_alias("nic0"))
+            assert (nic.fds, nic.spec) == (fds, replace(plain, **fields))
+            after = switch.seen("nic0")
+            assert (after["ofport"], after["_uuid"]) == (before["ofport"], before["_uuid"])
+        assert nic.needs_closing
+
+
+def test_its_bandwidth_changes_and_the_switch_leaves_it_alone(engine, switch):
+    plain = wish(mac="52:54:00:00:00:01")
+    with vhostnet.open_nic(replace(plain, bandwidth=Bandwidth(Rate(1000))), engine=engine) as nic:
+        assert [timing.act for timing in nic.timings] == ["TAP_OPEN", "LINK", "PLUG", "TC", "UP"]
+        with vhostnet.open_nic(wish("nic1"), engine=engine):  # for which the switch looks at all it has
+            switch.seen("nic1")
+            assert classes("nic0") == ["rate 8Mbit"]
+        nic.update(replace(plain, bandwidth=Bandwidth(Rate(500)), vlan=Vlan((5,))))
+        assert (classes("nic0"), columns(switch)[0]) == (["rate 4Mbit"], {"tag": 5})
+        nic.update(plain)
+        assert (classes("nic0"), link("nic0")["qdisc"]) == ([], "noqueue")
+
+
+def classes(name):
+    done = subprocess.run(["tc", "class", "show", "dev", name], capture_output=True, text=True, check=True)
+    return re.findall(r"rate \S+", done.stdout)
+
+
+@pytest.mark.parametrize("fields", [{"bridge": "ovs1"}, {"isolated": False}, {"queues": 2}])
+def test_what_of_it_cannot_change(engine, switch, fields):
+    plain = wish(mac="52:54:00:00:00:01")
+    with vhostnet.open_nic(plain, engine=engine) as nic:
+        with pytest.raises(SpecError, match="cannot change while the NIC is there, on a bridge of Open vSwitch"):
+            nic.update(replace(plain, **fields))
+        with pytest.raises(SpecError, match="virtualport='bridge' is not for a NIC that is on a bridge of Open"):
+            nic.update(replace(plain, virtualport=None))
+
+
+def test_one_that_somebody_took_out_cannot_change(engine, switch):
+    plain = wish(mac="52:54:00:00:00:01")
+    with vhostnet.open_nic(plain, engine=engine) as nic:
+        switch.vsctl("del-port", "nic0")
+        with pytest.raises(DeviceGone, match="REPLUG \\(OVSDB\\) of nic0: no port of ours any more"):
+            nic.update(replace(plain, vlan=Vlan((5,))))
+        assert nic.spec == plain
+
+
+def test_refused_by_the_kernel_it_is_the_port_it_was(engine, switch):
+    plain = wish(mac="52:54:00:00:00:01", vlan=Vlan((5,)))
+    with vhostnet.open_nic(plain, engine=engine) as nic:
+        ip("link set nic0 netns 1")  # where no engine would find it by its name
+        with pytest.raises(HostError):
+            nic.update(replace(plain, vlan=Vlan((6,)), bandwidth=Bandwidth(Rate(500))))
+        assert (columns(switch)[0], nic.spec) == ({"tag": 5}, plain)
 
 
 def test_left_down_it_is_in_the_switch_and_comes_up(engine, switch):

@@ -54,10 +54,10 @@ def _open(nics: Sequence[FoundNic], engine: Engine) -> list[NicRow]:
 
 
 def _row(nic: FoundNic) -> NicRow:
-    """A macvtap is known by its mark, without an fd."""
-    macvtap = Macvtap() if nic.kind == "macvtap" else None
+    """A macvtap is known by its mark, and held without an fd."""
     left = Slow(Plug(nic.bridge or "")) if nic.plugged else NOTHING_SLOW
-    return held_row(nic.ifname, nic.ifindex, _NO_FDS, nic.mark.text, macvtap=macvtap, slow=left)
+    row = held_row(nic.ifname, nic.ifindex, _NO_FDS, nic.mark.text, slow=left)
+    return row._replace(macvtap=Macvtap()) if nic.kind == "macvtap" else row._replace(held=None)
 
 
 _NO_FDS: Final = Fds((), ())

@@ -185,9 +185,7 @@ class Nic:
         """
         with under_way, self._lock:
             program = plan_up(self.held()._replace(adopted=False), self.spec)
-            result = (
-                slow.run(self._engine, program) if self._home is None else self._home.call(self._engine.run, program)
-            )
+            result = self._run(program)
             if result.failures:
                 raise refusal(program, result.failures[0])
             self._is_up = True
@@ -196,23 +194,29 @@ class Nic:
         """Make it the port that *spec* asks for: bridge, VLANs, isolation, forwarding entry, coalescing, MTU, and
         what it may get and send.
 
-        All of it or nothing; no frame passes in between, and for about a millisecond none at all. One whose guest gets
-        as much as there is again has noqueue. What a guest would have to know of cannot be changed. Raises SpecError
-        naming that; HostError, and then it is the port it was (``undoing`` says what was refused while it was made so
-        again); NicClosed.
+        All of it or nothing; no frame passes in between, and for about a millisecond none at all. A port of Open
+        vSwitch stays where it is, with other VLANs and ids; of it, of type ethernet and of a macvtap the bandwidth
+        changes while frames pass. One whose guest gets as much as there is again has noqueue. What a guest would have
+        to know of cannot be changed. Raises SpecError naming that; HostError, and then it is the port it was
+        (``undoing`` says what was refused while it was made so again); NicClosed.
         """
         _check_update(self.spec, spec)
         with under_way, self._lock:
             held = self.held()
             program = plan_update(held, self.spec, spec, up=self._is_up)
-            result = self._engine.run(program)
+            result = self._run(program)
             if result.failures:
                 error = refusal(program, result.failures[0])
-                before = plan_update(held, spec, self.spec, up=self._is_up)
-                undone = self._engine.run(before)
+                before = plan_update(held._replace(slow=program.nics[0].slow), spec, self.spec, up=self._is_up)
+                undone = self._run(before)
                 error.undoing = refusal(before, undone.failures[0]) if undone.failures else None
                 raise error
-            self.spec, self.mtu = spec, cast(NicResult, result.nics[0]).mtu
+            self.spec, self._slow = spec, program.nics[0].slow
+            self.mtu = cast(NicResult, result.nics[0]).mtu or self.mtu
+
+    def _run(self, program: Program) -> Result:
+        """Where it is: an engine finds a TAP anywhere, by its fd, and a macvtap where it was made."""
+        return self._home.call(slow.run, self._engine, program) if self._home else slow.run(self._engine, program)
 
     def reset_queues(self) -> None:
         """Make it ready for the next QEMU: every queue attached, and every vhost-net fd fresh, all or none.
@@ -364,24 +368,31 @@ class Nic:
         return f"<Nic {self.ifname} ({self.ifindex}): {state}>"
 
 
-_PORTS: Final = ("type", "bridge", "network", "mtu", "isolated", "vlan", "mac_table_manager", "rx_frames", "bandwidth")
+# What can change, by where a NIC is.
+_CHANGES: Final = {
+    "on a Linux bridge": (
+        *("type", "bridge", "network", "mtu", "isolated", "vlan", "mac_table_manager", "rx_frames", "bandwidth"),
+    ),
+    "on a bridge of Open vSwitch": ("type", "network", "vlan", "virtualport", "bandwidth"),
+    "on no bridge": ("bandwidth",),
+}
+
+
+def _place(spec: InterfaceSpec) -> str:
+    if spec.virtualport:
+        return "on a bridge of Open vSwitch"
+    return "on a Linux bridge" if spec.type in ("bridge", "network") else "on no bridge"
 
 
 def _check_update(old: InterfaceSpec, new: InterfaceSpec) -> None:
-    for spec in (old, new):
-        if spec.virtualport:
-            raise SpecError(
-                "is a port of Open vSwitch, which is not changed here",
-                attribute="virtualport",
-                value=spec.virtualport.interfaceid,
-                expected="ovs-vsctl set port, or a NIC anew",
-            )
-        if spec.type == "ethernet":
-            raise SpecError("is on no bridge", attribute="type", value=spec.type, expected="type bridge or network")
+    place = _place(old)
+    if _place(new) != place:
+        attribute = "virtualport" if old.virtualport or new.virtualport else "type"
+        raise SpecError(f"is not for a NIC that is {place}", attribute=attribute, value=new.type, expected="a NIC anew")
     for name, value in vars(old).items():
-        if name not in _PORTS and getattr(new, name) != value:
+        if name not in _CHANGES[place] and getattr(new, name) != value:
             raise SpecError(
-                "cannot change while the NIC is there",
+                f"cannot change while the NIC is there, {place}",
                 attribute=name,
                 value=getattr(new, name),
                 expected=f"{value!r}, as it is",

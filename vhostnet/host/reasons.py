@@ -49,7 +49,7 @@ def refusal(program: Program, failure: Failure) -> HostError:
         subject = nic.wish
     elif act.op in _ON_BRIDGE:
         subject = nic.bridge
-    elif act.op == Op.PLUG and nic.slow.plug:
+    elif act.op in (Op.PLUG, Op.REPLUG) and nic.slow.plug:
         subject = nic.ifname if result.errno == errno.EEXIST else nic.slow.plug.bridge
     error = host_error(
         result.errno,

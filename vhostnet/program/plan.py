@@ -40,7 +40,8 @@ A batch runs all acts of one kind before the next kind, so netlink messages go o
 A NIC that exists already (``held``) takes other acts: VHOST_OPEN and ATTACH for the next QEMU on it; ALTNAME or RENAME
 and LINK, in one send, for one that was made ahead and is taken now, and 6 to 11 where it has settings; DELETE, which
 takes link and fds away; LEAVE, and then as a new one from LINK on, for one that becomes another port. One that was or
-is to be limited in what it sends has QDISC in between: noqueue puts away whatever root there is, and all below it.
+is to be limited in what it sends has QDISC in between: noqueue puts away whatever root there is, and all below it. One
+that is on no Linux bridge stays where it is, and has REPLUG for its port of Open vSwitch, QDISC and TC for bandwidth.
 
 9, 12 and 13 are slow acts (vhostnet/slow/). What of them a NIC would leave behind goes before it does: DOWNSCRIPT while
 it is there as it was, then UNADDRESS (of a link that stays), then UNPLUG, in one transaction for all. Each is tried,
@@ -307,8 +308,10 @@ def plan_update(held: NicRow, was: InterfaceSpec, spec: InterfaceSpec, *, up: bo
     """The Program that makes a NIC, which *was* another port or is on its way from that, the port that *spec* asks for.
 
     It leaves its bridge, and with that all that was set of the port, and joins as a new one does: at no time does a
-    frame pass between what it was and what it is to be.
+    frame pass between what it was and what it is to be. One that is on no Linux bridge stays where it is.
     """
+    if spec.virtualport or spec.type not in ("bridge", "network"):
+        return _plan_in_place(held, was, spec)
     row = _port_row(held, spec, held.alias)
     before = shaping_of(was)
     ops = {*_settings_of(row), Op.COALESCE}  # no frames, where there were some
@@ -318,7 +321,19 @@ def plan_update(held: NicRow, was: InterfaceSpec, spec: InterfaceSpec, *, up: bo
     return Program((row,), _LEAVE + root + _LINK + _these(ops) + (_UP if up else ()))
 
 
+def _plan_in_place(held: NicRow, was: InterfaceSpec, spec: InterfaceSpec) -> Program:
+    """What the switch is told of it, and its bandwidth: up as it is, it has none for some microseconds."""
+    before, after = shaping_of(was), shaping_of(spec)
+    slow = _slow(spec, held.ifname) if spec.virtualport else held.slow
+    acts: tuple[Act, ...] = _REPLUG if slow.plug != held.slow.plug else ()
+    if before != after:
+        acts += (_QDISC if before.rate or after.rate else ()) + _TC
+    return Program((held._replace(adopted=False, shaping=after, slow=slow),), acts)
+
+
 _LEAVE: Final = (Act(Op.LEAVE, 0),)
+_REPLUG: Final = (Act(Op.REPLUG, 0),)
+_TC: Final = (Act(Op.TC, 0),)
 _QDISC: Final = (Act(Op.QDISC, 0),)
 
 

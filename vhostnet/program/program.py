@@ -44,6 +44,7 @@ class Op(enum.IntEnum):
     DOWNSCRIPT = 67
     UNADDRESS = 68
     UNPLUG = 69
+    REPLUG = 70
 
 
 SLOW: Final = 64  # acts from here on are no engine's: see vhostnet/slow/
@@ -311,7 +312,7 @@ _STATES: Final = ("new", "held", "held with its vhost-net fds", "adopted")
 _MAKING: Final = (Op.TAP_OPEN, Op.ADOPT, Op.MACVTAP, Op.SELFTEST)
 # What is not for a NIC that is so.
 _BARRED: Final = (
-    (Op.ADOPT, Op.LEAVE, Op.ATTACH, Op.DELETE, Op.DOWNSCRIPT, Op.UNADDRESS),
+    (Op.ADOPT, Op.LEAVE, Op.ATTACH, Op.DELETE, Op.DOWNSCRIPT, Op.UNADDRESS, Op.REPLUG),
     _MAKING,
     (*_MAKING, Op.VHOST_OPEN),
     tuple(op for op in Op if op not in (Op.ADOPT, Op.VHOST_OPEN, Op.SELFTEST, Op.SCRIPT, Op.ADDRESS)),
@@ -326,7 +327,7 @@ _NEEDED: Final = {
     Op.PERSIST: _LASTS,
     Op.TC: _HAS_SHAPING,
     Op.MACVTAP: _MACVTAP,
-    **dict.fromkeys((Op.PLUG, Op.UNPLUG), _HAS_PLUG),
+    **dict.fromkeys((Op.PLUG, Op.UNPLUG, Op.REPLUG), _HAS_PLUG),
     Op.SCRIPT: _HAS_SCRIPT,
     Op.DOWNSCRIPT: _HAS_DOWNSCRIPT,
     **dict.fromkeys((Op.ADDRESS, Op.UNADDRESS), _HAS_ADDRESS),
@@ -401,7 +402,7 @@ def _describe(act: Act, nic: NicRow) -> str:
         Op.ALTNAME: (nic.wish,),
         Op.RENAME: (f"to {nic.wish}",),
         Op.DELETE: (f"ifindex {nic.ifindex}",),
-        Op.PLUG: tuple(_plug_parts(nic.slow.plug)),
+        **dict.fromkeys((Op.PLUG, Op.REPLUG), tuple(_plug_parts(nic.slow.plug))),
         Op.SCRIPT: (nic.slow.script,),
         Op.ADDRESS: tuple(_address_parts(nic.slow)),
         Op.DOWNSCRIPT: (nic.slow.downscript,),

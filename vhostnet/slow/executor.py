@@ -227,4 +227,8 @@ _EACH: Final[dict[Op, Callable[[NicRow], None]]] = {
     Op.UNADDRESS: addresses.remove_addresses,
 }
 _ALL_OR_NONE: Final = (Op.ADDRESS,)  # of which nothing is left where it is refused
-_ALL: Final[dict[Op, Callable[[Sequence[NicRow]], _Refused | None]]] = {Op.PLUG: ovsdb.plug, Op.UNPLUG: ovsdb.unplug}
+_ALL: Final[dict[Op, Callable[[Sequence[NicRow]], _Refused | None]]] = {
+    Op.PLUG: ovsdb.plug,
+    Op.UNPLUG: ovsdb.unplug,
+    Op.REPLUG: ovsdb.replug,
+}

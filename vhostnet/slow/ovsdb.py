@@ -88,6 +88,14 @@ def unplug(rows: Sequence[NicRow]) -> None:
             database.transact(*_deletions(there), _NOTICE)
 
 
+def replug(rows: Sequence[NicRow]) -> dict[str, OSError]:
+    """Make ports of ours what the rows say now, where they are. Name -> why it is not."""
+    with _database() as database:
+        answers = database.transact(*(update for row in rows for update in _updates(row)), _NOTICE)
+    there = dict(zip([row.ifname for row in rows], answers[::2], strict=False))
+    return {name: _error(errno.ESTALE, "no port of ours any more") for name, one in there.items() if not one["count"]}
+
+
 def list_ports() -> list[FoundPort]:
     """Those that have a mark of ours."""
     with _database() as database:
@@ -163,17 +171,13 @@ _NOTICE: Final[_Operation] = {
 def _insertions(rows: Sequence[NicRow]) -> Iterator[_Operation]:
     """An interface and a port a row, and then each bridge gets its ports."""
     for number, row in enumerate(rows):
-        plug = _plug(row)
-        mark = (MARK, row.alias)
-        interface = {"name": row.ifname, "external_ids": _to_map((*plug.ids, mark))}
+        interface = {"name": row.ifname, "external_ids": _ids(row)}
         port = {
             "name": row.ifname,
             "interfaces": ["named-uuid", f"i{number}"],
-            "external_ids": _to_map([mark]),
+            "external_ids": _to_map([(MARK, row.alias)]),
             "other_config": _to_map([("transient", "true")]),
-            **({} if plug.tag is None else {"tag": plug.tag}),
-            **({"trunks": ["set", list(plug.trunks)]} if plug.trunks else {}),
-            **({"vlan_mode": plug.vlan_mode} if plug.vlan_mode else {}),
+            **_vlans(_plug(row)),
         }
         yield {"op": "insert", "table": "Interface", "uuid-name": f"i{number}", "row": interface}
         yield {"op": "insert", "table": "Port", "uuid-name": f"p{number}", "row": port}
@@ -185,6 +189,25 @@ def _insertions(rows: Sequence[NicRow]) -> Iterator[_Operation]:
             "where": [["name", "==", bridge]],
             "mutations": [["ports", "insert", ports]],
         }
+
+
+def _updates(row: NicRow) -> Iterator[_Operation]:
+    """The port and its interface, by their name; the mark is the port's."""
+    where = [["name", "==", row.ifname], ["external_ids", "includes", _to_map([(MARK, row.alias)])]]
+    yield {"op": "update", "table": "Port", "where": where, "row": _vlans(_plug(row))}
+    yield {"op": "update", "table": "Interface", "where": where, "row": {"external_ids": _ids(row)}}
+
+
+def _ids(row: NicRow) -> list[Any]:
+    return _to_map((*_plug(row).ids, (MARK, row.alias)))
+
+
+def _vlans(plug: Plug) -> Row:
+    return {
+        "tag": _NONE if plug.tag is None else plug.tag,
+        "trunks": ["set", list(plug.trunks)],
+        "vlan_mode": plug.vlan_mode or _NONE,
+    }
 
 
 def _bridges(rows: Sequence[NicRow]) -> dict[str, list[int]]:

@@ -439,6 +439,17 @@ def _plugged(engine: str) -> list[Nic]:
     return vhostnet.open_nics([*specs, *nics(1)], engine=engine)
 
 
+def _port(engine: str) -> Nic:
+    mac, port = "52:54:00:00:00:07", vhostnet.VirtualPort()
+    spec = InterfaceSpec(bridge=SWITCHED, ifname="flt-p0", vhost="off", mac=mac, virtualport=port, bandwidth=LIMIT)
+    return vhostnet.open_nic(spec, engine=engine)
+
+
+def _replug(nic: Nic) -> None:
+    """Other VLANs, and no limit."""
+    nic.update(replace(nic.spec, vlan=vhostnet.Vlan((5,)), bandwidth=None))
+
+
 # --- crashes ---------------------------------------------------------------------------------------------
 
 
@@ -612,6 +623,7 @@ def slow(errnos: Sequence[int], tally: Tally) -> None:
         _switch.append(switch)
         vhostnet.close_nics(_plugged("pure"))
         sweep_deed(Deed("ports of Open vSwitch", lambda engine: engine, _plugged), errnos[::3], tally)
+        sweep_deed(Deed("a port becomes another", _port, _replug), errnos[::6], tally)
         sweep_plugged_crashes(tally)
         _switch.clear()
 

@@ -587,6 +587,8 @@ def test_the_command():
     assert "no link 'nowhere' here" in shown
     code, shown, said = command("exec", "-", "--", sys.executable, "-c", ADDRESS, stdin=XML)
     assert (code, said, MAC in shown) == (0, "", True)
+    assert "m0" not in link_names()
+    assert command("create", "-", stdin=XML)[0] == 0
     code, shown, _ = command("list")
     assert shown.split()[:4] == ["m0", PARENT, "UP", "queues"]
     assert shown.split()[-1] == "macvtap"

@@ -304,11 +304,11 @@ class Nic:
 
     @property
     def needs_closing(self) -> bool:
-        """Something of it would outlive its TAP: a port of Open vSwitch, or a downscript that nobody would run.
+        """Something of it would outlive its fds: a port of Open vSwitch, a downscript that nobody would run, a macvtap.
 
-        Whoever gives its fds away, or becomes QEMU, leaves that behind; ``delete_nics()`` takes such a port away.
+        Whoever gives its fds away, or becomes QEMU, leaves that behind; ``delete_nics()`` takes a port or macvtap away.
         """
-        return self._ends() != NOTHING_SLOW
+        return self._ends() != NOTHING_SLOW or (self._home is not None and not self._stays)
 
     def _ends(self) -> Slow:
         """What of its slow acts would be left behind; addresses go with the link."""

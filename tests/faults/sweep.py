@@ -84,8 +84,21 @@ def snapshot() -> dict[str, Any]:
         "bridges": {name: (link.mtu, link.ports) for name, link in bridges.items()},
         "threads": len(os.listdir("/proc/self/task")),
         "switch": _switch[0].ports(SWITCHED) if _switch else [],
-        "nodes": [name for name in os.listdir("/dev") if name.startswith(".vhostnet")],
+        "nodes": _nodes(),
     }
+
+
+def _nodes() -> list[str]:
+    """Those in /dev that stay there: others' are for as long as it takes to open a macvtap."""
+    found = _vhostnets()
+    if found:
+        time.sleep(0.02)
+        found &= _vhostnets()
+    return sorted(found)
+
+
+def _vhostnets() -> set[str]:
+    return {name for name in os.listdir("/dev") if name.startswith(".vhostnet")}
 
 
 _switch: list[Any] = []  # an Open vSwitch of our own, while there is one

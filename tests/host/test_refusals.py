@@ -73,7 +73,7 @@ def test_a_bridge_of_open_vswitch_is_called_that(engine):
     make_datapath("br-int")
     error = refused(vhostnet.NotABridge, spec(bridge="br-int", ifname="mine"), engine=engine)
     assert error.strerror == "'br-int' is an Open vSwitch bridge, and not a Linux bridge"
-    assert "ovs-vsctl add-port br-int" in error.remedy
+    assert "<virtualport type='openvswitch'/>" in error.remedy
     assert planned({"bridge": "br-int"}).remedy == error.remedy
 
 

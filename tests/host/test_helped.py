@@ -126,6 +126,7 @@ WISHES = {
     "isolated=True": "isolated",
     "mac_table_manager='libvirt'": "macTableManager",
     "rx_frames=8": "coalesce",
+    "bandwidth=vhostnet.Bandwidth(vhostnet.Rate(7))": "bandwidth",
     "mtu=1500": "an MTU of 1500, where br0 has 1400",
     "tap_path='/dev/net/../net/tun'": "the device /dev/net/../net/tun",
 }

@@ -63,6 +63,8 @@ def _unfit(spec: InterfaceSpec, bridge: Link | None) -> str:
         "vlan": spec.vlan,
         "macTableManager": spec.mac_table_manager == "libvirt",
         "coalesce": spec.rx_frames,
+        "bandwidth": spec.bandwidth,
+        "a virtualport": spec.virtualport,
         f"the device {spec.tap_path}": spec.tap_path != DEFAULT_TAP,
         f"an MTU of {spec.mtu}, where {bridge.name} has {bridge.mtu}": spec.mtu not in (None, bridge.mtu),
     }

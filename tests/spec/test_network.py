@@ -172,7 +172,7 @@ def test_an_empty_bandwidth_of_a_group_is_none():
             document("<portgroup name='a' default='yes'/>\n<portgroup name='b' default='yes'/>"),
             "line 4: <portgroup default='yes'> is another group already; expected one default group",
         ),
-        (document("<portgroup name='a'><vlan><tag id='4095'/></vlan></portgroup>"), "line 3: <tag id='4095'>"),
+        (document("<portgroup name='a'><vlan><tag id='4096'/></vlan></portgroup>"), "line 3: <tag id='4096'>"),
     ],
 )
 def test_what_is_refused(text, says):

@@ -116,6 +116,8 @@ TAKEN = [
     ("<coalesce><rx><frames max='4294967295'/></rx></coalesce>", {"rx_frames": 4294967295}),
     ("<vlan><tag id='1'/></vlan>", {"vlan": Vlan((1,))}),
     ("<vlan trunk='no'><tag id='4094'/></vlan>", {"vlan": Vlan((4094,))}),
+    ("<vlan><tag id='0'/></vlan>", {"vlan": Vlan((0,))}),
+    ("<vlan><tag id='4095'/></vlan>", {"vlan": Vlan((4095,))}),
     ("<vlan trunk='yes'><tag id='42'/></vlan>", {"vlan": Vlan((42,), trunk=True)}),
     ("<vlan><tag id='42'/><tag id='47'/></vlan>", {"vlan": Vlan((42, 47), trunk=True)}),
     (
@@ -319,8 +321,7 @@ REFUSED = [
     ("<vlan/>", "vlan", None, None),
     ("<vlan trunk='yes'/>", "vlan", None, None),
     ("<vlan><tag/></vlan>", "tag", "id", None),
-    ("<vlan><tag id='0'/></vlan>", "tag", "id", "0"),
-    ("<vlan><tag id='4095'/></vlan>", "tag", "id", "4095"),
+    ("<vlan><tag id='-1'/></vlan>", "tag", "id", "-1"),
     ("<vlan><tag id='4096'/></vlan>", "tag", "id", "4096"),
     ("<vlan><tag id='x'/></vlan>", "tag", "id", "x"),
     ("<vlan><tag id='7'/><tag id='7'/></vlan>", "tag", "id", "7"),

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 from vhostnet.errors import SpecError
 from vhostnet.values import dataclass, field
 
-MAX_VLAN: Final = 4094  # 4095 is reserved, and 0 is none
+MAX_VLAN: Final = 4095  # all that 802.1Q's 12 bits have
 NATIVE_MODES: Final = ("untagged", "tagged")
 
 # --- what one value may be -------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ class MmioAddress:
 class Vlan:
     """The VLANs (802.1Q) of a port: one that its frames are put into, or with ``trunk`` some that it tags itself.
 
-    ``tags`` are VLAN ids, 1..4094. ``native`` is the one of a trunk that untagged frames of the guest go into; what the
+    ``tags`` are VLAN ids, 0..4095; a Linux bridge has neither the first nor the last. ``native`` is the one of a trunk that untagged frames of the guest go into; what the
     bridge sends it of that one is "untagged", too, or with ``native_mode`` "tagged" it is tagged.
     """
 
@@ -200,8 +200,8 @@ class Vlan:
     def __post_init__(self) -> None:
         object.__setattr__(self, "tags", tuple(self.tags))
         for tag in self.tags:
-            if not is_whole(tag, 1, MAX_VLAN):
-                raise SpecError("is not allowed", attribute="tags", value=tag, expected=f"VLAN ids, 1..{MAX_VLAN}")
+            if not is_whole(tag, 0, MAX_VLAN):
+                raise SpecError("is not allowed", attribute="tags", value=tag, expected=f"VLAN ids, 0..{MAX_VLAN}")
         if not self.tags or len(set(self.tags)) < len(self.tags):
             raise SpecError("is not allowed", attribute="tags", value=self.tags, expected="VLAN ids, each of them once")
         if len(self.tags) > 1 and not self.trunk:

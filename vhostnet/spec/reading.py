@@ -212,9 +212,9 @@ def read_vlan(element: Element, reading: Reading) -> Vlan:
             continue
         told = read_parts(child, VLAN["vlan/tag"], reading)
         if "id" not in told:
-            raise at(child, "id").error("is missing", f"a VLAN id, 1..{MAX_VLAN}")
-        if not 1 <= told["id"] <= MAX_VLAN or told["id"] in tags:
-            raise at(child, "id").error("is not allowed", f"a VLAN id, 1..{MAX_VLAN}, and each of them once")
+            raise at(child, "id").error("is missing", f"a VLAN id, 0..{MAX_VLAN}")
+        if told["id"] > MAX_VLAN or told["id"] in tags:
+            raise at(child, "id").error("is not allowed", f"a VLAN id, 0..{MAX_VLAN}, and each of them once")
         if "nativeMode" in told and native:
             raise at(child, "nativeMode").error("is given for a second VLAN of this trunk", "one native VLAN")
         tags.append(told["id"])

@@ -408,6 +408,22 @@ def test_a_nic_has_its_own_virtualport_and_its_networks_in_one():
     assert plugged(document(f"{BRIDGED}{TENANT}"), inside="<virtualport/>").virtualport.profileid == "tenant"
 
 
+def test_a_group_may_leave_the_type_to_its_network():
+    """As libvirt has it, and a network may not."""
+    loose = "<portgroup name='a' default='yes'><virtualport><parameters profileid='loose'/></virtualport></portgroup>"
+    port = plugged(document(f"{BRIDGED}<virtualport type='openvswitch'/>{loose}")).virtualport
+    assert port.profileid == "loose"
+    assert plugged(document(f"{BRIDGED}{loose}"), inside=OVS).virtualport.profileid == "loose"
+    nothing = "<portgroup name='a' default='yes'><virtualport><parameters/></virtualport></portgroup>"
+    assert plugged(document(f"{BRIDGED}{nothing}")).virtualport is None
+    with pytest.raises(
+        SpecError, match="<source network='lab'> would give a NIC of type bridge a virtualport of no type"
+    ):
+        plugged(document(f"{BRIDGED}{loose}"))
+    with pytest.raises(SpecError, match="line 3: <virtualport type=> is missing; expected openvswitch or"):
+        vhostnet.parse_network(document("<virtualport><parameters profileid='loose'/></virtualport>"))
+
+
 @pytest.mark.parametrize(
     ("network", "own", "says"),
     [

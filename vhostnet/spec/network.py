@@ -287,8 +287,10 @@ def _port_group(element: Element, reading: Reading) -> PortGroup:
     if not told.get("name"):
         raise at(element, "name").error("is missing", "<portgroup name=...>")
     for child in _children(element, reading):
-        if child.tag in _SETTINGS:
-            told[str(child.tag)] = _SETTINGS[str(child.tag)](child, reading)
+        if child.tag == "vlan":
+            told["vlan"] = read_vlan(child, reading)
+        elif child.tag == "virtualport":  # whose type its network may say
+            told["virtualport"] = None if asks_for_nothing(child, "virtualport") else read_port_profile(child, reading)
         elif child.tag != "bandwidth":
             reading.unknown("is no element that libvirt knows here", at(child))
         elif not asks_for_nothing(child, str(child.tag)):
@@ -304,8 +306,8 @@ def _port_profile(element: Element, reading: Reading) -> PortProfile:
     return profile
 
 
-_SETTINGS: Final = {"vlan": read_vlan, "virtualport": _port_profile}  # what a group and a network give a NIC
-# And what they would, with what to do instead.
+_SETTINGS: Final = {"vlan": read_vlan, "virtualport": _port_profile}  # what a network gives a NIC
+# And what it and its groups would, with what to do instead.
 LATER: Final = {"bandwidth": LATER_ELEMENTS["bandwidth"], "pf": "name its virtual functions: <interface dev=...>"}
 
 
@@ -374,9 +376,10 @@ def _take_port(network: Network, group: PortGroup | None, reading: Reading) -> N
     port = _merged(network.virtualport, group.virtualport if group else None, place, problem)
     problem = f"is another than that of network {network.name!r}: they differ"
     port = _merged(reading.values.pop("_profile", None), port, reading.places.get("_profile", place), problem)
-    if port and port.type and port.type not in _PORTS[network.kind]:
+    if port and port.type not in _PORTS[network.kind] and (port.type or "_profile" not in reading.places):
         expected = " or ".join(_PORTS[network.kind]) or "none"
-        raise place.error(f"would give a NIC of type {network.kind} a virtualport of type {port.type}", expected)
+        what = f"type {port.type}" if port.type else "no type"
+        raise place.error(f"would give a NIC of type {network.kind} a virtualport of {what}", expected)
     if port:
         reading.put("_profile", port, reading.places.get("_profile", place))
 

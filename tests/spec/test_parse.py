@@ -9,6 +9,8 @@ from conftest import SEED
 import vhostnet
 from vhostnet import (
     CcwAddress,
+    HostIp,
+    HostRoute,
     InterfaceSpec,
     MmioAddress,
     PciAddress,
@@ -266,6 +268,45 @@ def test_bytes_with_a_declaration_and_text_with_one():
 def test_ethernet():
     spec = vhostnet.parse_interface("<interface type='ethernet'><model type='virtio'/></interface>")
     assert (spec.type, spec.bridge) == ("ethernet", None)
+
+
+def ethernet(inside):
+    return vhostnet.parse_interface(f"<interface type='ethernet'>\n<model type='virtio'/>\n{inside}</interface>")
+
+
+@pytest.mark.parametrize(
+    ("inside", "fields"),
+    [
+        ("<script path='up'/><downscript path='/down'/>", {"script": "up", "downscript": "/down"}),
+        ("<source><ip address='10.0.0.1'/></source>", {"tap_ips": (HostIp("10.0.0.1"),)}),
+        ("<source><ip address='10.0.0.1' prefix='0'/></source>", {"tap_ips": (HostIp("10.0.0.1"),)}),
+        (
+            "<source><ip family='ipv6' address='fd00::1' prefix='7'/><ip address='10.0.0.1' peer='10.0.0.2'/></source>",
+            {"tap_ips": (HostIp("fd00::1", 7), HostIp("10.0.0.1", peer="10.0.0.2"))},
+        ),
+        (
+            "<source><route address='10.0.0.0' netmask='255.128.0.0' gateway='10.0.0.1' metric='7'/></source>",
+            {"tap_routes": (HostRoute("10.0.0.0", "10.0.0.1", 9, 7),)},
+        ),
+        (
+            "<source><route family='ipv6' address='::' gateway='fd00::1'/></source>",
+            {"tap_routes": (HostRoute("::", "fd00::1"),)},
+        ),
+        ("<source><route family='ipv6' gateway='fd00::1'/></source>", {"tap_routes": (HostRoute("::", "fd00::1"),)}),
+        ("<source><route gateway='10.0.0.1'/></source>", {"tap_routes": (HostRoute("0.0.0.0", "10.0.0.1"),)}),
+    ],
+)
+def test_what_an_ethernet_has_besides(inside, fields):
+    spec = ethernet(inside)
+    given = {name: getattr(spec, name) for name in ("script", "downscript", "tap_ips", "tap_routes")}
+    assert {name: value for name, value in given.items() if value} == fields
+
+
+def test_a_route_of_no_length_is_to_everywhere():
+    """As libvirt has it, which gives addresses alone the length of their class."""
+    assert HostRoute("::", "fd00::1").length == 0
+    with pytest.raises(SpecError, match="line 3: <route address='10.0.0.0'> is a network, and no prefix says which"):
+        ethernet("<source><route address='10.0.0.0' gateway='10.0.0.1'/></source>")
 
 
 REFUSED = [

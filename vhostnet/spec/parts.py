@@ -188,8 +188,9 @@ class MmioAddress:
 class Vlan:
     """The VLANs (802.1Q) of a port: one that its frames are put into, or with ``trunk`` some that it tags itself.
 
-    ``tags`` are VLAN ids, 0..4095; a Linux bridge has neither the first nor the last. ``native`` is the one of a trunk that untagged frames of the guest go into; what the
-    bridge sends it of that one is "untagged", too, or with ``native_mode`` "tagged" it is tagged.
+    ``tags`` are VLAN ids, 0..4095; a Linux bridge has neither the first nor the last. ``native`` is the one of a trunk
+    that untagged frames of the guest go into; what the bridge sends it of that one is "untagged", too, or with
+    ``native_mode`` "tagged" it is tagged.
     """
 
     tags: tuple[int, ...]
@@ -323,7 +324,11 @@ class HostIp:
 
 @dataclass(frozen=True)
 class HostRoute:
-    """A route of the host's: to the network ``address`` of ``prefix`` bits, by way of ``gateway``, behind the NIC."""
+    """A route of the host's: to the network ``address`` of ``prefix`` bits, by way of ``gateway``, behind the NIC.
+
+    Without ``prefix`` it is the one to everywhere, 0.0.0.0 or ``::``; libvirt, too, has networks by their class for
+    addresses alone.
+    """
 
     address: str
     gateway: str
@@ -334,6 +339,9 @@ class HostRoute:
         _check_ip(self, "address")
         _check_ip(self, "gateway", like="address")
         _check_length(self)
+        if self.prefix is None and any(packed(self.address)):
+            problem, expected = "is a network, and no prefix says which", "a prefix beside it, or 0.0.0.0 or ::"
+            raise SpecError(problem, attribute="address", value=self.address, expected=expected)
         if not is_whole(self.metric, 1, 2**32 - 1):
             raise SpecError(
                 "is not allowed", attribute="metric", value=self.metric, expected="a whole number, 1..4294967295"
@@ -347,7 +355,7 @@ class HostRoute:
     @property
     def length(self) -> int:
         """``prefix``, or what stands for it."""
-        return _length(self.address) if self.prefix is None else self.prefix
+        return self.prefix or 0
 
 
 def _check_ip(value: object, name: str, like: str = "") -> None:

@@ -44,7 +44,7 @@ OTHERWISE: Final = {
     "source/route": "one without an address leads everywhere, as in libvirt 12.8; 11.3 refuses it. A netmask with a "
     "hole is an error; libvirt says so when the guest's CPUs are to start",
     "vlan/tag": "0 and 4095 are Open vSwitch's alone: for a Linux bridge an error when the NIC is planned, where the "
-    "kernel would refuse it; libvirt finds out when it starts the domain",
+    "kernel would refuse it; libvirt finds out when it starts the domain. One id twice is an error; libvirt reads it",
     "virtualport": "one transaction for a batch. A port of that name that is not ours is an error; libvirt takes one "
     "that is on the bridge. A native VLAN alone is the only one of its trunk; libvirt's has all others, too. Beside "
     "libvirt's columns stands our mark, and the TAP has noqueue, where libvirt leaves it 256 qdiscs if it has queues. "

@@ -28,10 +28,11 @@ def missing() -> str | None:
 
 
 class Switch:
-    """It, by ovs-vsctl, and its processes."""
+    """It, by ovs-vsctl, and its processes, in the network namespace *netns* of ip-netns(8)."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, netns: str = "") -> None:
         self.directory = directory
+        self.where = ["ip", "netns", "exec", netns] if netns else []
         self.environment = {
             **os.environ,
             "PATH": os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin",
@@ -85,7 +86,7 @@ class Switch:
     def _start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         log = (self.directory / f"{program}.log").open("ab")
         with log:
-            return subprocess.Popen([program, *arguments], env=self.environment, stdout=log, stderr=log)
+            return subprocess.Popen([*self.where, program, *arguments], env=self.environment, stdout=log, stderr=log)
 
     def _run(self, *command: str) -> str:
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
@@ -108,11 +109,12 @@ def _await(condition: Any) -> None:
 
 
 @contextlib.contextmanager
-def switch(*bridges: str) -> Iterator[Switch]:
-    """With these bridges; OVS_RUNDIR says where it is."""
+def switch(*bridges: str, netns: str = "", place: str = "") -> Iterator[Switch]:
+    """With these bridges; OVS_RUNDIR says where it is: at this *place*, or at one of its own."""
     before = os.environ.get("OVS_RUNDIR")
-    with tempfile.TemporaryDirectory(prefix="vhostnet-ovs-") as directory:
-        made = Switch(Path(directory))
+    there = contextlib.nullcontext(place) if place else tempfile.TemporaryDirectory(prefix="vhostnet-ovs-")
+    with there as directory:
+        made = Switch(Path(directory), netns)
         os.environ["OVS_RUNDIR"] = directory
         try:
             made.start_database()

@@ -46,11 +46,18 @@ OTHERWISE: Final = {
     "of such a one",
     "coalesce/rx/frames": "the kernel makes 64 of more; so it does for libvirt",
     "downscript": "run while the TAP is still there; libvirt runs it when it has gone",
-    "script": "with CAP_NET_ADMIN alone, within 60 s, and with the MTU set; an absolute path, or a name to look for in "
-    "$PATH",
-    "source/ip": "(of type ethernet) set when the TAP is up; libvirt does so when the guest's CPUs start",
+    "script": "with CAP_NET_ADMIN alone, where libvirt's has all of root's; within 60 s, and with the MTU set; an "
+    "absolute path, or a name to look for in $PATH",
+    "source/ip": "(of type ethernet) set when the TAP is up; libvirt does so when the guest's CPUs start. A family "
+    "that is none is an error; libvirt passes over it",
+    "source/route": "one without an address leads everywhere, as in libvirt 12.8; 11.3 refuses it. A netmask with a "
+    "hole is an error; libvirt says so when the guest's CPUs are to start",
+    "vlan/tag": "0 and 4095 are Open vSwitch's alone: for a Linux bridge an error when the NIC is planned, where the "
+    "kernel would refuse it; libvirt finds out when it starts the domain. One id twice is an error; libvirt reads it",
     "virtualport": "one transaction for a batch. A port of that name that is not ours is an error; libvirt takes one "
-    "that is on the bridge. A native VLAN alone is the only one of its trunk; libvirt's has all others, too",
+    "that is on the bridge. A native VLAN alone is the only one of its trunk; libvirt's has all others, too. Beside "
+    "libvirt's columns stands our mark, and the TAP has noqueue, where libvirt leaves it 256 qdiscs if it has queues. "
+    "Of another type on a Linux bridge libvirt leaves the NIC on none, and here it is an error",
     "alias": "one that libvirt would ignore is a warning, with strict an error",
     "address": "none given is left to QEMU (in `exec`, beside what the command line has); libvirt gives every device "
     "its place",
@@ -115,9 +122,10 @@ GIVES: Final = {
     "port": "for a NIC that does not say itself; a group cannot say it",
     "vlan": "for a NIC that does not say itself, nor its group; refused where libvirt refuses it, with modes nat, "
     "route, open and none",
-    "virtualport": "merged with the NIC's own and the group's, and where they differ an error",
-    "portgroup": "of a NIC that names it, and the default one of those that name none: its vlan, virtualport, and "
-    "bandwidth",
+    "virtualport": "merged with the NIC's own and its group's, and where they differ an error: of type openvswitch, "
+    "with mode bridge",
+    "portgroup": "of a NIC that names it, and the default one of those that name none: its vlan, its bandwidth, and "
+    "its virtualport, which may leave the type to the network",
 }
 
 

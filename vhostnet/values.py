@@ -1,6 +1,6 @@
 """Frozen values, as the standard library's dataclasses makes them. To import that takes longer than to make a NIC.
 
-``dataclasses.replace()``, ``fields()`` and ``asdict()`` take them as their own.
+``dataclasses.replace()``, ``fields()`` and ``asdict()`` take them as their own, and ``pprint``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ else:
         cls._defaults = {name: default for name, default in given.items() if not isinstance(default, field)}
         cls._makers = {name: default.make for name, default in given.items() if isinstance(default, field)}
         cls.__match_args__ = () if kw_only else names
-        cls.__dataclass_fields__ = _Fields(names, kw_only)
+        cls.__dataclass_fields__ = _OfTwin("__dataclass_fields__", names, kw_only)
+        cls.__dataclass_params__ = _OfTwin("__dataclass_params__", names, kw_only)
         cls.__replace__ = replace
         for name, method in vars(_Methods).items():
             if callable(method):
@@ -79,10 +80,11 @@ else:
             fields = (f"{name}={self.__dict__[name]!r}" for name in type(self).__annotations__)
             return f"{type(self).__qualname__}({', '.join(fields)})"
 
-    class _Fields:
+    class _OfTwin:
         """What the standard library looks for in a class; made when it does."""
 
-        def __init__(self, names, kw_only):
+        def __init__(self, attribute, names, kw_only):
+            self.attribute = attribute
             self.names = names
             self.kw_only = kw_only
 
@@ -94,6 +96,6 @@ else:
                     return name, cls.__annotations__[name], field(default_factory=cls._makers[name])
                 return name, cls.__annotations__[name], field(default=cls._defaults.get(name, MISSING))
 
-            twin = make_dataclass(cls.__name__, map(described, self.names), kw_only=self.kw_only)
-            cls.__dataclass_fields__ = twin.__dataclass_fields__
-            return cls.__dataclass_fields__
+            twin = make_dataclass(cls.__name__, map(described, self.names), frozen=True, kw_only=self.kw_only)
+            setattr(cls, self.attribute, getattr(twin, self.attribute))
+            return getattr(cls, self.attribute)

@@ -66,12 +66,15 @@ def test_the_program_says_so(engine):
     )
 
 
+UNREACHABLE = (HostRoute("11.0.0.0", "12.0.0.1", 8),)
+
+
 @pytest.mark.parametrize(
     ("ips", "routes", "code", "call", "what"),
     [
         ((HostIp("10.0.0.1"), HostIp("10.0.0.1")), (), errno.EEXIST, "RTM_NEWADDR", "10.0.0.1/8"),
-        ((HostIp("10.0.0.1"),), (HostRoute("11.0.0.0", "12.0.0.1"),), errno.ENETUNREACH, "RTM_NEWROUTE", "11.0.0.0/8"),
-        ((), (HostRoute("11.0.0.0", "12.0.0.1"),), errno.ENETUNREACH, "RTM_NEWROUTE", "11.0.0.0/8"),
+        ((HostIp("10.0.0.1"),), UNREACHABLE, errno.ENETUNREACH, "RTM_NEWROUTE", "11.0.0.0/8"),
+        ((), UNREACHABLE, errno.ENETUNREACH, "RTM_NEWROUTE", "11.0.0.0/8"),
     ],
 )
 def test_refused(engine, ips, routes, code, call, what):

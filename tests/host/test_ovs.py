@@ -76,6 +76,8 @@ IDS = {"attached-mac": "52:54:00:00:00:01", "iface-id": UUID, "iface-status": "a
     [
         ({}, {}, {}),
         ({"vlan": Vlan((5,))}, {"tag": 5}, {}),
+        ({"vlan": Vlan((0,))}, {"tag": 0}, {}),
+        ({"vlan": Vlan((0, 4095), trunk=True)}, {"trunks": [0, 4095]}, {}),
         ({"vlan": Vlan((5, 6), trunk=True)}, {"trunks": [5, 6]}, {}),
         ({"vlan": Vlan((5,), trunk=True)}, {"trunks": 5}, {}),
         (

@@ -350,6 +350,14 @@ def test_one_that_was_made_ahead_was_never_in_another_vlan(engine, filtering):
         assert pool.stats.missed == 0
 
 
+@pytest.mark.parametrize("vlan", [Vlan((0,)), Vlan((4095,)), Vlan((7, 4095), trunk=True)])
+def test_a_vlan_that_no_linux_bridge_has(bridge, no_leaks, vlan):
+    """libvirt takes it, too, and then the kernel does not."""
+    for ask in (vhostnet.open_nic, lambda spec: vhostnet.plan_nics([spec])):
+        with pytest.raises(SpecError, match=rf"vlan={vlan.tags[-1]} is none that a Linux bridge has; expected 1..4094"):
+            ask(wish(vlan=vlan))
+
+
 def test_vlans_that_are_too_many_for_one_message(bridge):
     with pytest.raises(SpecError, match="at most 1024 entries"):
         vhostnet.open_nic(wish(vlan=Vlan(tuple(range(2, 2054, 2)), trunk=True)))

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import pprint
 
 import pytest
 
@@ -35,6 +36,7 @@ def test_they_are_what_dataclasses_are(value):
     assert repr(value) == repr(twin(value))
     assert dataclasses.asdict(value) == dataclasses.asdict(twin(value))
     assert dataclasses.is_dataclass(value)
+    assert pprint.pformat(value, width=8) == repr(value)
     assert [pickle.loads(pickle.dumps(value)), copy.deepcopy(value), copy.copy(value)] == [value] * 3
     assert value != twin(value)
 

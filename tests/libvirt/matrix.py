@@ -1,7 +1,7 @@
 """What real libvirt and we are both asked: NICs in domains of ours.
 
-A case more is a line more, in the table ``taken`` or in ``refused``. PAIRS are made: every two values of every two
-settings come together in one of them, as far as libvirt has them together.
+A case more is a line more, in the table ``taken`` or in ``refused``; their networks are in ``networks``. PAIRS are
+made: every two values of every two settings come together in one of them, as far as libvirt has them together.
 """
 
 from collections import Counter
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 BRIDGE, FILTERING = "br0", "br1"  # the second heeds VLANs, where the kernel can
-NETWORKS = {"lan": BRIDGE}
-TABLE = {"table": FILTERING}  # a network whose forwarding table libvirt manages: for that its bridge must heed VLANs
+SWITCHED = "ovs0"  # Open vSwitch's
+SCRIPTS = "/run/judged"
 SOURCES = {"bridge": f"<source bridge='{BRIDGE}'/>", "network": "<source network='lan'/>"}
 ROM = "/run/nic.rom"
 
@@ -40,12 +40,17 @@ class Nic(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """What a domain is besides its NICs."""
+    """What a domain is besides its NICs.
+
+    Its guest ``runs`` where libvirt does things no sooner; the bridges of its NICs heed VLANs (``filtering``).
+    """
 
     arch: str
     machine: str
     memory: str = ""
     boot: str = ""
+    runs: bool = False
+    filtering: bool = False
 
 
 MACHINES = {
@@ -56,11 +61,13 @@ MACHINES = {
     "pseries": Machine("ppc64", "pseries"),
     "shared": Machine("x86_64", "pc", "<source type='memfd'/><access mode='shared'/>"),
     "booting": Machine("x86_64", "pc", boot="<boot dev='hd'/><boot dev='network'/>"),
-    "vlan": Machine("x86_64", "pc"),
-    "table": Machine("x86_64", "pc"),
+    "runs": Machine("x86_64", "pc", runs=True),
+    "vlan": Machine("x86_64", "pc", filtering=True),
+    "table": Machine("x86_64", "pc", runs=True, filtering=True),
     "alone": Machine("x86_64", "pc"),
 }
 MOST = 16  # NICs of a domain: PCI bus 0 has room for them
+UUID = "c7a5fdbd-edaf-9455-926a-d65c16db1809"  # of every domain: there is one at a time
 
 
 def machine_of(domain: str) -> Machine:
@@ -73,6 +80,7 @@ def domain(name: str, machine: Machine, interfaces: list[str]) -> str:
     return f"""\
 <domain type='qemu'>
 <name>{name}</name>
+<uuid>{UUID}</uuid>
 <memory unit='MiB'>128</memory>
 <memoryBacking>{machine.memory}</memoryBacking>
 <os><type arch='{machine.arch}' machine='{machine.machine}'>hvm</type>{machine.boot}</os>
@@ -185,6 +193,16 @@ def _rows(name: str, columns: int) -> Iterator[list[str]]:
             yield line.split(None, columns - 1)
 
 
+def network(name: str, inside: str) -> str:
+    """The XML of one, a tag a line."""
+    return f"<network>\n<name>{name}</name>\n{inside}\n</network>".replace("> <", ">\n<")
+
+
+def _networks() -> Iterator[tuple[str, str]]:
+    for name, inside in _rows("networks", 2):
+        yield name, network(name, inside)
+
+
 def _refused() -> Iterator[Refused]:
     seen = Counter[str]()
     for element, *row in _rows("refused", 3):
@@ -200,6 +218,8 @@ def _domains() -> Iterator[tuple[str, list[Nic]]]:
 
 
 PAIRS = [pair(number, settings) for number, settings in enumerate(made())]
+NETWORKS = dict(_networks())
+REFUSED_NETWORKS = [(element, network("refused", inside)) for element, inside in _rows("networks-refused", 2)]
 NICS = [*PAIRS, *(Nic(*row) for row in _rows("taken", 4))]
 DOMAINS = dict(_domains())
 REFUSED = list(_refused())

@@ -253,7 +253,7 @@ SCRIPTED = InterfaceSpec(
     script="/up",
     downscript="/down",
     tap_ips=(HostIp("10.0.0.1"),),
-    tap_routes=(HostRoute("11.0.0.0", "10.0.0.2"),),
+    tap_routes=(HostRoute("11.0.0.0", "10.0.0.2", 8),),
 )
 
 

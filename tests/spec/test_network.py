@@ -183,7 +183,7 @@ def test_an_empty_bandwidth_of_a_group_is_none():
             document("<portgroup name='a' default='yes'/>\n<portgroup name='b' default='yes'/>"),
             "line 4: <portgroup default='yes'> is another group already; expected one default group",
         ),
-        (document("<portgroup name='a'><vlan><tag id='4095'/></vlan></portgroup>"), "line 3: <tag id='4095'>"),
+        (document("<portgroup name='a'><vlan><tag id='4096'/></vlan></portgroup>"), "line 3: <tag id='4096'>"),
     ],
 )
 def test_what_is_refused(text, says):
@@ -412,6 +412,22 @@ def test_a_nic_has_its_own_virtualport_and_its_networks_in_one():
     assert (port.interfaceid, port.profileid) == (PORT_ID, None)
     assert plugged(document(BRIDGED), inside=TENANT).virtualport.profileid == "tenant"
     assert plugged(document(f"{BRIDGED}{TENANT}"), inside="<virtualport/>").virtualport.profileid == "tenant"
+
+
+def test_a_group_may_leave_the_type_to_its_network():
+    """As libvirt has it, and a network may not."""
+    loose = "<portgroup name='a' default='yes'><virtualport><parameters profileid='loose'/></virtualport></portgroup>"
+    port = plugged(document(f"{BRIDGED}<virtualport type='openvswitch'/>{loose}")).virtualport
+    assert port.profileid == "loose"
+    assert plugged(document(f"{BRIDGED}{loose}"), inside=OVS).virtualport.profileid == "loose"
+    nothing = "<portgroup name='a' default='yes'><virtualport><parameters/></virtualport></portgroup>"
+    assert plugged(document(f"{BRIDGED}{nothing}")).virtualport is None
+    with pytest.raises(
+        SpecError, match="<source network='lab'> would give a NIC of type bridge a virtualport of no type"
+    ):
+        plugged(document(f"{BRIDGED}{loose}"))
+    with pytest.raises(SpecError, match="line 3: <virtualport type=> is missing; expected openvswitch or"):
+        vhostnet.parse_network(document("<virtualport><parameters profileid='loose'/></virtualport>"))
 
 
 @pytest.mark.parametrize(

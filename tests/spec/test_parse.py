@@ -10,6 +10,8 @@ import vhostnet
 from vhostnet import (
     Bandwidth,
     CcwAddress,
+    HostIp,
+    HostRoute,
     InterfaceSpec,
     MmioAddress,
     PciAddress,
@@ -118,6 +120,8 @@ TAKEN = [
     ("<coalesce><rx><frames max='4294967295'/></rx></coalesce>", {"rx_frames": 4294967295}),
     ("<vlan><tag id='1'/></vlan>", {"vlan": Vlan((1,))}),
     ("<vlan trunk='no'><tag id='4094'/></vlan>", {"vlan": Vlan((4094,))}),
+    ("<vlan><tag id='0'/></vlan>", {"vlan": Vlan((0,))}),
+    ("<vlan><tag id='4095'/></vlan>", {"vlan": Vlan((4095,))}),
     ("<vlan trunk='yes'><tag id='42'/></vlan>", {"vlan": Vlan((42,), trunk=True)}),
     ("<vlan><tag id='42'/><tag id='47'/></vlan>", {"vlan": Vlan((42, 47), trunk=True)}),
     (
@@ -287,6 +291,45 @@ def test_ethernet():
     assert (spec.type, spec.bridge) == ("ethernet", None)
 
 
+def ethernet(inside):
+    return vhostnet.parse_interface(f"<interface type='ethernet'>\n<model type='virtio'/>\n{inside}</interface>")
+
+
+@pytest.mark.parametrize(
+    ("inside", "fields"),
+    [
+        ("<script path='up'/><downscript path='/down'/>", {"script": "up", "downscript": "/down"}),
+        ("<source><ip address='10.0.0.1'/></source>", {"tap_ips": (HostIp("10.0.0.1"),)}),
+        ("<source><ip address='10.0.0.1' prefix='0'/></source>", {"tap_ips": (HostIp("10.0.0.1"),)}),
+        (
+            "<source><ip family='ipv6' address='fd00::1' prefix='7'/><ip address='10.0.0.1' peer='10.0.0.2'/></source>",
+            {"tap_ips": (HostIp("fd00::1", 7), HostIp("10.0.0.1", peer="10.0.0.2"))},
+        ),
+        (
+            "<source><route address='10.0.0.0' netmask='255.128.0.0' gateway='10.0.0.1' metric='7'/></source>",
+            {"tap_routes": (HostRoute("10.0.0.0", "10.0.0.1", 9, 7),)},
+        ),
+        (
+            "<source><route family='ipv6' address='::' gateway='fd00::1'/></source>",
+            {"tap_routes": (HostRoute("::", "fd00::1"),)},
+        ),
+        ("<source><route family='ipv6' gateway='fd00::1'/></source>", {"tap_routes": (HostRoute("::", "fd00::1"),)}),
+        ("<source><route gateway='10.0.0.1'/></source>", {"tap_routes": (HostRoute("0.0.0.0", "10.0.0.1"),)}),
+    ],
+)
+def test_what_an_ethernet_has_besides(inside, fields):
+    spec = ethernet(inside)
+    given = {name: getattr(spec, name) for name in ("script", "downscript", "tap_ips", "tap_routes")}
+    assert {name: value for name, value in given.items() if value} == fields
+
+
+def test_a_route_of_no_length_is_to_everywhere():
+    """As libvirt has it, which gives addresses alone the length of their class."""
+    assert HostRoute("::", "fd00::1").length == 0
+    with pytest.raises(SpecError, match="line 3: <route address='10.0.0.0'> is a network, and no prefix says which"):
+        ethernet("<source><route address='10.0.0.0' gateway='10.0.0.1'/></source>")
+
+
 REFUSED = [
     # what, element, attribute, value
     ("<driver queues='0'/>", "driver", "queues", "0"),
@@ -340,8 +383,7 @@ REFUSED = [
     ("<vlan/>", "vlan", None, None),
     ("<vlan trunk='yes'/>", "vlan", None, None),
     ("<vlan><tag/></vlan>", "tag", "id", None),
-    ("<vlan><tag id='0'/></vlan>", "tag", "id", "0"),
-    ("<vlan><tag id='4095'/></vlan>", "tag", "id", "4095"),
+    ("<vlan><tag id='-1'/></vlan>", "tag", "id", "-1"),
     ("<vlan><tag id='4096'/></vlan>", "tag", "id", "4096"),
     ("<vlan><tag id='x'/></vlan>", "tag", "id", "x"),
     ("<vlan><tag id='7'/><tag id='7'/></vlan>", "tag", "id", "7"),

@@ -213,7 +213,7 @@ def test_any_value_in_any_field_is_a_spec_or_a_spec_error(name, value):
 
 # --- networks --------------------------------------------------------------------------------------------
 
-VLANS = st.none() | st.integers(1, 4094).map(lambda tag: Vlan((tag,)))
+VLANS = st.none() | st.integers(0, 4095).map(lambda tag: Vlan((tag,)))
 NAMES = st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True)
 GROUPS = st.lists(st.builds(PortGroup, name=NAMES, vlan=VLANS), max_size=3, unique_by=lambda group: group.name)
 

@@ -499,6 +499,10 @@ def _port(spec: InterfaceSpec) -> Port:
 @lru_cache(maxsize=64)  # few VLANs have many ports
 def _vlan_entries(vlan: Vlan) -> tuple[VlanEntry, ...]:
     """As the kernel has them, in as few as can be: what is tagged and stands side by side is one range."""
+    for tag in vlan.tags:
+        if not 1 <= tag <= _BRIDGE_VLANS:
+            expected = f"1..{_BRIDGE_VLANS}: 0 is for frames without a VLAN, and 4095 reserved"
+            raise SpecError("is none that a Linux bridge has", attribute="vlan", value=tag, expected=expected)
     if not vlan.trunk:
         return (VlanEntry(_PVID | _UNTAGGED, vlan.tags[0]),)
     entries: list[VlanEntry] = []
@@ -521,6 +525,7 @@ def _vlan_entries(vlan: Vlan) -> tuple[VlanEntry, ...]:
     return tuple(entries)
 
 
+_BRIDGE_VLANS: Final = 4094  # net/bridge/br_vlan.c: a VLAN id is above 0, and below VLAN_VID_MASK
 _PVID, _UNTAGGED = int(VlanFlag.PVID), int(VlanFlag.UNTAGGED)
 _BEGIN, _END = int(VlanFlag.RANGE_BEGIN), int(VlanFlag.RANGE_END)
 

@@ -25,7 +25,17 @@ from vhostnet.spec.parts import (
     one_of,
     whole,
 )
-from vhostnet.spec.reading import Place, Reading, at, read, read_bandwidth, read_parts, read_port_profile, read_vlan
+from vhostnet.spec.reading import (
+    Place,
+    Reading,
+    asks_for_nothing,
+    at,
+    read,
+    read_bandwidth,
+    read_parts,
+    read_port_profile,
+    read_vlan,
+)
 from vhostnet.spec.sources import DirectSource
 from vhostnet.values import dataclass
 
@@ -297,8 +307,8 @@ def _port_group(element: Element, reading: Reading) -> PortGroup:
     if not told.get("name"):
         raise at(element, "name").error("is missing", "<portgroup name=...>")
     for child in _children(element, reading):
-        if child.tag in _SETTINGS:
-            told[str(child.tag)] = _SETTINGS[str(child.tag)](child, reading)
+        if child.tag in _OF_A_GROUP:
+            told[str(child.tag)] = _OF_A_GROUP[str(child.tag)](child, reading)
         else:
             reading.unknown("is no element that libvirt knows here", at(child))
     group: PortGroup = _made(PortGroup, told, element, reading)
@@ -312,9 +322,15 @@ def _port_profile(element: Element, reading: Reading) -> PortProfile:
     return profile
 
 
-# What a group gives a NIC, and the network but for bandwidth, which is its bridge's there.
-_SETTINGS: Final = {"vlan": read_vlan, "virtualport": _port_profile, "bandwidth": read_bandwidth}
-# And what it would, with what to do instead.
+def _part_of_a_profile(element: Element, reading: Reading) -> PortProfile | None:
+    """Its network may say the type."""
+    return None if asks_for_nothing(element, "virtualport") else read_port_profile(element, reading)
+
+
+# What a network gives a NIC, and what a group of it does: the network's own bandwidth is its bridge's.
+_SETTINGS: Final = {"vlan": read_vlan, "virtualport": _port_profile}
+_OF_A_GROUP: Final = {"vlan": read_vlan, "virtualport": _part_of_a_profile, "bandwidth": read_bandwidth}
+# And what they would, with what to do instead.
 LATER: Final = {"pf": "name its virtual functions: <interface dev=...>"}
 
 
@@ -402,9 +418,10 @@ def _take_port(network: Network, group: PortGroup | None, reading: Reading) -> N
     port = _merged(network.virtualport, group.virtualport if group else None, place, problem)
     problem = f"is another than that of network {network.name!r}: they differ"
     port = _merged(reading.values.pop("_profile", None), port, reading.places.get("_profile", place), problem)
-    if port and port.type and port.type not in _PORTS[network.kind]:
+    if port and port.type not in _PORTS[network.kind] and (port.type or "_profile" not in reading.places):
         expected = " or ".join(_PORTS[network.kind]) or "none"
-        raise place.error(f"would give a NIC of type {network.kind} a virtualport of type {port.type}", expected)
+        what = f"type {port.type}" if port.type else "no type"
+        raise place.error(f"would give a NIC of type {network.kind} a virtualport of {what}", expected)
     if port:
         reading.put("_profile", port, reading.places.get("_profile", place))
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 from vhostnet.errors import SpecError
 from vhostnet.values import dataclass, field
 
-MAX_VLAN: Final = 4094  # 4095 is reserved, and 0 is none
+MAX_VLAN: Final = 4095  # all that 802.1Q's 12 bits have
 NATIVE_MODES: Final = ("untagged", "tagged")
 MAX_RATE: Final = 2**54  # kB/s: 1000 times as much is what 64 bits hold; libvirt's limit
 MAX_BURST: Final = 2**22 - 1  # KiB: in bytes what 32 bits hold; likewise
@@ -191,8 +191,9 @@ class MmioAddress:
 class Vlan:
     """The VLANs (802.1Q) of a port: one that its frames are put into, or with ``trunk`` some that it tags itself.
 
-    ``tags`` are VLAN ids, 1..4094. ``native`` is the one of a trunk that untagged frames of the guest go into; what the
-    bridge sends it of that one is "untagged", too, or with ``native_mode`` "tagged" it is tagged.
+    ``tags`` are VLAN ids, 0..4095; a Linux bridge has neither the first nor the last. ``native`` is the one of a trunk
+    that untagged frames of the guest go into; what the bridge sends it of that one is "untagged", too, or with
+    ``native_mode`` "tagged" it is tagged.
     """
 
     tags: tuple[int, ...]
@@ -203,8 +204,8 @@ class Vlan:
     def __post_init__(self) -> None:
         object.__setattr__(self, "tags", tuple(self.tags))
         for tag in self.tags:
-            if not is_whole(tag, 1, MAX_VLAN):
-                raise SpecError("is not allowed", attribute="tags", value=tag, expected=f"VLAN ids, 1..{MAX_VLAN}")
+            if not is_whole(tag, 0, MAX_VLAN):
+                raise SpecError("is not allowed", attribute="tags", value=tag, expected=f"VLAN ids, 0..{MAX_VLAN}")
         if not self.tags or len(set(self.tags)) < len(self.tags):
             raise SpecError("is not allowed", attribute="tags", value=self.tags, expected="VLAN ids, each of them once")
         if len(self.tags) > 1 and not self.trunk:
@@ -326,7 +327,11 @@ class HostIp:
 
 @dataclass(frozen=True)
 class HostRoute:
-    """A route of the host's: to the network ``address`` of ``prefix`` bits, by way of ``gateway``, behind the NIC."""
+    """A route of the host's: to the network ``address`` of ``prefix`` bits, by way of ``gateway``, behind the NIC.
+
+    Without ``prefix`` it is the one to everywhere, 0.0.0.0 or ``::``; libvirt, too, has networks by their class for
+    addresses alone.
+    """
 
     address: str
     gateway: str
@@ -337,6 +342,9 @@ class HostRoute:
         _check_ip(self, "address")
         _check_ip(self, "gateway", like="address")
         _check_length(self)
+        if self.prefix is None and any(packed(self.address)):
+            problem, expected = "is a network, and no prefix says which", "a prefix beside it, or 0.0.0.0 or ::"
+            raise SpecError(problem, attribute="address", value=self.address, expected=expected)
         if not is_whole(self.metric, 1, 2**32 - 1):
             raise SpecError(
                 "is not allowed", attribute="metric", value=self.metric, expected="a whole number, 1..4294967295"
@@ -350,7 +358,7 @@ class HostRoute:
     @property
     def length(self) -> int:
         """``prefix``, or what stands for it."""
-        return _length(self.address) if self.prefix is None else self.prefix
+        return self.prefix or 0
 
 
 def _check_ip(value: object, name: str, like: str = "") -> None:

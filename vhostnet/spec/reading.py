@@ -215,9 +215,9 @@ def read_vlan(element: Element, reading: Reading) -> Vlan:
             continue
         told = read_parts(child, VLAN["vlan/tag"], reading)
         if "id" not in told:
-            raise at(child, "id").error("is missing", f"a VLAN id, 1..{MAX_VLAN}")
-        if not 1 <= told["id"] <= MAX_VLAN or told["id"] in tags:
-            raise at(child, "id").error("is not allowed", f"a VLAN id, 1..{MAX_VLAN}, and each of them once")
+            raise at(child, "id").error("is missing", f"a VLAN id, 0..{MAX_VLAN}")
+        if told["id"] > MAX_VLAN or told["id"] in tags:
+            raise at(child, "id").error("is not allowed", f"a VLAN id, 0..{MAX_VLAN}, and each of them once")
         if "nativeMode" in told and native:
             raise at(child, "nativeMode").error("is given for a second VLAN of this trunk", "one native VLAN")
         tags.append(told["id"])
@@ -273,16 +273,18 @@ def virtual_port(profile: PortProfile, place: Place, vmid: str | None) -> Virtua
 
 
 def read_host_ip(element: Element, reading: Reading) -> HostIp:
-    """What an <ip> of an ethernet's <source> says."""
+    """What an <ip> of an ethernet's <source> says; to libvirt a prefix of 0 is none."""
     told = _read_host(element, "source/ip", reading)
     told.pop("family", None)
+    told["prefix"] = told.get("prefix") or None
     ip: HostIp = _made(HostIp, told, element)
     return ip
 
 
 def read_host_route(element: Element, reading: Reading) -> HostRoute:
-    """What a <route> of an ethernet's <source> says."""
-    told = _read_host(element, "source/route", reading)
+    """What a <route> of an ethernet's <source> says; one without an address leads everywhere, as libvirt 12.8's."""
+    everywhere = "::" if element.get("family") == "ipv6" else "0.0.0.0"
+    told = _read_host(element, "source/route", reading, everywhere)
     if told.pop("family", None) is None and len(packed(told["address"])) == 16:
         raise at(element, "family").error("is missing, and none is ipv4", "family='ipv6'")
     if "gateway" not in told:
@@ -295,9 +297,10 @@ def read_host_route(element: Element, reading: Reading) -> HostRoute:
     return route
 
 
-def _read_host(element: Element, path: str, reading: Reading) -> dict[str, Any]:
-    """The attributes; it has an address, and that is of the family that it says."""
-    told = read_parts(element, HOST_IPS[path], reading)
+def _read_host(element: Element, path: str, reading: Reading, address: str | None = None) -> dict[str, Any]:
+    """The attributes, with this *address* where it says none; it must be of the family that it says."""
+    told = {"address": address} if address else {}
+    told |= read_parts(element, HOST_IPS[path], reading)
     for child in element:
         reading.unknown("is no element that libvirt knows here", at(child))
     if (element.text or "").strip():

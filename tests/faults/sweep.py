@@ -635,8 +635,9 @@ def slow(errnos: Sequence[int], tally: Tally) -> None:
     with openvswitch.switch(SWITCHED) as switch:
         _switch.append(switch)
         vhostnet.close_nics(_plugged("pure"))
-        sweep_deed(Deed("ports of Open vSwitch", lambda engine: engine, _plugged), errnos[::3], tally)
-        sweep_deed(Deed("a port becomes another", _port, _replug), errnos[::6], tally)
+        # Not EINTR: no connect() with a time limit to a Unix socket is interrupted, and Python takes it for a success.
+        sweep_deed(Deed("ports of Open vSwitch", lambda engine: engine, _plugged), errnos[1::3], tally)
+        sweep_deed(Deed("a port becomes another", _port, _replug), errnos[1::6], tally)
         sweep_plugged_crashes(tally)
         _switch.clear()
 

@@ -10,6 +10,7 @@ import vhostnet
 from vhostnet import (
     CcwAddress,
     InterfaceSpec,
+    PasstSource,
     PciAddress,
     SocketSource,
     SpecError,
@@ -47,6 +48,11 @@ FIELDS = {
     "vhost": ("off", lambda text: ({"vhost": text}, {})),
     "vhostuser path": ("/benign", lambda text: ({**SWITCH, "source": VhostUserSource(text)}, NO_TAP)),
     "vdpa dev": ("/benign", lambda text: ({**VDPA, "source": VdpaSource(text)}, {**NO_TAP, "vdpa_fd": 9})),
+    "passt_socket": ("/benign", lambda text: ({**USER, "source": PasstSource()}, {**NO_TAP, "passt_socket": text})),
+    "passt_socket of a vhostuser": (
+        "/benign",
+        lambda text: ({**SWITCH, "source": PasstSource()}, {**NO_TAP, "passt_socket": text}),
+    ),
     "address": ("benign", lambda text: ({**CLIENT, "source": SocketSource(text, 1)}, NO_TAP)),
     "local_address": ("benign", lambda text: ({**UDP, "source": SocketSource("a", 1, text, 2)}, NO_TAP)),
     "ipv4": ("10.9.8.0", lambda text: ({**USER, "source": UserSource(ipv4=text)}, NO_TAP)),

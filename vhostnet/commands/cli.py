@@ -414,7 +414,9 @@ def parser() -> argparse.ArgumentParser:
     reading, making, dialect, passt = reading_options(), making_options(), dialect_options(), passt_options()
     opening = opening_options(making)
 
-    argv = commands.add_parser("argv", parents=[reading, dialect, passt], help="print QEMU's arguments for fds you have")
+    argv = commands.add_parser(
+        "argv", parents=[reading, dialect, passt], help="print QEMU's arguments for fds you have"
+    )
     argv.add_argument("file", metavar="FILE", help="an <interface> or a <domain>; - reads standard input")
     for name, kind, metavar, what in FDS:
         argv.add_argument(name, type=kind, action="append", default=[], metavar=metavar, help=what)

@@ -291,7 +291,7 @@ _WHEN_OPEN = "leave it out, and when the NIC is there"
 LATER_ELEMENTS: Final = {
     "filterref": f"{_WHEN_OPEN} filter on its TAP (nft add table bridge ...)",
     "ip": "leave it out, and configure the guest: it is for type user, and libvirt refuses it here, too",
-    "portForward": "leave it out: it is for passt, and libvirt refuses it without, too",
+    "portForward": "leave it out: without <backend type='passt'/> libvirt refuses it, too",
     "route": "leave it out, and configure the guest: libvirt refuses it, too",
 }
 LATER_PORTS: Final = {

@@ -1,6 +1,6 @@
 """What QEMU must be told of a spec: written from what each option means, and not from qemu/tables.py."""
 
-from vhostnet import CcwAddress, MmioAddress, PciAddress, SpaprVioAddress, UsbAddress
+from vhostnet import CcwAddress, MmioAddress, PasstSource, PciAddress, SpaprVioAddress, UsbAddress
 
 # Options that carry a field's value as it is, under their own name or the field's.
 _OTHER_NAMES = {
@@ -36,9 +36,21 @@ def netdev(spec, tap_fds, vhost_fds, alias):
     return told
 
 
-def other_netdev(spec, vdpa_fd, alias):
+def reconnect(source, dialect):
+    """QEMU 9.2's in milliseconds, which json has; that of the elder ones in seconds."""
+    if source.reconnect is None:
+        return {}
+    return {"reconnect-ms": source.reconnect * 1000} if dialect == "json" else {"reconnect": source.reconnect}
+
+
+def other_netdev(spec, vdpa_fd, passt_socket, alias, dialect):
     """Of a NIC without a TAP."""
     told, source = {"id": "host" + alias}, spec.source
+    if spec.type == "user" and isinstance(source, PasstSource):
+        told |= {"type": "stream", "server": False, **reconnect(source, dialect)}
+        if dialect == "json":
+            return {**told, "addr": {"type": "unix", "path": passt_socket}}
+        return {**told, "addr.type": "unix", "addr.path": passt_socket}
     if spec.type in ("vhostuser", "vdpa") and spec.queues > 1:
         told["queues"] = spec.queues
     if spec.type == "vhostuser":
@@ -56,19 +68,18 @@ def other_netdev(spec, vdpa_fd, alias):
     return {**told, "localaddr": f"{source.local_address}:{source.local_port}"} if spec.type == "udp" else told
 
 
-def before(spec, vdpa_fd, alias, dialect):
+def before(spec, vdpa_fd, passt_socket, alias, dialect):
     """What a netdev needs to be there; it is never JSON."""
     if spec.type == "vdpa":
         return [{"set": str(vdpa_fd), "fd": str(vdpa_fd), "opaque": f"{alias}-vdpa"}]
     if spec.type != "vhostuser":
         return []
-    told = {"backend": "socket", "id": "char" + alias, "path": spec.source.path}
+    told = {"backend": "socket", "id": "char" + alias, **in_words(reconnect(spec.source, dialect))}
+    if isinstance(spec.source, PasstSource):
+        return [{**told, "path": passt_socket}]
     if spec.source.server:
         told["server"] = "on"
-    if spec.source.reconnect is not None:
-        newer = dialect == "json"
-        told["reconnect-ms" if newer else "reconnect"] = str(spec.source.reconnect * (1000 if newer else 1))
-    return [told]
+    return [{**told, "path": spec.source.path}]
 
 
 def device(spec, alias, dialect):
@@ -118,18 +129,21 @@ def in_words(told):
     return {option: words[value] if isinstance(value, bool) else str(value) for option, value in told.items()}
 
 
-def both(spec, tap_fds=(), vhost_fds=(), alias="net0", *, vdpa_fd=None, dialect):
+def both(spec, tap_fds=(), vhost_fds=(), alias="net0", *, vdpa_fd=None, passt_socket=None, dialect):
     """The two halves of a NIC as *dialect*'s arguments must be read."""
-    half = netdev(spec, tap_fds, vhost_fds, alias) if tap_fds else other_netdev(spec, vdpa_fd, alias)
+    if tap_fds:
+        half = netdev(spec, tap_fds, vhost_fds, alias)
+    else:
+        half = other_netdev(spec, vdpa_fd, passt_socket, alias, dialect)
     told = half, device(spec, alias, dialect)
     return told if dialect == "json" else tuple(map(in_words, told))
 
 
-def all_of(spec, *, alias="net0", vdpa_fd=None, dialect, **fds):
+def all_of(spec, *, alias="net0", vdpa_fd=None, passt_socket=None, dialect, **fds):
     """Every argument of a NIC, as they must be read."""
-    first, last = both(spec, alias=alias, vdpa_fd=vdpa_fd, dialect=dialect, **fds)
+    first, last = both(spec, alias=alias, vdpa_fd=vdpa_fd, passt_socket=passt_socket, dialect=dialect, **fds)
     zpci = getattr(spec.address, "zpci", None)
     if not zpci:
-        return (*before(spec, vdpa_fd, alias, dialect), first, last)
+        return (*before(spec, vdpa_fd, passt_socket, alias, dialect), first, last)
     told = {"driver": "zpci", "uid": zpci.uid, "fid": zpci.fid, "target": alias, "id": f"zpci{zpci.uid}"}
     return (first, told if dialect == "json" else in_words(told), last)

@@ -31,7 +31,12 @@ OTHERWISE: Final = {
     "its ifindex, as libvirt has it",
     "driver": "a QEMU that is started is asked for 256 of tx_queue_size on a TAP, with a warning: those from 8.1 on "
     "refuse more. In a domain that is not kvm vhost-net is not used, as in libvirt, and a warning says so",
-    "backend": "the paths may not lead into /proc, or up",
+    "backend": "the paths may not lead into /proc, or up. With type='passt' (types user and vhostuser) passt is not "
+    "started: whoever runs the VM does, and [gives its socket](qemu.md#passt). logFile, hostname, fqdn and "
+    "`<source dev=>` are for them, too, and a warning says so",
+    "ip": "of type user, and with passt of vhostuser; with passt it is checked, and for whoever starts that",
+    "portForward": "with passt it is checked, and for whoever starts that: a warning says so. An address is written in "
+    "full, where libvirt takes 1.2 for 1.0.0.2",
     "bandwidth": "it stands before the NIC is up; libvirt makes it after, by running tc. Its fw filter is left out: it "
     "leads what is marked 1 to a class that is not there, and so to the one that all goes to. Where only what a TAP's "
     "guest sends is limited the root is noqueue, and not 256 qdiscs. managed='no' is an error; libvirt shapes that TAP",
@@ -40,7 +45,8 @@ OTHERWISE: Final = {
     "without SFQ leaves the NIC a plain FIFO; in libvirt it does not start",
     "bandwidth/outbound": "a burst of more than 274 s is an error; in libvirt it becomes another",
     "mtu": "set before the port joins, so that the bridge's does not follow it; libvirt sets it after. Of "
-    "type vhostuser libvirt up to 12.8 reads it, and then does not start the domain",
+    "type vhostuser libvirt up to 12.8 reads it, and then does not start the domain. With passt whoever starts that "
+    "tells it, too (`--mtu`)",
     "port": "in the message that brings the port up; libvirt writes it to sysfs after it has joined",
     "vlan": "an error on a bridge that does not filter; libvirt has it for a Linux bridge since 11.0, and says nothing "
     "of such a one",
@@ -68,7 +74,10 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
     """Element, what is read of it, what is ignored with a warning, and what is refused with what to do instead."""
     for path in sorted(_paths()):
         taken = sorted(every_read().get(path, ()))
-        ignored = [name for where, name in (*elements.IGNORED_ATTRIBUTES, *elements.WITHOUT_EFFECT) if where == path]
+        ignored = [name for where, name in elements.WITHOUT_EFFECT if where == path]
+        for (where, name), why in elements.IGNORED_ATTRIBUTES.items():
+            if where == path:
+                ignored.append(f"{name} ({why})" if name in taken else name)
         if path in elements.IGNORED_ELEMENTS:
             but = ", and for any other ignored" if path in every_read() else ""
             ignored = [f"{elements.IGNORED_ELEMENTS[path]}{but}"]
@@ -92,7 +101,8 @@ def every_read() -> dict[str, set[str]]:
     """Element -> the attributes that are read of it, for whatever type."""
     found: dict[str, set[str]] = {}
     ours = elements.KNOWN, elements.VLAN, elements.VIRTUALPORT, elements.HOST_IPS, elements.BANDWIDTH
-    maps: list[Mapping[str, Mapping[str, Any]]] = [*ours, *tapless.OWN.values()]
+    others = *tapless.OWN.values(), *tapless.PASST.values(), elements.PORT_FORWARD
+    maps: list[Mapping[str, Mapping[str, Any]]] = [*ours, *others]
     for known in maps:
         for path, attributes in known.items():
             found.setdefault(path, set()).update(attributes)

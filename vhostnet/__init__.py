@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from vhostnet.host.survey import FoundNic, list_nics
     from vhostnet.host.vdpa import open_vdpa
     from vhostnet.spec.network import Network, PortGroup, parse_network
-    from vhostnet.spec.sources import DirectSource, SocketSource, UserSource, VdpaSource, VhostUserSource
+    from vhostnet.spec.sources import DirectSource, PasstSource, SocketSource, UserSource, VdpaSource, VhostUserSource
 
 __version__ = "0.1.0"
 
@@ -102,6 +102,7 @@ __all__ = [
     "NotABridge",
     "NotPermitted",
     "Op",
+    "PasstSource",
     "PciAddress",
     "PoolClosed",
     "PoolStats",
@@ -161,7 +162,8 @@ _LATER = {
     "open_vdpa": "vhostnet.host.vdpa",
     **dict.fromkeys(("Network", "PortGroup", "parse_network"), "vhostnet.spec.network"),
     **dict.fromkeys(
-        ("DirectSource", "SocketSource", "UserSource", "VdpaSource", "VhostUserSource"), "vhostnet.spec.sources"
+        ("DirectSource", "PasstSource", "SocketSource", "UserSource", "VdpaSource", "VhostUserSource"),
+        "vhostnet.spec.sources",
     ),
 }
 

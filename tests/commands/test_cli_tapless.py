@@ -44,6 +44,74 @@ def test_argv_of_a_whole_domain():
     ]
 
 
+PASST = "<backend type='passt'/>"
+
+
+def test_argv_gives_each_passt_its_socket_in_the_documents_order(tmp_path):
+    text = domain(nic("vhostuser", PASST), nic("user", mac=2), nic("user", PASST, 3, "rtl8139"))
+    done = vhostnet("argv", "-", "-j", "--passt", "/run/a", "--passt", f"{tmp_path}/../b,c", stdin=text)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == [
+        *("-chardev", "socket,id=charnet0,path=/run/a,reconnect=5"),
+        *("-netdev", "vhost-user,chardev=charnet0,id=hostnet0"),
+        *("-device", "virtio-net-pci,netdev=hostnet0,id=net0,mac=52:54:00:00:00:01"),
+        *("-netdev", "user,id=hostnet1"),
+        *("-device", "virtio-net-pci,netdev=hostnet1,id=net1,mac=52:54:00:00:00:02"),
+        "-netdev",
+        f"stream,addr.type=unix,addr.path={tmp_path.parent}/b,,c,server=off,reconnect=5,id=hostnet2",
+        *("-device", "rtl8139,netdev=hostnet2,id=net2,mac=52:54:00:00:00:03"),
+    ]
+
+
+@pytest.mark.parametrize("command", [("argv", "-"), ("exec", "-")])
+@pytest.mark.parametrize(
+    ("kind", "sockets", "message"),
+    [
+        (
+            "user",
+            (),
+            "NIC 52:54:00:00:00:02 of type user needs --passt, and there is none left for it; start one: passt ",
+        ),
+        ("vhostuser", (), "needs --passt, and there is none left for it; start one: passt --vhost-user --socket PATH"),
+        ("user", ("/a", "/b"), "--passt is given more often than there are NICs that take it"),
+    ],
+)
+def test_each_passt_has_one_socket(command, kind, sockets, message):
+    given = [word for path in sockets for word in ("--passt", path)]
+    done = vhostnet(
+        *command,
+        *given,
+        *(["--", "echo"] if command[0] == "exec" else []),
+        stdin=domain(nic("user"), nic(kind, PASST, 2)),
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
+def test_exec_does_not_ask_what_a_command_may_not_know():
+    text = domain(nic("user", PASST), nic("vhostuser", PASST, 2))
+    done = spawned("exec", "-", "--passt", "/run/a", "--passt", "/run/b", "--", "echo", stdin=text)
+    assert done.returncode == 0, done.stderr
+    assert "stream,addr.type=unix,addr.path=/run/a,server=off,id=hostnet0" in done.stdout
+    assert "socket,id=charnet1,path=/run/b -netdev" in done.stdout
+    assert done.stderr.count("calls its passt once, and not again when that has ended") == 2
+
+
+@pytest.mark.tap
+def test_exec_makes_nothing_where_a_socket_is_missing(bridge):
+    before = link_names()
+    done = vhostnet("exec", "-", "--", "echo", stdin=f"<devices>{PLAIN}{nic('user', PASST)}</devices>")
+    assert (done.returncode, link_names()) == (2, before)
+
+
+def test_plan_says_who_starts_passt():
+    done = vhostnet("plan", "-", stdin=domain(nic("user", PASST), nic("vhostuser", PASST, 2)))
+    assert done.returncode == 0, done.stderr
+    start = "type {} has no TAP: passt is its network: start it ({}), and give its socket (--passt)"
+    assert start.format("user", "passt --socket PATH") + "\n" in done.stdout
+    assert start.format("vhostuser", "passt --vhost-user --socket PATH") + ", and passt reads" in done.stdout
+
+
 def test_plan_says_that_there_is_no_tap():
     done = vhostnet("plan", "-", stdin=domain(nic("user"), nic("mcast", "<source address='230.0.0.1' port='9'/>", 2)))
     assert done.returncode == 0, done.stderr

@@ -36,6 +36,8 @@ def check_arguments(spec: vhostnet.InterfaceSpec, alias: str) -> None:
         fds["vhost_fds"] = list(range(300, 300 + spec.queues)) if spec.virtio else []
     elif spec.type == "vdpa":
         fds["vdpa_fd"] = 3
+    elif spec.passt:
+        fds["passt_socket"] = "/run/a,b=c"
     for dialect in vhostnet.qemu.argv.DIALECTS:
         argv = vhostnet.qemu_argv(spec, **fds, alias=alias, dialect=dialect)
         assert parse_argv(argv) == expected.all_of(spec, **fds, alias=alias, dialect=dialect), argv

@@ -38,9 +38,14 @@ def nics(words):
     return found
 
 
-def written(spec, first_fd, dialect):
+def socket_of(parts):
+    """The path of the socket that a NIC's first part leads to."""
+    told = parts[0][2]
+    return told["addr"]["path"] if "addr" in told else told["path"]
+
+
+def written(spec, first_fd, dialect, **fds):
     """One of ours likewise."""
-    fds = {}
     if spec.tap:
         fds["tap_fds"] = range(first_fd, first_fd + spec.queues)
         if spec.virtio and spec.vhost != "off":

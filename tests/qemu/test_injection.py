@@ -10,6 +10,7 @@ import vhostnet
 from vhostnet import (
     CcwAddress,
     InterfaceSpec,
+    PasstSource,
     PciAddress,
     SocketSource,
     SpecError,
@@ -47,6 +48,11 @@ FIELDS = {
     "vhost": ("off", lambda text: ({"vhost": text}, {})),
     "vhostuser path": ("/benign", lambda text: ({**SWITCH, "source": VhostUserSource(text)}, NO_TAP)),
     "vdpa dev": ("/benign", lambda text: ({**VDPA, "source": VdpaSource(text)}, {**NO_TAP, "vdpa_fd": 9})),
+    "passt_socket": ("/benign", lambda text: ({**USER, "source": PasstSource()}, {**NO_TAP, "passt_socket": text})),
+    "passt_socket of a vhostuser": (
+        "/benign",
+        lambda text: ({**SWITCH, "source": PasstSource()}, {**NO_TAP, "passt_socket": text}),
+    ),
     "address": ("benign", lambda text: ({**CLIENT, "source": SocketSource(text, 1)}, NO_TAP)),
     "local_address": ("benign", lambda text: ({**UDP, "source": SocketSource("a", 1, text, 2)}, NO_TAP)),
     "ipv4": ("10.9.8.0", lambda text: ({**USER, "source": UserSource(ipv4=text)}, NO_TAP)),
@@ -87,6 +93,12 @@ def argv(field, text, dialect):
     return vhostnet.qemu_argv(spec, **{"tap_fds": [3], "dialect": dialect, **arguments})
 
 
+def in_its_place(value, benign, text):
+    if isinstance(value, dict):
+        return {option: in_its_place(one, benign, text) for option, one in value.items()}
+    return value.replace(benign, text) if isinstance(value, str) else value
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("field", FIELDS)
 def test_no_text_becomes_an_option(field, dialect):
@@ -99,14 +111,7 @@ def test_no_text_becomes_an_option(field, dialect):
             except SpecError as error:
                 assert str(error).isprintable()
                 continue
-            meant = tuple(
-                {
-                    option: value.replace(benign, text) if isinstance(value, str) else value
-                    for option, value in half.items()
-                }
-                for half in plain
-            )
-            assert parse_argv(written) == meant, text
+            assert parse_argv(written) == tuple(in_its_place(half, benign, text) for half in plain), text
             assert not UNSEEN.search("".join(written))
 
 

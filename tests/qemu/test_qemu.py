@@ -7,7 +7,16 @@ import pytest
 from conftest import SEED, TESTS
 
 import vhostnet
-from vhostnet import CcwAddress, InterfaceSpec, PciAddress, SpecError, VdpaSource, VhostnetWarning, VhostUserSource
+from vhostnet import (
+    CcwAddress,
+    InterfaceSpec,
+    PasstSource,
+    PciAddress,
+    SpecError,
+    VdpaSource,
+    VhostnetWarning,
+    VhostUserSource,
+)
 
 GOLDEN = sorted((TESTS / "golden").glob("*.xml"))
 DIALECTS = ("classic", "keyval", "json")
@@ -120,6 +129,12 @@ def test_refused(arguments, name):
         ({"type": "vdpa", "source": VdpaSource("/dev/vhost-vdpa-0")}, {}, "vdpa_fd"),
         ({"type": "vdpa", "source": VdpaSource("/dev/vhost-vdpa-0")}, {"vdpa_fd": -1}, "vdpa_fd"),
         ({"type": "vdpa", "source": VdpaSource("/dev/vhost-vdpa-0")}, {"vdpa_fd": True}, "vdpa_fd"),
+        ({"type": "user"}, {"passt_socket": "/p"}, "passt_socket"),
+        ({"type": "vhostuser", "source": VhostUserSource("/v")}, {"passt_socket": "/p"}, "passt_socket"),
+        ({"type": "user", "source": PasstSource()}, {}, "passt_socket"),
+        ({"type": "user", "source": PasstSource()}, {"passt_socket": "p"}, "passt_socket"),
+        ({"type": "vhostuser", "source": PasstSource()}, {"passt_socket": ""}, "passt_socket"),
+        ({"bridge": "br0"}, {"tap_fds": [3], "passt_socket": "/p"}, "passt_socket"),
         ({"bridge": "br0"}, {}, "tap_fds"),
         ({"bridge": "br0"}, {"tap_fds": [3], "vdpa_fd": 4}, "vdpa_fd"),
     ],
@@ -130,6 +145,27 @@ def test_fds_are_those_of_the_type(fields, arguments, name):
         vhostnet.qemu_argv(InterfaceSpec(**fields), **arguments)
     assert caught.value.attribute == name
     assert caught.value.expected
+
+
+@pytest.mark.parametrize(("kind", "start"), [("user", "passt --socket"), ("vhostuser", "passt --vhost-user --socket")])
+def test_who_has_no_passt_is_told_how_to_start_one(kind, start):
+    with pytest.raises(SpecError, match=f"passt_socket.*the socket of a passt that runs: {start} PATH"):
+        vhostnet.qemu_argv(InterfaceSpec(type=kind, source=PasstSource()))
+
+
+@pytest.mark.parametrize(
+    ("qemu", "kind", "reconnect", "said"),
+    [
+        ((7, 1, 0), "user", 5, "has no -netdev stream"),
+        ((7, 2, 22), "user", 5, "calls passt once"),
+        ((7, 2, 22), "user", None, ""),
+        ((7, 2, 22), "vhostuser", 5, ""),
+        ((8, 0, 0), "user", 5, ""),
+    ],
+)
+def test_what_a_qemu_knows_of_passt(qemu, kind, reconnect, said):
+    facts = vhostnet.caveats(InterfaceSpec(type=kind, source=PasstSource(reconnect)), qemu=qemu)
+    assert [said in fact for fact in facts] == ([True] if said else [])
 
 
 @pytest.mark.parametrize("kind", ["vhostuser", "vdpa"])

@@ -15,7 +15,7 @@ import pytest
 from conftest import TESTS
 
 import vhostnet
-from vhostnet import Bandwidth, InterfaceSpec, PciAddress, Rate, SpecError, VhostnetWarning
+from vhostnet import Bandwidth, InterfaceSpec, PasstSource, PciAddress, Rate, SpecError, VhostnetWarning
 
 ATTACKS = sorted((TESTS / "attacks").glob("*.xml"))
 FOR_ANYBODY = [path for path in ATTACKS if not path.stem.startswith("strict-")]
@@ -37,6 +37,7 @@ PLACES = {
     "document": "not well-formed|is not an interface",
     "encoding": "not well-formed|encoding=",
     "entity": "not well-formed",
+    "forward": "<(portForward|range)[ >]",
     "ifname": "<target dev=",
     "later": "is not supported yet",
     "loadparm": "<boot loadparm=",
@@ -92,12 +93,16 @@ def check_refused(path, *, strict):
 
 # What each of them would be without its attack, which is in one place.
 SOUND = InterfaceSpec(bridge="br0", mac="52:54:00:00:00:01")
+PASST = {"type": "user", "bridge": None, "source": PasstSource()}
 ALLOWED = {
     "strict-attribute-of-an-address": {"address": PciAddress(slot=3)},
     "strict-attribute-without-effect": {"model": "e1000"},
     "strict-bandwidth-with-an-element": {"bandwidth": Bandwidth(Rate(1000))},
     "strict-element-in-an-element": {"mtu": 1500},
+    "strict-passt-log-file": PASST,
+    "strict-port-forward-with-an-element": PASST,
     "strict-sndbuf-with-an-element": {"sndbuf": 1600},
+    "strict-text-in-a-port-forward": PASST,
     "strict-text-in-an-element": {"mtu": 1500},
     "strict-type-missing": {"type": "user", "bridge": None},
 }

@@ -19,6 +19,7 @@ from vhostnet import (
     InterfaceSpec,
     MmioAddress,
     Network,
+    PasstSource,
     PciAddress,
     PortGroup,
     Rate,
@@ -125,6 +126,7 @@ SPECS = st.one_of(
 )
 REST = {name: ANY[name] for name in ("mac", "alias", "boot_order")}  # of what has no TAP
 TEAM = st.sampled_from([None, "persistent"])
+PASST = st.builds(PasstSource, st.none() | st.integers(0, 2147483))
 TAPLESS = st.one_of(
     st.builds(InterfaceSpec, type=st.just("user"), source=WHERE["user"], address=st.none() | PCI, teaming=TEAM, **REST),
     st.builds(
@@ -143,6 +145,8 @@ TAPLESS = st.one_of(
     ),
     st.builds(InterfaceSpec, type=st.just("user"), address=CCW, loadparm=st.sampled_from([None, "A.1 Z"]), **REST),
     st.builds(InterfaceSpec, type=st.just("vhostuser"), source=WHERE["vhostuser"], mtu=ANY["mtu"], **REST, **VIRTIO),
+    st.builds(InterfaceSpec, type=st.just("user"), source=PASST, mtu=ANY["mtu"], **REST),
+    st.builds(InterfaceSpec, type=st.just("vhostuser"), source=PASST, mtu=ANY["mtu"], **REST, **VIRTIO),
     st.builds(InterfaceSpec, type=st.just("vdpa"), source=WHERE["vdpa"], **REST, **VIRTIO),
     st.builds(
         InterfaceSpec,
@@ -170,7 +174,7 @@ def test_the_arguments_say_what_the_spec_says(spec, vhost, dialect):
 @given(TAPLESS, st.sampled_from(DIALECTS))
 @settings(deadline=None, max_examples=300)
 def test_the_arguments_of_what_has_no_tap(spec, dialect):
-    fds = {"vdpa_fd": 7} if spec.type == "vdpa" else {}
+    fds = {"vdpa_fd": 7} if spec.type == "vdpa" else {"passt_socket": "/run/a,b=c"} if spec.passt else {}
     argv = vhostnet.qemu_argv(spec, **fds, dialect=dialect)
     alias = spec.alias or "net0"
     assert parse_argv(argv) == expected.all_of(spec, **fds, alias=alias, dialect=dialect)
@@ -315,5 +319,6 @@ def test_how_it_is_written_changes_nothing(pair):
     assert one == other
     for dialect in DIALECTS:
         fds = {"tap_fds": range(3, 3 + one.queues)} if one.tap else {"vdpa_fd": 3} if one.type == "vdpa" else {}
+        fds |= {"passt_socket": "/run/p"} if one.passt else {}
         fds["dialect"] = dialect
         assert vhostnet.qemu_argv(one, **fds) == vhostnet.qemu_argv(other, **fds)

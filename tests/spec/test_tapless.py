@@ -8,6 +8,7 @@ import vhostnet
 from vhostnet import (
     DirectSource,
     InterfaceSpec,
+    PasstSource,
     SocketSource,
     SpecError,
     UserSource,
@@ -49,7 +50,18 @@ def test_each_type(kind):
     assert not spec.tap
 
 
+PASST = "<backend type='passt'/>"
 TAKEN = [
+    ("user", PASST, None, {"source": PasstSource()}),
+    (
+        "user",
+        f"{PASST}<model type='rtl8139'/><mtu size='9000'/>",
+        None,
+        {"source": PasstSource(), "model": "rtl8139", "mtu": 9000},
+    ),
+    ("vhostuser", PASST, "", {"source": PasstSource()}),
+    ("vhostuser", f"{PASST}<driver queues='2'/>", "<source/>", {"source": PasstSource(), "queues": 2}),
+    ("vhostuser", PASST, "<source type='unix' mode='client'/>", {"source": PasstSource()}),
     ("user", "<ip address='172.17.2.0' family='ipv4' prefix='24'/>", None, {"source": UserSource("172.17.2.0/24")}),
     ("user", "<ip address='10.0.0.0' prefix='4'/>", None, {"source": UserSource("10.0.0.0/4")}),
     ("user", "<ip address='10.0.0.0' prefix='27'/>", None, {"source": UserSource("10.0.0.0/27")}),
@@ -115,7 +127,23 @@ REFUSED = [
     *((kind, "<ip address='10.0.0.0'/>", None, "ip", None, None) for kind in SOURCES if kind != "user"),
     *((kind, "<route address='10.0.0.0'/>", None, "route", None, None) for kind in SOURCES),
     *((kind, "<portForward proto='tcp'/>", None, "portForward", None, None) for kind in SOURCES),
-    *((kind, "<backend type='passt'/>", None, "backend", "type", "passt") for kind in SOURCES),
+    *((kind, PASST, None, "backend", "type", "passt") for kind in SOURCES if kind not in ("user", "vhostuser")),
+    *((kind, "<backend type='slirp'/>", None, "backend", "type", "slirp") for kind in SOURCES),
+    *((kind, f"{PASST}<route address='10.0.0.0'/>", "", "route", None, None) for kind in ("user", "vhostuser")),
+    *((kind, f"{PASST}<portForward/>", "", "portForward", "proto", None) for kind in ("user", "vhostuser")),
+    ("user", f"{PASST}<ip address='10.0.0.0' prefix='28'/>", None, "ip", "prefix", "28"),
+    ("user", f"{PASST}<ip address='10.0.0.0'/><ip address='10.1.0.0'/>", None, "ip", None, None),
+    ("user", f"{PASST}<driver queues='2'/>", None, "driver", "queues", "2"),
+    ("user", f"{PASST}<portForward proto='sctp'/>", None, "portForward", "proto", "sctp"),
+    ("user", f"{PASST}<portForward proto='tcp' address='here'/>", None, "portForward", "address", "here"),
+    ("user", f"{PASST}<portForward proto='tcp'><range start='0'/></portForward>", None, "range", "start", "0"),
+    ("user", f"{PASST}<portForward proto='tcp'><range start='1' to='x'/></portForward>", None, "range", "to", "x"),
+    ("user", f"{PASST}<portForward proto='tcp'><range end='7'/></portForward>", None, "range", "start", None),
+    ("user", f"{PASST}<portForward proto='tcp'><range exclude='no'/></portForward>", None, "range", "start", None),
+    ("vhostuser", f"{PASST}<model type='e1000'/>", "", "model", "type", "e1000"),
+    ("vhostuser", PASST, "<source type='tcp'/>", "source", "type", "tcp"),
+    ("vhostuser", PASST, "<source mode='both'/>", "source", "mode", "both"),
+    ("vhostuser", PASST, "<source><reconnect enabled='yes'/></source>", "reconnect", "timeout", None),
     *((kind, "", "", "source", "port", None) for kind in SOCKETS),
     *((kind, "", "<source address='a' port='0'/>", "source", "port", "0") for kind in ("mcast", "server", "client")),
     *((kind, "", "<source address='a' port='65536'/>", "source", "port", "65536") for kind in ("mcast", "client")),
@@ -254,6 +282,62 @@ def test_what_libvirt_does_not_know_of_an_ip(ip):
         vhostnet.parse_interface(interface("user", ip), strict=True)
 
 
+# --- what is for whoever starts passt --------------------------------------------------------------------
+
+FORWARD = "<portForward proto='tcp' address='2001:db8::1' dev='eth0'>{}</portForward>"
+RANGES = "<range start='22' to='2022'/><range start='1000' end='1050'/><range start='1020' exclude='yes'/><range/>"
+
+
+@pytest.mark.parametrize(
+    ("inside", "source", "option"),
+    [
+        ("<backend type='passt' logFile='/x'/>", "", "--log-file"),
+        ("<backend type='passt' hostname='a'/>", "", "--hostname"),
+        ("<backend type='passt' fqdn='a.example'/>", "", "--fqdn"),
+        (PASST, "<source dev='eth0'/>", "--interface"),
+        (f"{PASST}<ip address='172.17.2.0' family='ipv4' prefix='24'/>", "", "--address"),
+        (f"{PASST}<ip address='2001:db8::7'/>", "", "--address"),
+        (f"{PASST}<portForward proto='udp'/>", "", "--udp-ports"),
+        (PASST + FORWARD.format(RANGES), "", "--tcp-ports"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["user", "vhostuser"])
+def test_what_passt_is_told_is_left_to_whoever_starts_it(kind, inside, source, option):
+    with pytest.warns(
+        VhostnetWarning, match=f"has no effect here: it is for whoever starts passt \\({option}\\)"
+    ) as caught:
+        assert vhostnet.parse_interface(interface(kind, inside, source)) == bare(kind, source=PasstSource())
+    assert len(caught) == 1
+    with pytest.raises(SpecError, match=f"starts passt \\({option}\\)"):
+        vhostnet.parse_interface(interface(kind, inside, source), strict=True)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "<source path='/x'/>",
+        "<source mode='server'/>",
+        "<source><reconnect enabled='yes' timeout='7'/></source>",
+        "<source><reconnect enabled='no'/></source>",
+    ],
+)
+def test_a_socket_beside_passt_is_not_its_own(source):
+    with pytest.warns(VhostnetWarning, match="has no effect: QEMU calls passt") as caught:
+        assert vhostnet.parse_interface(interface("vhostuser", PASST, source)).source == PasstSource()
+    assert len(caught) == 1
+
+
+def test_everything_is_checked_before_anything_is_said_to_have_no_effect():
+    forward = "<portForward proto='tcp'>\n<range to='1'/></portForward>"
+    with pytest.raises(SpecError, match="line 2: <range start=> is missing"):
+        vhostnet.parse_interface(interface("user", f"<backend type='passt' logFile='/x'/>{forward}"))
+
+
+def test_the_model_of_a_vhostuser_is_virtio_without_a_word():
+    text = f"<interface type='vhostuser'><mac address='52:54:00:00:00:01'/>{PASST}</interface>"
+    assert vhostnet.parse_interface(text, strict=True) == bare("vhostuser", source=PasstSource())
+
+
 # --- in a domain -----------------------------------------------------------------------------------------
 
 SHARED = "<memoryBacking><access mode='shared'/></memoryBacking>"
@@ -267,9 +351,10 @@ def test_a_switch_reads_the_guests_memory(memory):
 
 
 @pytest.mark.parametrize("memory", ["", SHARED.replace("shared", "private"), CELLS.format("private")])
-def test_a_switch_cannot_read_memory_that_is_not_shared(memory):
+@pytest.mark.parametrize("nic", [interface("vhostuser"), interface("vhostuser", PASST, "")])
+def test_a_switch_cannot_read_memory_that_is_not_shared(nic, memory):
     with pytest.raises(SpecError, match="shared") as caught:
-        vhostnet.parse_domain(f"<domain>{memory}<devices>\n{interface('vhostuser')}</devices></domain>")
+        vhostnet.parse_domain(f"<domain>{memory}<devices>\n{nic}</devices></domain>")
     assert (caught.value.line, caught.value.value) == (2, "vhostuser")
     assert "<access mode='shared'/>" in caught.value.expected
 

@@ -31,6 +31,7 @@ from vhostnet.commands.options import (
     making_options,
     number_or_name,
     opening_options,
+    passt_options,
     reading_options,
 )
 from vhostnet.commands.showing import (
@@ -45,8 +46,9 @@ from vhostnet.commands.showing import (
     warnings_shown,
 )
 from vhostnet.process.netns import call_inside
-from vhostnet.qemu.argv import RECONNECT_MS, Dialect, check_qemu
+from vhostnet.qemu.argv import RECONNECT_MS, START_PASST, STREAM_RECONNECT, Dialect, Version, check_qemu
 from vhostnet.qemu.command import Command, closers, read_command, settle, unplaced
+from vhostnet.values import replace
 
 UDEV_TIME = 3.0  # seconds that exec waits for udev, where one listens: it takes 2 to 13 ms
 OK, REFUSED, USAGE, BAD_SPEC, NOT_PERMITTED, BUSY, CANNOT = range(7)
@@ -102,39 +104,53 @@ def _argv(options: argparse.Namespace) -> int:
     specs = vhostnet.assign_machine(_specs([options.file], options))
     if len(specs) > 1 and (options.alias or options.addr):
         raise UsageError(f"--alias and --addr are for one NIC, and {options.file} has {len(specs)}: --nic picks one")
-    fds = {name: iter(getattr(options, name)) for name in ("tap_fds", "vhost_fds", "vdpa_fd")}
+    given = {name: iter(getattr(options, name)) for name in ("tap_fds", "vhost_fds", "vdpa_fd", "passt_socket")}
     argv = [
         word
         for spec in specs
         for word in vhostnet.qemu_argv(
             spec,
-            **_next_fds(spec, fds),
+            **_next_of(spec, given),
             alias=options.alias,
             bus=options.bus if spec.pci or len(specs) == 1 else None,
             addr=options.addr,
             dialect=options.dialect or "classic",
         )
     ]
-    for name, left in fds.items():
-        if any(True for _ in left):
-            raise UsageError(f"{_option(name)} is given more often than there are NICs that take it")
+    _check_used_up(given)
     print(to_json(argv) if options.json else shlex.join(argv))
     return OK
 
 
-def _next_fds(spec: InterfaceSpec, fds: Mapping[str, Iterator[Any]]) -> dict[str, Any]:
-    """Those of the next NIC, of the ones that take such."""
-    name = "tap_fds" if spec.tap else "vdpa_fd" if spec.type == "vdpa" else ""
+def _next_of(spec: InterfaceSpec, given: Mapping[str, Iterator[Any]]) -> dict[str, Any]:
+    """What is the next NIC's, of the ones that take such."""
+    name = _taken(spec)
     if not name:
         return {}
-    found = {name: next(fds[name], None)}
+    found = {name: next(given[name], None)}
     if found[name] is None:
-        raise UsageError(f"NIC {spec.mac} of type {spec.type} needs {_option(name)}, and there is none left for it")
-    return {**found, "vhost_fds": next(fds["vhost_fds"], [])} if spec.tap else found
+        start = f"; start one: {START_PASST[spec.type]}" if spec.passt else ""
+        raise UsageError(
+            f"NIC {spec.mac} of type {spec.type} needs {_option(name)}, and there is none left for it{start}"
+        )
+    return {**found, "vhost_fds": next(given["vhost_fds"], [])} if spec.tap else found
+
+
+def _taken(spec: InterfaceSpec) -> str:
+    """The argument that says what is there already of a NIC; "" where nothing is."""
+    if spec.passt:
+        return "passt_socket"
+    return "tap_fds" if spec.tap else "vdpa_fd" if spec.type == "vdpa" else ""
+
+
+def _check_used_up(given: Mapping[str, Iterator[Any]]) -> None:
+    for name, left in given.items():
+        if any(True for _ in left):
+            raise UsageError(f"{_option(name)} is given more often than there are NICs that take it")
 
 
 def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return "--passt" if name == "passt_socket" else f"--{name.replace('_', '-')}"
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -157,7 +173,10 @@ def _exec(options: argparse.Namespace) -> int:
     command = read_command(options.command_line)
     options.no_address |= options.bus is not None
     specs = _settled(_specs(options.files, options), command)
-    options.dialect = options.dialect or _dialect(specs, command)
+    version = _version(specs, command)
+    options.dialect = options.dialect or ("json" if version and version >= RECONNECT_MS else "classic")
+    specs = [_callable(spec, version, options.dialect) for spec in specs]
+    sockets = _sockets(specs, options)
     for closer in closers(command):
         say(f"{closer}: QEMU would not have those of its NICs; run vhostnet itself by it (sudo vhostnet exec ...)")
     with contextlib.ExitStack() as stack:
@@ -166,7 +185,8 @@ def _exec(options: argparse.Namespace) -> int:
         nics = [stack.enter_context(nic) for nic in vhostnet.open_nics(made, **_opening(options))]
         for fd in [*vdpa_fds, *(fd for nic in nics for fd in nic.fds)]:
             os.set_inheritable(fd, True)
-        words = [*options.command_line, *_arguments(specs, nics, vdpa_fds, options)]
+        given = {"vdpa_fd": iter(vdpa_fds), "passt_socket": iter(sockets)}
+        words = [*options.command_line, *_arguments(specs, nics, given, options)]
         _await_udev(nics)
         if any(nic.needs_closing for nic in nics):
             return _stay(words, nics)
@@ -178,14 +198,30 @@ def _exec(options: argparse.Namespace) -> int:
             raise UsageError(f"cannot run {words[0]!r}: {error.strerror}") from None
 
 
-def _dialect(specs: Sequence[InterfaceSpec], command: Command) -> Dialect:
-    """Any does, but where a QEMU must be told in its own words: ``reconnect`` came to be ``reconnect-ms``."""
-    if not any(getattr(spec.source, "reconnect", None) is not None for spec in specs):
-        return "classic"
+def _version(specs: Sequence[InterfaceSpec], command: Command) -> Version | None:
+    """QEMU's, where it must be told in its own words: ``reconnect`` came to be ``reconnect-ms``. Else any does."""
+    if not command.emulator or not any(getattr(spec.source, "reconnect", None) is not None for spec in specs):
+        return None
     from vhostnet.commands.doctor import qemu_version
 
-    version = qemu_version(command.emulator) if command.emulator else None
-    return "json" if version and version >= RECONNECT_MS else "classic"
+    return qemu_version(command.emulator)
+
+
+def _callable(spec: InterfaceSpec, version: Version | None, dialect: Dialect) -> InterfaceSpec:
+    """Calling passt again is libvirt's wish, and not the XML's: a QEMU that may not know how is not asked to."""
+    first = RECONNECT_MS if dialect == "json" else STREAM_RECONNECT if spec.type == "user" else (0, 0, 0)
+    if not spec.passt or (version and version >= first):
+        return spec
+    say(f"NIC {spec.mac}: this QEMU calls its passt once, and not again when that has ended: it may not know how")
+    return replace(spec, source=vhostnet.PasstSource(reconnect=None))
+
+
+def _sockets(specs: Sequence[InterfaceSpec], options: argparse.Namespace) -> list[str]:
+    """Each NIC's that leads to a passt; none is missing, and none left."""
+    given = {"passt_socket": iter(options.passt_socket)}
+    found = [_next_of(spec, given)["passt_socket"] for spec in specs if spec.passt]
+    _check_used_up(given)
+    return found
 
 
 def _stay(words: Sequence[str], nics: Sequence[vhostnet.Nic]) -> int:
@@ -218,17 +254,19 @@ def _vdpa_fd(spec: InterfaceSpec, stack: contextlib.ExitStack) -> int:
 
 
 def _arguments(
-    specs: Sequence[InterfaceSpec], nics: Sequence[vhostnet.Nic], vdpa_fds: Sequence[int], options: argparse.Namespace
+    specs: Sequence[InterfaceSpec],
+    nics: Sequence[vhostnet.Nic],
+    given: Mapping[str, Iterator[Any]],
+    options: argparse.Namespace,
 ) -> Iterator[str]:
     """QEMU's, of every NIC in its turn: *nics* are of those that have a TAP."""
-    next_nic, next_fd = iter(nics), iter(vdpa_fds)
+    next_nic = iter(nics)
     for spec in specs:
         how = {"bus": options.bus if spec.pci else None, "dialect": options.dialect}
         if spec.tap:
             yield from next(next_nic).qemu_argv(**how)
         else:
-            vdpa_fd = next(next_fd) if spec.type == "vdpa" else None
-            yield from vhostnet.qemu_argv(vhostnet.fitted(spec), vdpa_fd=vdpa_fd, **how)
+            yield from vhostnet.qemu_argv(vhostnet.fitted(spec), **_next_of(spec, given), **how)
 
 
 def _await_udev(nics: Sequence[vhostnet.Nic]) -> None:
@@ -373,10 +411,12 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vhostnet {vhostnet.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    reading, making, dialect = reading_options(), making_options(), dialect_options()
+    reading, making, dialect, passt = reading_options(), making_options(), dialect_options(), passt_options()
     opening = opening_options(making)
 
-    argv = commands.add_parser("argv", parents=[reading, dialect], help="print QEMU's arguments for fds you have")
+    argv = commands.add_parser(
+        "argv", parents=[reading, dialect, passt], help="print QEMU's arguments for fds you have"
+    )
     argv.add_argument("file", metavar="FILE", help="an <interface> or a <domain>; - reads standard input")
     for name, kind, metavar, what in FDS:
         argv.add_argument(name, type=kind, action="append", default=[], metavar=metavar, help=what)
@@ -393,7 +433,7 @@ def parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser(
         "exec",
-        parents=[reading, opening, dialect],
+        parents=[reading, opening, dialect, passt],
         help="open the NICs, append their arguments to a command and become it (or wait for it, where something of "
         "theirs would be left behind: a port of Open vSwitch, a downscript)",
         usage="vhostnet exec [options] FILE... -- COMMAND [ARGUMENT...]",

@@ -97,3 +97,12 @@ def dialect_options() -> Parser:
     group = Parser(add_help=False)
     group.add_argument("--dialect", choices=("classic", "keyval", "json"), help="default: classic")
     return group
+
+
+def passt_options() -> Parser:
+    group = Parser(add_help=False)
+    what = "the socket of a passt that runs; once for each NIC with <backend type='passt'/>"
+    group.add_argument(
+        "--passt", dest="passt_socket", type=os.path.abspath, action="append", default=[], metavar="SOCKET", help=what
+    )
+    return group

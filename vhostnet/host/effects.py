@@ -10,6 +10,7 @@ from vhostnet.host.reasons import describe
 from vhostnet.process.netns import NetNs, call_inside
 from vhostnet.program.plan import DEFAULT_MTU
 from vhostnet.program.program import MACVTAP_MODES, Link, NicRow, Program
+from vhostnet.qemu.argv import START_PASST
 from vhostnet.spec.interface import InterfaceSpec
 
 
@@ -29,7 +30,14 @@ def effects(
 
 def without_tap(specs: Sequence[InterfaceSpec]) -> tuple[str, ...]:
     """Of each NIC for which nothing is made here, who makes what it leads to."""
-    return tuple(f"NIC {spec.mac}: type {spec.type} has no TAP: {_WHOSE[spec.type]}" for spec in specs if not spec.tap)
+    return tuple(f"NIC {spec.mac}: type {spec.type} has no TAP: {_whose(spec)}" for spec in specs if not spec.tap)
+
+
+def _whose(spec: InterfaceSpec) -> str:
+    if not spec.passt:
+        return _WHOSE[spec.type]
+    shared = ", and passt reads the guest's memory, which must be shared (share=on)" if spec.type == "vhostuser" else ""
+    return f"passt is its network: start it ({START_PASST[spec.type]}), and give its socket (--passt){shared}"
 
 
 _WHOSE: Final = {

@@ -26,13 +26,15 @@ from vhostnet.qemu.tables import (
     netdev_table,
 )
 from vhostnet.spec.interface import InterfaceSpec
-from vhostnet.spec.parts import CcwAddress, MmioAddress, PciAddress, is_addr, is_generated, is_id
+from vhostnet.spec.parts import CcwAddress, MmioAddress, PciAddress, is_addr, is_generated, is_id, is_path
 from vhostnet.values import replace
 
 Dialect = Literal["classic", "keyval", "json"]
 DIALECTS: Final = ("classic", "keyval", "json")
 Version = tuple[int, int, int]
-RECONNECT_MS: Final[Version] = (9, 2, 0)  # the first QEMU that has it
+STREAM: Final[Version] = (7, 2, 0)  # the first QEMU that has such a -netdev: a passt's
+STREAM_RECONNECT: Final[Version] = (8, 0, 0)  # the first whose -netdev stream has reconnect
+RECONNECT_MS: Final[Version] = (9, 2, 0)  # the first that has it, wherever
 
 MAX_TX_QUEUE_SIZE: Final = 256
 _LONG_TX_QUEUES: Final = ("vhostuser", "vdpa")  # get more
@@ -44,6 +46,7 @@ def qemu_properties(
     tap_fds: Sequence[int] = (),
     vhost_fds: Sequence[int] = (),
     vdpa_fd: int | None = None,
+    passt_socket: str | None = None,
     alias: str | None = None,
     bus: str | None = None,
     addr: str | None = None,
@@ -55,7 +58,7 @@ def qemu_properties(
     vhostuser, ``char`` and the alias, is to be there before, and so is the fd set of type vdpa, its fd's number.
     Arguments and errors are qemu_argv()'s.
     """
-    device = _device(spec, tap_fds, vhost_fds, vdpa_fd, alias, bus, addr, dialect)
+    device = _device(spec, tap_fds, vhost_fds, vdpa_fd, passt_socket, alias, bus, addr, dialect)
     return netdev_table(spec).properties(device), DEVICE.properties(device)
 
 
@@ -65,6 +68,7 @@ def qemu_argv(
     tap_fds: Sequence[int] = (),
     vhost_fds: Sequence[int] = (),
     vdpa_fd: int | None = None,
+    passt_socket: str | None = None,
     alias: str | None = None,
     bus: str | None = None,
     addr: str | None = None,
@@ -73,14 +77,15 @@ def qemu_argv(
     """``["-netdev", ..., "-device", ...]`` for *spec* on these fds, byte for byte as libvirt writes it.
 
     *tap_fds* has one fd a queue pair, *vhost_fds* as many or none; a spec without a TAP takes neither, one of type vdpa
-    *vdpa_fd* (``open_vdpa()``). That has ``-add-fd`` in front, type vhostuser ``-chardev``, and a PCI device with a
-    zpci address its ``-device zpci``. *alias* is the device's id (the spec's own, or ``net0``); *bus* and *addr* place
-    it on PCI where the spec does not, or otherwise than it does. A vhostuser NIC's ``reconnect`` is QEMU 9.2's in the
-    ``json`` dialect (``reconnect-ms``), and that of older ones in the others.
+    *vdpa_fd* (``open_vdpa()``), and one with a PasstSource *passt_socket*, the path of that passt's. Type vdpa has
+    ``-add-fd`` in front, type vhostuser ``-chardev``, and a PCI device with a zpci address its ``-device zpci``.
+    *alias* is the device's id (the spec's own, or ``net0``); *bus* and *addr* place it on PCI where the spec does not,
+    or otherwise than it does. A source's ``reconnect`` is QEMU 9.2's in the ``json`` dialect (``reconnect-ms``), and
+    that of older ones in the others.
 
     Raises SpecError, naming the argument. Warns (VhostnetWarning) where QEMU will not give what was asked.
     """
-    device = _device(spec, tap_fds, vhost_fds, vdpa_fd, alias, bus, addr, dialect)
+    device = _device(spec, tap_fds, vhost_fds, vdpa_fd, passt_socket, alias, bus, addr, dialect)
     for caveat in caveats(spec, device.alias):
         warnings.warn(caveat, VhostnetWarning, stacklevel=2)
     write = _json if dialect == "json" else _keyval
@@ -199,12 +204,23 @@ def caveats(spec: InterfaceSpec, alias: str = "net0", *, qemu: Version | None = 
         found.append(
             f"loadparm: QEMU {dotted(qemu)} has it on the machine alone (-machine loadparm=...), devices from 9.2"
         )
+    if qemu and spec.passt and spec.type == "user":
+        found += _of_a_stream(spec, qemu)
     if spec.link_state == "down":
         found.append(
             "link state='down': QEMU has no argument for it; after the start send it "
             f'{{"execute": "set_link", "arguments": {{"name": "{alias}", "up": false}}}}'
         )
     return tuple(found)
+
+
+def _of_a_stream(spec: InterfaceSpec, qemu: Version) -> list[str]:
+    if qemu < STREAM:
+        return [f"backend passt: QEMU {dotted(qemu)} has no -netdev stream (7.2 was the first)"]
+    if qemu < STREAM_RECONNECT and getattr(spec.source, "reconnect", None) is not None:
+        fact = "calls passt once, and not again when that has ended (8.0 was the first that does)"
+        return [f"backend passt: QEMU {dotted(qemu)} {fact}"]
+    return []
 
 
 def _misfits(spec: InterfaceSpec, qemu: Version | None) -> list[_Misfit]:
@@ -245,6 +261,7 @@ def _device(
     tap_fds: Sequence[int],
     vhost_fds: Sequence[int],
     vdpa_fd: int | None,
+    passt_socket: str | None,
     alias: str | None,
     bus: str | None,
     addr: str | None,
@@ -253,6 +270,7 @@ def _device(
     """All that is told of a NIC, checked."""
     _check_fds(spec, tap_fds, vhost_fds)
     _check_vdpa(spec, vdpa_fd)
+    _check_passt(spec, passt_socket)
     _check_choice("dialect", dialect, dialect in DIALECTS, "classic, keyval or json")
     address = spec.address
     if isinstance(address, PciAddress):
@@ -262,7 +280,7 @@ def _device(
     _check_choice("alias", alias, is_id(alias), "a letter, then letters, digits and - . _")
     _check_choice("bus", bus, bus is None or (spec.pci and is_id(bus)), "the name of a PCI bus, such as pci.0")
     _check_choice("addr", addr, addr is None or (spec.pci and is_addr(addr)), "a PCI slot, such as 0x7 or 0x7.0x1")
-    return Device(spec, tap_fds, vhost_fds, vdpa_fd, alias, bus, addr, dialect)
+    return Device(spec, tap_fds, vhost_fds, vdpa_fd, passt_socket, alias, bus, addr, dialect)
 
 
 def _check_fds(spec: InterfaceSpec, tap_fds: Sequence[int], vhost_fds: Sequence[int]) -> None:
@@ -288,6 +306,18 @@ def _check_vdpa(spec: InterfaceSpec, vdpa_fd: object) -> None:
         _check_choice("vdpa_fd", vdpa_fd, vdpa_fd is None, f"none: type {spec.type} has no vDPA device")
 
 
+def _check_passt(spec: InterfaceSpec, path: object) -> None:
+    if spec.passt:
+        expected = f"the absolute path of the socket of a passt that runs: {START_PASST[spec.type]}"
+        _check_choice("passt_socket", path, is_path(path), expected)
+    else:
+        _check_choice("passt_socket", path, path is None, "none: it leads to no passt")
+
+
+# How whoever runs the VM starts one, by the NIC's type.
+START_PASST: Final = {"user": "passt --socket PATH", "vhostuser": "passt --vhost-user --socket PATH"}
+
+
 def _check_choice(name: str, value: object, allowed: bool, expected: str) -> None:
     if not allowed:
         raise SpecError("is not allowed", attribute=name, value=value, expected=expected)
@@ -306,7 +336,11 @@ def _keyval(properties: Mapping[str, Value]) -> str:
 
 
 def _pairs(properties: Mapping[str, Value]) -> str:
-    return ",".join(f"{key}={_plain(value)}" for key, value in properties.items())
+    """``key=value,...``: what is an object in JSON is ``key.name=value`` for each of its own."""
+    flat: dict[str, Value] = {}
+    for key, value in properties.items():
+        flat |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, Mapping) else {key: value}
+    return ",".join(f"{key}={_plain(value)}" for key, value in flat.items())
 
 
 def _plain(value: Value) -> str:

@@ -3,13 +3,13 @@
 A row looks at a Device and gives a typed value, or None where there is nothing to say.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from vhostnet.spec.interface import InterfaceSpec
 from vhostnet.spec.parts import CcwAddress, MmioAddress, PciAddress, SpaprVioAddress, UsbAddress
 
-Value = str | int | bool
+Value = str | int | bool | Mapping[str, str]  # the last is QMP's object; in words each of it is key.name=
 Properties = dict[str, Value]
 
 
@@ -20,6 +20,7 @@ class Device(NamedTuple):
     tap_fds: Sequence[int]
     vhost_fds: Sequence[int]
     vdpa_fd: int | None
+    passt_socket: str | None
     alias: str
     bus: str | None
     addr: str | None
@@ -94,6 +95,18 @@ def _in_order(kind: str, *rows: tuple[str, Callable[[Device], Value | None]]) ->
     return Table(*(Row(key, place, value) for place, (key, value) in enumerate(every)))
 
 
+def _in_json(json: bool, name: str) -> Callable[[Device], Value | None]:
+    """Said in that dialect alone, or in the others."""
+    return lambda device: getattr(device.spec.source, name) if (device.dialect == "json") is json else None
+
+
+_PASST: Final = _in_order(
+    "stream",
+    ("addr", lambda device: {"type": "unix", "path": str(device.passt_socket)}),
+    ("server", _always(False)),
+    ("reconnect", _in_json(False, "reconnect")),
+    ("reconnect-ms", _in_json(True, "reconnect_ms")),
+)
 _NETDEVS: Final = {
     "user": _in_order(
         "user",
@@ -111,21 +124,18 @@ _NETDEVS: Final = {
 
 
 def netdev_table(spec: InterfaceSpec) -> Table:
+    if spec.passt and spec.type == "user":
+        return _PASST
     return _TAP if spec.tap else _NETDEVS[spec.type]
 
 
 # --- what a -netdev needs before it ----------------------------------------------------------------------
 
 
-def _in_json(json: bool, name: str) -> Callable[[Device], Value | None]:
-    """Said in that dialect alone, or in the others."""
-    return lambda device: getattr(device.spec.source, name) if (device.dialect == "json") is json else None
-
-
 CHARDEV: Final = Table(
     Row("backend", 0, _always("socket")),
     Row("id", 1, lambda device: f"char{device.alias}"),
-    Row("path", 2, _source("path")),
+    Row("path", 2, lambda device: device.passt_socket or _source("path")(device)),
     Row("server", 3, lambda device: getattr(device.spec.source, "server", None) or None),
     Row("reconnect", 4, _in_json(False, "reconnect")),
     Row("reconnect-ms", 5, _in_json(True, "reconnect_ms")),  # QEMU 9.2's, and libvirt's in front of that one

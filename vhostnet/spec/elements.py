@@ -37,6 +37,12 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def _port(text: str) -> int:
+    if not whole(text):
+        raise ValueError("a port, from 1 on")
+    return int(text)
+
+
 def unless_empty(reader: Reader) -> Reader:
     """libvirt reads some attributes such that an empty one is none."""
     return lambda text: reader(text) if text else None
@@ -183,6 +189,11 @@ HOST_IPS: Final[dict[str, dict[str, Reader]]] = {
         "metric": whole,
     },
 }
+# What is for whoever starts passt: it is read to be checked, as libvirt's parser checks it.
+PORT_FORWARD: Final[dict[str, dict[str, Reader]]] = {
+    "portForward": {"proto": word(tcp="tcp", udp="udp"), "address": plain, "dev": plain},
+    "portForward/range": {"start": _port, "end": _port, "to": _port, "exclude": yesno},
+}
 RATE: Final[dict[str, Reader]] = dict.fromkeys(("average", "peak", "burst"), whole)
 BANDWIDTH: Final[dict[str, dict[str, Reader]]] = {
     "bandwidth": {},
@@ -280,7 +291,7 @@ _WHEN_OPEN = "leave it out, and when the NIC is there"
 LATER_ELEMENTS: Final = {
     "filterref": f"{_WHEN_OPEN} filter on its TAP (nft add table bridge ...)",
     "ip": "leave it out, and configure the guest: it is for type user, and libvirt refuses it here, too",
-    "portForward": "leave it out: it is for passt, and libvirt refuses it without, too",
+    "portForward": "leave it out: without <backend type='passt'/> libvirt refuses it, too",
     "route": "leave it out, and configure the guest: libvirt refuses it, too",
 }
 LATER_PORTS: Final = {
@@ -290,10 +301,7 @@ LATER_PORTS: Final = {
 }
 LATER_ATTRIBUTES: Final = {
     ("acpi", "nodeset"): "leave it out, and give QEMU an -object acpi-generic-initiator",
-    (
-        "backend",
-        "type",
-    ): "leave it out; a passt of your own (--vhost-user --socket PATH) is a switch for type vhostuser",
+    ("backend", "type"): "leave it out: passt is for types user and vhostuser, and libvirt refuses it here, too",
     ("source", "dev"): "this network is not a bridge here: map it to one (--network NAME=BRIDGE), and leave dev= out",
     ("source", "mode"): "this network is not a bridge here: map it to one (--network NAME=BRIDGE), and leave mode= out",
 }

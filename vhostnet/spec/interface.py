@@ -68,7 +68,7 @@ class InterfaceSpec:
     characters, or a template with one ``%d``; None generates ``vnetN``. With ``managed`` False the TAP of that name is
     there already, and somebody else's (type ethernet): nothing of it is changed, and it stays. ``queues`` counts
     queue pairs, 1..256, without a TAP only vhostuser and vdpa have more than one. ``mtu`` is in bytes, 68..65521; None
-    takes the bridge's, and without a TAP only vhostuser can be told. ``sndbuf`` is in bytes. On its bridge an
+    takes the bridge's, and without a TAP only vhostuser and passt can be told. ``sndbuf`` is in bytes. On its bridge an
     ``isolated`` port sees none but those that are not, ``vlan`` are the VLANs it is in (of a bridge that heeds them),
     and ``mac_table_manager`` "libvirt" has the guest's MAC put into the forwarding table, instead of learning and
     flooding. With ``virtualport`` the bridge is Open vSwitch's. ``script`` is a program that is run with the TAP's name
@@ -159,6 +159,11 @@ class InterfaceSpec:
         return self.type in TAP_TYPES
 
     @property
+    def passt(self) -> bool:
+        """It leads to a passt, of type user or vhostuser."""
+        return self.source is not None and self.source.passt
+
+    @property
     def virtio(self) -> bool:
         """The model is one of virtio's, so queues, vhost and the driver's options mean something."""
         return self.model in VIRTIO_MODELS
@@ -214,7 +219,7 @@ _RULES: Final[tuple[tuple[str, Check, str], ...]] = (
     (
         "source",
         lambda value: isinstance(value, Source),
-        "a DirectSource, UserSource, VhostUserSource, VdpaSource or SocketSource",
+        "a DirectSource, UserSource, PasstSource, VhostUserSource, VdpaSource or SocketSource",
     ),
     ("model", is_model, "1 to 63 of A-Z a-z 0-9 _ -: virtio, or a device that QEMU has"),
     (
@@ -290,7 +295,7 @@ _NEEDED: Final = {
     "bridge": ("bridge", "the bridge's name"),
     "network": ("network", "the network's name"),
     "direct": ("source", "a DirectSource"),
-    "vhostuser": ("source", "a VhostUserSource"),
+    "vhostuser": ("source", "a VhostUserSource or PasstSource"),
     "vdpa": ("source", "a VdpaSource"),
     **dict.fromkeys(("udp", "mcast", "server", "client"), ("source", "a SocketSource")),
 }
@@ -352,8 +357,8 @@ def _check_type(spec: InterfaceSpec) -> None:
         return
     for name, (types, nothing) in _ONLY_FOR.items():
         value = getattr(spec, name)
-        if spec.type not in types and value != nothing:
-            expected = f"type {', '.join(types)}"
+        if spec.type not in types and value != nothing and not (name == "mtu" and spec.passt):
+            expected = f"type {', '.join(types)}" + (", or user with passt" if name == "mtu" else "")
             raise SpecError(f"is not for type {spec.type}", attribute=name, value=value, expected=expected)
     if spec.type in ("vhostuser", "vdpa") and not spec.virtio:
         raise SpecError(f"is not for type {spec.type}", attribute="model", value=spec.model, expected="model virtio")

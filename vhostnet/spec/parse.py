@@ -297,7 +297,7 @@ def _interface(element: _Element, networks: Networks | None, strict: bool, domai
     else:
         reading = Reading(strict, elsewhere=ELSEWHERE.get(kind, {}), many=_HOST_IPS if kind == "ethernet" else ())
     _walk(element, "interface", reading)
-    if "model" not in reading.values and not domain.machine.takes_virtio:
+    if "model" not in reading.values and not domain.machine.takes_virtio and kind != "vhostuser":
         problem = "is missing: virtio is taken, where libvirt on x86 would take rtl8139"
         warn(Place("model", "type", at(element).line, None).error(problem))
     return _finish(element, reading, networks, domain)

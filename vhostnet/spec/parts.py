@@ -486,6 +486,7 @@ class Source:
     """Where a NIC without a TAP leads to; ``sources.py`` has them. ``types`` are those of the NICs that can have it."""
 
     types: ClassVar[tuple[str, ...]] = ()
+    passt: ClassVar[bool] = False  # a passt that somebody else starts
 
     def check(self, kind: str) -> None:
         """Raises SpecError where it lacks what a NIC of this type needs."""

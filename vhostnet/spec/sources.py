@@ -71,13 +71,32 @@ class VhostUserSource(Source):
     def __post_init__(self) -> None:
         _check("path", self.path, is_path(self.path), "an absolute path without control characters")
         _check("server", self.server, isinstance(self.server, bool), "True or False")
-        if self.reconnect is not None:
-            _check("reconnect", self.reconnect, is_whole(self.reconnect, 0, 2147483), "seconds, 0..2147483")
-            _check("reconnect", self.reconnect, not self.server, "none: a server does not call")
+        _check_reconnect(self.reconnect)
+        _check("reconnect", self.reconnect, self.reconnect is None or not self.server, "none: a server does not call")
 
     @property
     def reconnect_ms(self) -> int | None:
-        return None if self.reconnect is None else self.reconnect * 1000
+        return _in_ms(self.reconnect)
+
+
+@dataclass(frozen=True)
+class PasstSource(Source):
+    """A passt that whoever runs the VM has started: its socket is told with the arguments (``passt_socket=``).
+
+    ``reconnect`` is in seconds, 0..2147483: how long QEMU waits before it calls again when that passt has ended, 5 in
+    libvirt; 0 is never, and so is None, for type user the word for a QEMU before 8.0, which has no such option.
+    """
+
+    reconnect: int | None = 5
+    types = ("user", "vhostuser")
+    passt = True
+
+    def __post_init__(self) -> None:
+        _check_reconnect(self.reconnect)
+
+    @property
+    def reconnect_ms(self) -> int | None:
+        return _in_ms(self.reconnect)
 
 
 @dataclass(frozen=True)
@@ -131,6 +150,14 @@ class SocketSource(Source):
 def _check(name: str, value: object, allowed: bool, expected: str) -> None:
     if not allowed:
         raise SpecError("is not allowed", attribute=name, value=value, expected=expected)
+
+
+def _check_reconnect(seconds: int | None) -> None:
+    _check("reconnect", seconds, seconds is None or is_whole(seconds, 0, 2147483), "seconds, 0..2147483")
+
+
+def _in_ms(seconds: int | None) -> int | None:
+    return None if seconds is None else seconds * 1000
 
 
 def _check_end(source: SocketSource, address: str, port: str) -> None:

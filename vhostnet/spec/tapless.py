@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from vhostnet.errors import SpecError
 from vhostnet.spec.elements import (
     ELSEWHERE,
-    LATER_ATTRIBUTES,
+    PORT_FORWARD,
     REFUSED,
     Known,
     device_path,
@@ -18,12 +18,13 @@ from vhostnet.spec.elements import (
     yesno,
 )
 from vhostnet.spec.interface import TAP_TYPES
-from vhostnet.spec.parts import Source
-from vhostnet.spec.reading import Elsewhere, Place, Reading, at, missing_source, read
+from vhostnet.spec.parts import Source, packed
+from vhostnet.spec.reading import Elsewhere, Place, Reading, at, missing_source, read, read_parts
 from vhostnet.spec.sources import (
     LENGTHS,
     MODES,
     DirectSource,
+    PasstSource,
     SocketSource,
     UserSource,
     VdpaSource,
@@ -54,6 +55,33 @@ OWN: Final[dict[str, Known]] = {
     "client": _SOCKET,
 }
 
+# With <backend type='passt'>, by type. The options are passt's own.
+_FOR_PASST: Final = {
+    "_log": "--log-file",
+    "_hostname": "--hostname",
+    "_fqdn": "--fqdn",
+    "_dev": "--interface",
+}
+_BACKEND: Final = {
+    "type": ("_passt", word(passt=True)),
+    "logFile": ("_log", plain),
+    "hostname": ("_hostname", plain),
+    "fqdn": ("_fqdn", plain),
+}
+PASST: Final[dict[str, Known]] = {
+    "user": {"backend": _BACKEND, "source": {"dev": ("_dev", plain)}},
+    "vhostuser": {
+        "backend": _BACKEND,
+        "source": {
+            "dev": ("_dev", plain),
+            "type": ("_type", word(unix=None)),
+            "path": ("_path", plain),
+            "mode": ("_server", word(client=None, server=True)),
+        },
+        "source/reconnect": OWN["vhostuser"]["source/reconnect"],
+    },
+}
+
 # As elements.ELSEWHERE, and what else only those with a TAP have.
 _BRIDGED: Final = (REFUSED, "type bridge or network")
 _TAP: Final = (REFUSED, "type bridge, network or ethernet")
@@ -81,15 +109,16 @@ _MANY: Final = {"user": ("ip",)}  # elements that may come more than once
 
 
 def begin(element: Element, kind: str, strict: bool) -> Reading:
-    """What a NIC of type *kind* is read into; with passt what is in it would have another meaning."""
-    backend = element.find("backend")
-    if backend is not None and backend.get("type") == "passt":
-        raise at(backend, "type").error(f"is not supported yet: {LATER_ATTRIBUTES['backend', 'type']}")
+    """What a NIC of type *kind* is read into; with passt what is in it has another meaning."""
     if kind == "direct" and element.get("trustGuestRxFilters") == "yes":
         problem = "is not supported yet: nobody here listens to QEMU"
         raise at(element, "trustGuestRxFilters").error(problem, "no, and one MAC for as long as the guest runs")
     elsewhere = _DIRECT if kind == "direct" else _ELSEWHERE
-    reading = Reading(strict, OWN[kind], elsewhere, _MANY.get(kind, ()))
+    backend = element.find("backend")
+    if backend is not None and backend.get("type") == "passt" and kind in PASST:
+        reading = Reading(strict, PASST[kind], elsewhere, ("ip", "portForward"))
+    else:
+        reading = Reading(strict, OWN[kind], elsewhere, _MANY.get(kind, ()))
     reading.values["type"] = kind
     return reading
 
@@ -103,7 +132,8 @@ def finish(element: Element, reading: Reading) -> None:
         _drop_of_taps(reading, kind)
     own = {name: reading.values.pop(name) for name in list(reading.values) if name.startswith("_")}
     try:
-        source = _MAKERS.get(kind, _socket)(element, reading, own)
+        maker = _passt if "_passt" in own else _MAKERS.get(kind, _socket)
+        source = maker(element, reading, own)
         if source:
             source.check(kind)
             reading.values["source"] = source
@@ -169,6 +199,11 @@ def _reconnect(element: Element, reading: Reading, own: dict[str, Any]) -> int |
 
 
 def _user(_: Element, reading: Reading, __: dict[str, Any]) -> Source | None:
+    found = _networks(reading)
+    return UserSource(**found) if found else None
+
+
+def _networks(reading: Reading) -> dict[str, str]:
     """One <ip> of each family at most, with its length where one is given."""
     found: dict[str, str] = {}
     for element in reading.kept["ip"]:
@@ -176,7 +211,7 @@ def _user(_: Element, reading: Reading, __: dict[str, Any]) -> Source | None:
         if family in found:
             raise at(element).error(f"is a second {family} network", f"one <ip> of {family}")
         found[family] = network
-    return UserSource(**found) if found else None
+    return found
 
 
 def _network(element: Element, reading: Reading) -> tuple[str, str]:
@@ -203,8 +238,47 @@ def _check_ip(element: Element, reading: Reading) -> None:
         reading.unknown("is no attribute that libvirt knows here", at(element, name))
     for child in element:
         reading.unknown("is no element that libvirt knows here", at(child))
+    _check_text(element, reading)
+
+
+def _check_text(element: Element, reading: Reading) -> None:
     if (element.text or "").strip():
         reading.unknown("holds text that libvirt does not know", at(element, None, element.text))
+
+
+def _passt(element: Element, reading: Reading, own: dict[str, Any]) -> Source:
+    """What passt is to be told is checked, and left to whoever starts it; its socket is his, too."""
+    _networks(reading)
+    for forward in reading.kept["portForward"]:
+        _check_forward(forward, reading)
+    _reconnect(element, reading, own)
+    for name in ("_path", "_server", "_enabled"):
+        if name in own:
+            reading.unknown("has no effect: QEMU calls passt, at the socket that comes with it", reading.places[name])
+    told = [(reading.places[name], option) for name, option in _FOR_PASST.items() if name in own]
+    told += [(at(ip), "--address") for ip in reading.kept["ip"]]
+    told += [(at(forward), f"--{forward.get('proto')}-ports") for forward in reading.kept["portForward"]]
+    for place, option in told:
+        reading.unknown(f"has no effect here: it is for whoever starts passt ({option})", place)
+    return PasstSource()
+
+
+def _check_forward(element: Element, reading: Reading) -> None:
+    """A <portForward>: whose ports, and which of them; none that is named is all."""
+    told = read_parts(element, PORT_FORWARD["portForward"], reading)
+    _check_text(element, reading)
+    if "proto" not in told:
+        raise at(element, "proto").error("is missing", "tcp or udp")
+    if "address" in told and not packed(told["address"]):
+        raise at(element, "address").error("is no IP address", "an address such as 192.0.2.1 or 2001:db8::1")
+    for child in element:
+        if child.tag != "range":
+            reading.unknown("is no element that libvirt knows here", at(child))
+            continue
+        ports = read_parts(child, PORT_FORWARD["portForward/range"], reading)
+        _check_text(child, reading)
+        if ports and "start" not in ports:
+            raise at(child, "start").error("is missing", "the first port, where end, to or exclude is given")
 
 
 _MAKERS: Final[dict[str, Callable[[Element, Reading, dict[str, Any]], Source | None]]] = {

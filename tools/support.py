@@ -63,7 +63,8 @@ OTHERWISE: Final = {
     "virtualport": "one transaction for a batch. A port of that name that is not ours is an error; libvirt takes one "
     "that is on the bridge. A native VLAN alone is the only one of its trunk; libvirt's has all others, too. Beside "
     "libvirt's columns stands our mark, and the TAP has noqueue, where libvirt leaves it 256 qdiscs if it has queues. "
-    "Of another type on a Linux bridge libvirt leaves the NIC on none, and here it is an error",
+    "Of another type on a Linux bridge libvirt leaves the NIC on none, and here it is an error. One that is empty is "
+    "none; libvirt refuses it",
     "alias": "one that libvirt would ignore is a warning, with strict an error",
     "address": "none given is left to QEMU (in `exec`, beside what the command line has); libvirt gives every device "
     "its place",
@@ -131,10 +132,11 @@ GIVES: Final = {
     "mtu": "nothing to do: the bridge has it, and the NIC has the bridge's; the guest is not told, as with libvirt",
     "port": "for a NIC that does not say itself; a group cannot say it",
     "vlan": "for a NIC that does not say itself, nor its group; refused where libvirt refuses it, with modes nat, "
-    "route, open and none",
+    "route, open, none, vepa and private; with devices in mode bridge, too, which libvirt reads",
     "virtualport": "merged with the NIC's own and its group's, and where they differ an error: of type openvswitch, "
     "with mode bridge",
-    "portgroup": "of a NIC that names it, and the default one of those that name none: its vlan, its bandwidth, and "
+    "portgroup": "of a NIC that names it, and the default one of those that name none: its vlan, its bandwidth "
+    "(with devices an error, as in libvirt; libvirt up to 11.3 refuses it on a bridge that it has not made, too), and "
     "its virtualport, which may leave the type to the network",
 }
 

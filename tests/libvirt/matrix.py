@@ -42,7 +42,8 @@ class Nic(NamedTuple):
 class Machine(NamedTuple):
     """What a domain is besides its NICs.
 
-    Its guest ``runs`` where libvirt does things no sooner; the bridges of its NICs heed VLANs (``filtering``).
+    Its guest ``runs`` where libvirt does things no sooner; the bridges of its NICs heed VLANs (``filtering``), its NICs
+    have bandwidth (``shaped``).
     """
 
     arch: str
@@ -51,6 +52,7 @@ class Machine(NamedTuple):
     boot: str = ""
     runs: bool = False
     filtering: bool = False
+    shaped: bool = False
 
 
 MACHINES = {
@@ -62,6 +64,8 @@ MACHINES = {
     "shared": Machine("x86_64", "pc", "<source type='memfd'/><access mode='shared'/>"),
     "booting": Machine("x86_64", "pc", boot="<boot dev='hd'/><boot dev='network'/>"),
     "runs": Machine("x86_64", "pc", runs=True),
+    "shaped": Machine("x86_64", "pc", shaped=True),
+    "limited": Machine("x86_64", "pc", runs=True, shaped=True),
     "vlan": Machine("x86_64", "pc", filtering=True),
     "table": Machine("x86_64", "pc", runs=True, filtering=True),
     "alone": Machine("x86_64", "pc"),

@@ -8,6 +8,7 @@ What is asked stands in ``matrix.py``; where we mean to do otherwise, here, each
 import re
 import shlex
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -35,6 +36,7 @@ from matrix import (
     Nic,
     domain,
     machine_of,
+    network,
 )
 from switch import caller, switch
 
@@ -73,7 +75,9 @@ FILLED = {
     "mac",
     "master",
     "state",
-}  # the forwarding table that libvirt fills for a network's NICs alone
+}  # the forwarding table that it fills for a network's NICs alone
+# The host's link that libvirt brings up, and a macvtap that is up heeds no MAC but its own.
+LEFT_DOWN = {"UP", "LOWER_UP", "NO-CARRIER", "M-DOWN", "qdisc", "operstate", "promiscuity"}
 OTHERWISE = {
     "no-model": VIRTIO,
     "user-of-none": VIRTIO,
@@ -82,26 +86,31 @@ OTHERWISE = {
     "scripts-unmanaged": UNTOUCHED,
     "address-unmanaged": UNTOUCHED,
     "table-of-a-bridge": FILLED,
+    "unmanaged-macvtap": UNTOUCHED,
+    "direct-down": LEFT_DOWN,
+    "direct-down-through": LEFT_DOWN,
     "ovs-native-alone": {"trunks"},  # ours has this one VLAN alone, libvirt's every other, too
 }
 # A script of ours has CAP_NET_ADMIN alone. libvirt means the same, and the execve() of a root's gives all of them back.
 CAPABILITIES = {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"}
+LEFT_OUT = {"fw"}  # of libvirt's filters: it leads what is marked 1 to a class that is not there
 PLACE = {"bus", "addr", "port", "devno", "reg"}  # libvirt gives every device its own, where none is given
 # In front of a QEMU before 9.2 libvirt gives the loadparm to the machine, and says reconnect, as our other dialects do.
 OLD_QEMU, OF_OLD_QEMU = (9, 2), {"ccw-boot": {"loadparm"}}
 TRANSIENT = (10, 3)  # since when a port of libvirt's is, as ours: gone when the switch starts anew
 # What only these libvirts and later ones take, or refuse.
-SINCE = {"usb-net": (10, 3), "portForward-0": (11, 3), "route-of-no-address": (12, 8)}
+SINCE = {"usb-net": (10, 3), "portForward-0": (11, 3), "route-of-no-address": (12, 8), "theirs": (11, 0)}
 PORT = "<virtualport type='{}'><parameters {}/></virtualport>"
 QBG = "managerid='11' typeid='1193047' typeidversion='2'"
 MASK = "address='10.0.0.0' netmask='255.0.255.0'"
-# What libvirt refuses all the same, and we take: it looks for a TAP to set it on.
+# What libvirt refuses all the same, and we take: it looks for a TAP to set the MTU on, and for a virtualport's type.
+SWITCH = "<source type='unix' path='/run/switch' mode='client'/>"
 ONLY_OURS = {
-    "vhostuser-mtu": Nic(
-        "vhostuser-mtu",
-        "shared",
-        "vhostuser",
-        "<model type='virtio'/> <source type='unix' path='/run/switch' mode='client'/> <mtu size='1400'/>",
+    nic.name: nic
+    for nic in (
+        Nic("vhostuser-mtu", "shared", "vhostuser", f"<model type='virtio'/> {SWITCH} <mtu size='1400'/>"),
+        Nic("no-virtualport", "shared", "bridge", "<virtualport/>"),
+        Nic("no-virtualport-direct", "shared", "direct", "<source dev='lo'/> <virtualport/>"),
     )
 }
 # And the other way round. It passes over a group that is not there, and over a family that is none; it leaves a NIC
@@ -116,15 +125,20 @@ ONLY_THEIRS = {
         ("route", Nic("mask", "shared", "ethernet", f"<source><route {MASK} gateway='10.0.0.1'/></source>")),
     )
 }
+# And a network whose NICs it then does not start.
+ONLY_THEIR_NETWORK = network("theirs", "<forward mode='bridge' dev='lo'/> <vlan><tag id='1'/></vlan>")
+OF_THEIRS = Nic("of-theirs", "shared", "network", "<source network='theirs'/>")
+# What it shapes, though it has not made it, and so does not leave as it was.
+SHAPED_UNMANAGED = "<target dev='there-0' managed='no'/> <bandwidth><inbound average='1000'/></bandwidth>"
 # What libvirt refuses no sooner than it starts the domain, and we no sooner than we plan the NIC.
 NO_VLANS = ("<tag id='0'/>", "<tag id='4095'/>")
 # What only one NIC of a domain can have.
 ONCE = ("<alias name='ua-both'/>", "<boot order='1'/>", "<address type='pci' bus='0' slot='9' function='0'/>")
 
-# libvirt takes more than its schema has: a % in a name, an empty path.
-NOT_IN_SCHEMA = {"template", "scripts-of-none", "downscript-of-none"}
-# What is not done yet: a device of the host's, bandwidth, filters.
-NOT_TAKEN = {"hostdev-only.xml", "nova-ovs.xml", "ovirt-filterref.xml"}
+# libvirt takes more than its schema has: a % in a name, an empty path, a rate of 0.
+NOT_IN_SCHEMA = {"template", "scripts-of-none", "downscript-of-none", "bandwidth-in-none", "bandwidth-none"}
+# What is not done yet: a device of the host's, filters.
+NOT_TAKEN = {"hostdev-only.xml", "ovirt-filterref.xml"}
 
 # What differs from one moment, place or link to the next.
 NOISE = {
@@ -137,10 +151,16 @@ NOISE = {
 def cases(*types, alone=True):
     """The names of those NICs, each with what its kernel must be able to."""
     return [
-        pytest.param(name, marks=[pytest.mark.vlan] if machine_of(place).filtering else [])
+        pytest.param(name, marks=marks(place))
         for name, (place, _, nic) in NUMBERED.items()
         if (not types or nic.type in types) and (alone or not place.startswith("alone"))
     ]
+
+
+def marks(place):
+    machine = machine_of(place)
+    told = (pytest.mark.vlan, machine.filtering), (pytest.mark.shaping, machine.shaped)
+    return [mark for mark, needed in told if needed]
 
 
 # --- what libvirt makes of them --------------------------------------------------------------------------
@@ -259,17 +279,48 @@ def started(judge, name, numbered):
 
 @contextmanager
 def there(numbered):
-    """With what these NICs find there that is neither's: their switches, their TAPs."""
+    """With what these NICs find there that is neither's: their switches, their TAPs, the links that macvtaps are on."""
     with ExitStack() as others:
         for number, nic in numbered:
+            for parent in parents(number, nic):
+                others.enter_context(link_of_the_host(parent, f"52:54:00:fe:{len(parent):02x}:{number:02x}"))
             if nic.type == "vhostuser":
                 Path(f"/run/switch-{number}").unlink(missing_ok=True)
                 others.enter_context((caller if "'server'" in nic.inside else switch)(f"/run/switch-{number}"))
             if found := re.search("dev='([^']*)' managed='no'", nic.xml(number)):
-                ip(f"-n {NETNS} tuntap add {found[1]} mode tap {'multi_queue' if 'queues' in nic.inside else ''}")
+                if found[1].startswith("macvtap"):
+                    ip(f"-n {NETNS} link add {found[1]} link {parents(number, nic)[0]} type macvtap mode bridge")
+                else:
+                    ip(f"-n {NETNS} tuntap add {found[1]} mode tap {'multi_queue' if 'queues' in nic.inside else ''}")
                 others.callback(ip, f"-n {NETNS} link delete {found[1]}")
                 ip(f"-n {NETNS} link set {found[1]} address 52:54:00:ff:00:{number:02x}")
         yield
+
+
+def parents(number, nic):
+    """The host's links that this NIC may be on, by name."""
+    text = nic.xml(number)
+    if found := re.search("<source network='([^']*)'", text):
+        return PARSED[found[1]].devices
+    if "macvtap" in text and nic.type == "ethernet":
+        return (f"under-{number}",)
+    return tuple(re.findall("<source dev='([^']*)'", text)) if nic.type == "direct" else ()
+
+
+@contextmanager
+def link_of_the_host(name, mac):
+    """One end of a cable; its name says how it is."""
+    small = "mtu 1400" if name.startswith("small") else ""
+    ip(f"-n {NETNS} link add {name} address {mac} {small} type veth peer name {name}-peer")
+    try:
+        ip(f"-n {NETNS} link set {name}-peer up")
+        if not name.startswith("down"):
+            ip(f"-n {NETNS} link set {name} up")
+            while "state UP" not in ip(f"-n {NETNS} link show {name}"):
+                time.sleep(0.01)
+        yield
+    finally:
+        ip(f"-n {NETNS} link delete {name}")
 
 
 def running(judge, name, numbered):
@@ -283,7 +334,7 @@ def running(judge, name, numbered):
         kernel = seen(judge.switch, taps)
     finally:
         virsh("destroy", name)
-    kernel = [said | left(judge.switch, tap) for said, tap in zip(kernel, taps, strict=True)]
+    kernel = [said | left(judge.switch, tap, said) for said, tap in zip(kernel, taps, strict=True)]
     every = enumerate(zip(numbered, told_qemu(name), kernel, strict=True))
     return {nic.name: Answer("", arguments, said, live, place) for place, ((_, nic), arguments, said) in every}
 
@@ -317,30 +368,34 @@ def seen(ovs, taps):
 
 
 def of_one(tap, every, plugged):
+    """And of the link that a macvtap is on."""
     said = {what: [one for one in told if tap in (one.get("ifname"), one.get("dev"))] for what, told in every.items()}
     if not plugged:  # iproute2 6.1 cannot say what classes of qdisc mq there are, which libvirt leaves these
         said["class"] = run_json(f"tc -n {NETNS} class show dev {tap}")
     said["filter"] = run_json(f"tc -n {NETNS} filter show dev {tap}")
     said["switch"] = plugged
+    said["parent"] = [one for one in every["link"] for link in said["link"] if one["ifname"] == link.get("link")]
     said["addresses"] = [one["addr_info"] for one in said["addresses"]]
-    said["coalescing"] = ip(f"netns exec {NETNS} ethtool -c {tap}").splitlines()[1:]
+    if not said["parent"]:  # a macvtap has none
+        said["coalescing"] = ip(f"netns exec {NETNS} ethtool -c {tap}").splitlines()[1:]
     return said
 
 
-def left(ovs, tap):
-    """What there is of a TAP when it has gone: its scripts' traces, and no port."""
+def left(ovs, tap, said):
+    """What there is of a TAP when it has gone: its scripts' traces, and no port; and a macvtap's link as it was."""
     traces = list(Path(SCRIPTS).glob(f"{tap}.*"))
     found = {path.suffix: dict(line.split("=", 1) for line in path.read_text().splitlines()) for path in traces}
     for path in traces:
         path.unlink()
-    return {"scripts": found, "port left": tap in ovs.ports(SWITCHED)}
+    parents = [run_json(f"ip -n {NETNS} -d link show {link['ifname']}") for link in said.get("parent", ())]
+    return {"scripts": found, "port left": tap in ovs.ports(SWITCHED), "parent left": parents}
 
 
 def facts(said):
     """What can be compared of that: each fact by its path."""
     (link,) = said["link"]
     queues = link["linkinfo"]["info_data"]
-    if queues["multi_queue"]:  # QEMU attaches those after the first when the guest asks for them
+    if queues.get("multi_queue"):  # QEMU attaches those after the first when the guest asks for them
         queues["numqueues"] += queues.pop("numdisabled")
     marked = [(link, "ifalias"), *((row["external_ids"], "vhostnet") for row in said["switch"])]
     for row, name in marked:
@@ -351,6 +406,11 @@ def facts(said):
     for one in said.get("queueing", ()):
         if one["kind"] == "noqueue":  # whose handle is the next that was free
             del one["handle"]
+    if said["parent"]:  # the kernel makes up its mind about that a moment later
+        del link["operstate"]
+    for one in (link, *said["parent"], *(left for (left,) in said["parent left"])):
+        one["flags"] = dict.fromkeys(one["flags"], True)
+    said["filter"] = [one for one in said["filter"] if one["kind"] not in LEFT_OUT]
     said["forwarding"] = {  # less what the link itself listens to
         f"{one['mac']} {one.get('vlan', '')}": one for one in said["forwarding"] if "self" not in one["flags"]
     }
@@ -435,7 +495,7 @@ def test_what_the_kernel_says(name, judge, answers):
     with there([NUMBERED[name][1:]]):
         with vhostnet.open_nic(parsed(name), netns=NETNS) as nic:
             (said,) = seen(judge.switch, [nic.ifname])
-        said |= left(judge.switch, nic.ifname)
+        said |= left(judge.switch, nic.ifname, said)
     ours, theirs = facts(said), facts(answer.kernel)
     differing = {key: (ours.get(key), theirs.get(key)) for key in ours.keys() | theirs.keys()}
     assert {
@@ -458,7 +518,7 @@ def refuse(judge, name, interfaces):
         judge.create(name, text)
     except Refused as refusal:
         assert not judge.is_older(name)
-        assert "monitor" not in str(refusal)  # it was libvirt itself, and not its QEMU
+        assert not re.search("monitor|Child process", str(refusal))  # it was libvirt itself, and not its QEMU, nor tc
     else:
         virsh("destroy", name)
         assert judge.is_older(name), "libvirt takes it"
@@ -517,6 +577,28 @@ def test_a_vlan_that_no_linux_bridge_has(tag, judge):
         vhostnet.open_nic(spec, netns=NETNS)
 
 
+@pytest.mark.shaping
+def test_a_tap_that_is_there_is_not_shaped(judge):
+    nic = Nic("there", "shared", "ethernet", SHAPED_UNMANAGED)
+    text = domain("there", MACHINES["shared"], [nic.xml(0)])
+    with there([(0, nic)]):
+        judge.create("there", text)
+        virsh("destroy", "there")
+    with pytest.raises(SpecError, match="is not for a TAP that is there"):
+        vhostnet.parse_domain(text)
+
+
+@pytest.mark.shaping
+def test_a_rate_that_no_policer_has(judge):
+    """tc finds out, when the domain is started."""
+    nic = Nic("rate", "shared", "bridge", "<bandwidth> <outbound average='0'/> </bandwidth>")
+    text = domain("rate", MACHINES["shared"], [nic.xml(0)])
+    with pytest.raises(Refused):
+        judge.create("rate", text)
+    with pytest.raises(SpecError, match="is not allowed"):
+        vhostnet.parse_domain(text)
+
+
 @pytest.mark.parametrize(("element", "text"), REFUSED_NETWORKS)
 def test_networks_that_libvirt_refuses(element, text, judge):
     (judge.directory / "network").write_text(text)
@@ -527,6 +609,22 @@ def test_networks_that_libvirt_refuses(element, text, judge):
     assert caught.value.element == element
     assert f"<{element}" in text.splitlines()[caught.value.line - 1]
     judge.equal["refused networks"] += 1
+
+
+def test_a_network_that_libvirt_takes_and_we_refuse(judge):
+    (judge.directory / "network").write_text(ONLY_THEIR_NETWORK)
+    if judge.is_older("theirs"):  # which refuse it, too
+        with pytest.raises(Refused):
+            virsh("net-create", str(judge.directory / "network"))
+        return
+    virsh("net-create", str(judge.directory / "network"))
+    try:
+        with pytest.raises(Refused):
+            judge.create("of-theirs", domain("of-theirs", MACHINES["shared"], [OF_THEIRS.xml(0)]))
+    finally:
+        virsh("net-destroy", "theirs")
+    with pytest.raises(SpecError, match="<vlan> is not allowed"):
+        vhostnet.parse_network(ONLY_THEIR_NETWORK)
 
 
 # --- libvirt's schema ------------------------------------------------------------------------------------

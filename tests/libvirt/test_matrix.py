@@ -37,8 +37,12 @@ def paths(element, path=""):
         yield from paths(child, below)
 
 
-# What is read, and refused: of a pair's other half, of other switches.
-NEVER_OURS = {("teaming", "persistent"), *(("virtualport/parameters", name) for name in elements.OTHER_PARAMETERS)}
+# What is read, and refused: of a pair's other half, of other switches; and no NIC with a floor is opened.
+NEVER_OURS = {
+    ("teaming", "persistent"),
+    ("bandwidth/inbound", "floor"),
+    *(("virtualport/parameters", name) for name in elements.OTHER_PARAMETERS),
+}
 
 
 def test_all_that_we_read_is_in_one():

@@ -335,6 +335,7 @@ def test_a_group_of_a_network_that_has_none_or_is_not_given():
 
 OVS = "<virtualport type='openvswitch'/>"
 BRIDGED = "<forward mode='bridge'/><bridge name='br0'/>"
+MADE = "<bridge name='virbr7'/>"
 
 
 @pytest.mark.parametrize(
@@ -501,6 +502,28 @@ def test_a_nic_of_a_pool_has_what_a_macvtap_has():
 
 def test_what_a_group_allows_its_nics_counts_where_they_say_nothing():
     group = "<portgroup name='a' default='yes'><bandwidth><outbound average='9'/></bandwidth></portgroup>"
-    assert plugged(document(f"{BRIDGED}{group}")).bandwidth == Bandwidth(None, Rate(9))
+    assert plugged(document(f"{MADE}{group}")).bandwidth == Bandwidth(None, Rate(9))
     own = "<bandwidth><inbound average='7'/></bandwidth>"
-    assert plugged(document(f"{BRIDGED}{group}"), inside=own).bandwidth == Bandwidth(Rate(7))
+    assert plugged(document(f"{MADE}{group}"), inside=own).bandwidth == Bandwidth(Rate(7))
+
+
+LIMIT = "<bandwidth><inbound average='9'/></bandwidth>"
+OF_DEVICES = ["<forward mode='vepa' dev='eth0'/>", "<forward mode='bridge' dev='eth0'/>", "<forward mode='hostdev'/>"]
+
+
+@pytest.mark.parametrize("within", [BRIDGED, *OF_DEVICES])
+def test_a_networks_bandwidth_is_of_a_bridge_that_libvirt_makes(within):
+    with pytest.raises(
+        SpecError, match="^line 4: <bandwidth> is not for such a network; expected none: libvirt shapes"
+    ):
+        vhostnet.parse_network(document(f"{within}\n{LIMIT}"))
+    assert vhostnet.parse_network(document(f"{within}<bandwidth/>"), strict=True)
+    assert vhostnet.parse_network(document(f"{MADE}{LIMIT}"), strict=True)
+
+
+@pytest.mark.parametrize("within", OF_DEVICES)
+def test_a_groups_bandwidth_is_of_a_bridge(within):
+    with pytest.raises(SpecError, match="^line 4: <portgroup name='a'> is not allowed; expected none with a <band"):
+        vhostnet.parse_network(document(f"{within}\n<portgroup name='a'>{LIMIT}</portgroup>"))
+    assert vhostnet.parse_network(document(f"{within}<portgroup name='a'><bandwidth/></portgroup>"), strict=True)
+    assert vhostnet.parse_network(document(f"{BRIDGED}<portgroup name='a'>{LIMIT}</portgroup>"), strict=True)

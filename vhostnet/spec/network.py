@@ -167,9 +167,13 @@ def _check_mode(network: Network) -> None:
         _check("vlan", network.vlan, network.vlan is None, f"none: {_NO_VLAN}")
         group = next((group for group in network.portgroups if group.vlan), None)
         _check("portgroups", group and group.name, group is None, f"none with a <vlan>: {_NO_VLAN}")
+    if network.kind in ("direct", "hostdev"):
+        group = next((group for group in network.portgroups if group.bandwidth), None)
+        _check("portgroups", group and group.name, group is None, f"none with a <bandwidth>: {_NO_BANDWIDTH}")
 
 
 _NO_VLAN: Final = "libvirt has VLANs on a bridge that it has not made, with forward mode bridge"
+_NO_BANDWIDTH: Final = "libvirt has it on a bridge, and each NIC may have its own"
 
 
 def _check_groups(groups: tuple[PortGroup, ...]) -> None:
@@ -228,9 +232,15 @@ def parse_network(xml: str | bytes, *, strict: bool = False) -> Network:
             _attributes(child, str(child.tag), reading)
         elif child.tag not in (*MAKERS, _DNSMASQ):
             reading.unknown("is no element that libvirt knows here", at(child))
+        elif child.tag == "bandwidth" and not asks_for_nothing(child, "bandwidth"):
+            reading.places["_bandwidth"] = at(child)
     if "name" not in reading.values:
         raise at(root).error("has no <name>", "<name>NETWORK</name>")
     network: Network = _made(Network, {**reading.values, "portgroups": tuple(groups.values())}, root, reading)
+    if "_bandwidth" in reading.places and network.kind != "network":
+        raise reading.places["_bandwidth"].error(
+            "is not for such a network", "none: libvirt shapes a bridge that it makes"
+        )
     return network
 
 
@@ -296,7 +306,7 @@ def _take_group(element: Element, reading: Reading, groups: dict[str, PortGroup]
     groups[group.name] = group
     if group.default:
         reading.places["_default"] = at(element)
-    if group.vlan:
+    if group.vlan or group.bandwidth:
         reading.places.setdefault("portgroups", at(element, "name"))
 
 

@@ -39,7 +39,9 @@ OTHERWISE: Final = {
     "full, where libvirt takes 1.2 for 1.0.0.2",
     "bandwidth": "it stands before the NIC is up; libvirt makes it after, by running tc. Its fw filter is left out: it "
     "leads what is marked 1 to a class that is not there, and so to the one that all goes to. Where only what a TAP's "
-    "guest sends is limited the root is noqueue, and not 256 qdiscs. managed='no' is an error; libvirt shapes that TAP",
+    "guest sends, or a macvtap's gets, is limited, or an average is 0, the root is noqueue, and not 256 qdiscs or "
+    "fq_codel. SFQ's quantum is the MTU that is asked for; libvirt's is that of before. managed='no' is an error; "
+    "libvirt shapes that TAP",
     "bandwidth/inbound": "floor (of type network) is read, and such a NIC not opened: the guarantee is out of what "
     "libvirt knows of its network. A burst of more than 274 s is an error; in libvirt it becomes another. A kernel "
     "without SFQ leaves the NIC a plain FIFO; in libvirt it does not start",

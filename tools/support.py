@@ -34,11 +34,14 @@ OTHERWISE: Final = {
     "backend": "the paths may not lead into /proc, or up",
     "bandwidth": "it stands before the NIC is up; libvirt makes it after, by running tc. Its fw filter is left out: it "
     "leads what is marked 1 to a class that is not there, and so to the one that all goes to. Where only what a TAP's "
-    "guest sends is limited the root is noqueue, and not 256 qdiscs. managed='no' is an error; libvirt shapes that TAP",
+    "guest sends, or a macvtap's gets, is limited, or an average is 0, the root is noqueue, and not 256 qdiscs or "
+    "fq_codel. SFQ's quantum is the MTU that is asked for; libvirt's is that of before. managed='no' is an error; "
+    "libvirt shapes that TAP",
     "bandwidth/inbound": "floor (of type network) is read, and such a NIC not opened: the guarantee is out of what "
     "libvirt knows of its network. A burst of more than 274 s is an error; in libvirt it becomes another. A kernel "
     "without SFQ leaves the NIC a plain FIFO; in libvirt it does not start",
-    "bandwidth/outbound": "a burst of more than 274 s is an error; in libvirt it becomes another",
+    "bandwidth/outbound": "an average of 0 is an error; libvirt makes a policer of it that drops nothing. A burst "
+    "of more than 274 s is an error; in libvirt it becomes another",
     "mtu": "set before the port joins, so that the bridge's does not follow it; libvirt sets it after. Of "
     "type vhostuser libvirt up to 12.8 reads it, and then does not start the domain",
     "port": "in the message that brings the port up; libvirt writes it to sysfs after it has joined",

@@ -45,7 +45,8 @@ OTHERWISE: Final = {
     "bandwidth/inbound": "floor (of type network) is read, and such a NIC not opened: the guarantee is out of what "
     "libvirt knows of its network. A burst of more than 274 s is an error; in libvirt it becomes another. A kernel "
     "without SFQ leaves the NIC a plain FIFO; in libvirt it does not start",
-    "bandwidth/outbound": "a burst of more than 274 s is an error; in libvirt it becomes another",
+    "bandwidth/outbound": "an average of 0 is an error; libvirt makes a policer of it that drops nothing. A burst "
+    "of more than 274 s is an error; in libvirt it becomes another",
     "mtu": "set before the port joins, so that the bridge's does not follow it; libvirt sets it after. Of "
     "type vhostuser libvirt up to 12.8 reads it, and then does not start the domain. With passt whoever starts that "
     "tells it, too (`--mtu`)",

@@ -135,6 +135,7 @@ ONLY_THEIR_NETWORK = network("theirs", "<forward mode='bridge' dev='lo'/> <vlan>
 OF_THEIRS = Nic("of-theirs", "shared", "network", "<source network='theirs'/>")
 # What it shapes, though it has not made it, and so does not leave as it was.
 SHAPED_UNMANAGED = "<target dev='there-0' managed='no'/> <bandwidth><inbound average='1000'/></bandwidth>"
+NO_RATE = Nic("rate", "shared", "bridge", "<bandwidth> <outbound average='0'/> </bandwidth>")
 # What libvirt refuses no sooner than it starts the domain, and we no sooner than we plan the NIC.
 NO_VLANS = ("<tag id='0'/>", "<tag id='4095'/>")
 # What only one NIC of a domain can have.
@@ -150,6 +151,7 @@ NOISE = {
     *("ifindex", "ifname", "dev", "id", "no", "designated_port", "label", "tentative"),
     *("_uuid", "name", "interfaces", "ofport", "statistics", "admin_state", "link_state", "link_resets"),
     *("hold_timer", "message_age_timer", "forward_delay_timer"),
+    "direct_packets_stat",  # what passed before HTB had its class, since libvirt's TAP is up by then
 }
 
 
@@ -598,18 +600,12 @@ def test_a_tap_that_is_there_is_not_shaped(judge):
 
 
 @pytest.mark.shaping
-def test_a_rate_that_no_policer_has(judge):
-    """tc finds out, when the domain is started."""
-    nic = Nic("rate", "shared", "bridge", "<bandwidth> <outbound average='0'/> </bandwidth>")
-    text = domain("rate", MACHINES["shared"], [nic.xml(0)])
+def test_a_rate_of_nothing_to_send(judge):
+    """libvirt makes a policer of it, by which everything goes; we say that it is no rate."""
+    text = domain("rate", MACHINES["shared"], [NO_RATE.xml(0)])
     judge.create("rate", text)
-    tap = re.search("<target dev='([^']*)'", virsh("dumpxml", "rate"))[1]
-    said = ip(f"netns exec {NETNS} tc qdisc show dev {tap}") + ip(
-        f"netns exec {NETNS} tc filter show dev {tap} ingress"
-    )
     virsh("destroy", "rate")
-    assert not said
-    with pytest.raises(SpecError, match="is not allowed"):
+    with pytest.raises(SpecError, match="average='0'> is not allowed"):
         vhostnet.parse_domain(text)
 
 

@@ -121,7 +121,6 @@ def test_a_macvtap(engine, left_out):
         assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["ready", "macvtap"], "")
 
 
-@pytest.mark.udev
 def beside_a_udevd(engine, left_out=None):
     """The same life, and a thread that waits for udev."""
     calls = set.union(*parts(engine, "off"), documented(UDEV, engine)) - {left_out}
@@ -130,12 +129,14 @@ def beside_a_udevd(engine, left_out=None):
     return subprocess.run(command, input="\n", capture_output=True, text=True, timeout=100, cwd=TESTS)
 
 
+@pytest.mark.udev
 @pytest.mark.slow
 def test_where_a_udevd_listens(engine):
     done = beside_a_udevd(engine)
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["ready", *STEPS], "")
 
 
+@pytest.mark.udev
 @pytest.mark.slow
 def test_who_waits_for_udev_sleeps(engine):
     """Now and then udev is done before anybody has to wait."""

@@ -2,6 +2,7 @@
 
 import fcntl
 import gc
+import itertools
 import multiprocessing
 import os
 import re
@@ -114,6 +115,28 @@ def test_generated_names_skip_what_exists(engine, bridge):
     ip(f"link property add dev other altname vnet{number + 2}")
     with vhostnet.open_nic(InterfaceSpec(bridge=BRIDGE, vhost="off"), engine=engine) as nic:
         assert nic.ifname == f"vnet{number + 3}"
+
+
+OPENED = """
+import os, sys, vhostnet
+def name():
+    with vhostnet.open_nic(vhostnet.InterfaceSpec(bridge=sys.argv[2], vhost="off"), engine=sys.argv[1]) as nic:
+        return nic.ifname
+print(name(), flush=True)
+if os.fork() == 0:
+    print(name(), flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_no_process_goes_on_with_the_names_of_another(engine, bridge):
+    """Nor does a forked child with its parent's: a rule for a dead VM's name would meet the next VM."""
+    command = [sys.executable, "-c", OPENED, engine, BRIDGE]
+    names = [name for _ in range(2) for name in subprocess.check_output(command, text=True, timeout=60).split()]
+    numbers = sorted(int(name.removeprefix("vnet")) for name in names)
+    assert len(numbers) == 4
+    assert all(later - earlier > 1 for earlier, later in itertools.pairwise(numbers))
 
 
 def test_a_routed_tap_keeps_the_kernels_ipv6_addresses(engine, net):

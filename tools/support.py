@@ -47,6 +47,7 @@ OTHERWISE: Final = {
     "without SFQ leaves the NIC a plain FIFO; in libvirt it does not start",
     "bandwidth/outbound": "an average of 0 is an error; libvirt makes a policer of it that drops nothing. A burst "
     "of more than 274 s is an error; in libvirt it becomes another",
+    "link": "no argument tells QEMU: a warning has the QMP command that does, and `Nic.update()` returns it",
     "mtu": "set before the port joins, so that the bridge's does not follow it; libvirt sets it after. Of "
     "type vhostuser libvirt up to 12.8 reads it, and then does not start the domain. With passt whoever starts that "
     "tells it, too (`--mtu`)",

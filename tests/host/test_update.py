@@ -9,6 +9,7 @@ from kernel import ethtool, ip, link, run_json
 
 import vhostnet
 from vhostnet import HostError, InterfaceSpec, NicClosed, SpecError, Unsupported, Vlan
+from vhostnet.commands.demo import ask_qemu
 from vhostnet.others import bridge as bridges
 
 pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
@@ -108,7 +109,6 @@ def test_where_it_cannot_be_what_it_was_that_is_said(engine, other):
         ({"queues": 4}, "queues"),
         ({"model": "e1000", "queues": 1}, "model"),
         ({"ifname": "another"}, "ifname"),
-        ({"link_state": "down"}, "link_state"),
         ({"rx_queue_size": 512}, "rx_queue_size"),
         ({"type": "ethernet", "bridge": None}, "type"),
     ],
@@ -120,6 +120,38 @@ def test_what_the_guest_would_have_to_know_of(engine, bridge, fields, attribute)
             nic.update(but(**fields))
         assert caught.value.attribute == attribute
         assert (port_of(nic), nic.spec) == (before, SPEC)
+
+
+def test_the_link_is_qemus(engine, other):
+    """What QEMU is to be told of it is returned; where nothing else changes, no act is run."""
+    with vhostnet.open_nic(but(link_state="up"), engine=engine) as nic:
+        assert nic.update(but(link_state="up", bridge="br9")) == ()
+        ip("link del br9")
+        assert nic.update(but(link_state="down", bridge="br9")) == (set_link("net0", up=False),)
+        assert nic.spec == but(link_state="down", bridge="br9")
+        with pytest.raises(vhostnet.NoSuchBridge):
+            nic.update(but(link_state="up", bridge="br9", isolated=True))
+        assert nic.spec.link_state == "down"
+        assert nic.update(but(link_state="up", **ALL), alias="ua-net") == (set_link("ua-net", up=True),)
+        assert port_of(nic) == SET
+        assert nic.update(but(**ALL)) == ()  # up is what it is without a word
+    with pytest.raises(NicClosed):
+        nic.update(but(link_state="down"))
+
+
+def set_link(name, *, up):
+    return {"execute": "set_link", "arguments": {"name": name, "up": up}}
+
+
+@pytest.mark.qemu
+@pytest.mark.slow
+def test_qemu_takes_what_it_is_told_of_the_link(engine, bridge):
+    qemu = ["qemu-system-x86_64", "-S", "-M", "pc", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none"]
+    with vhostnet.open_nic(SPEC, engine=engine) as nic:
+        argv = nic.qemu_argv()
+        told = [*nic.update(but(link_state="down")), *nic.update(but(link_state="up"))]
+        ask = [(command["execute"], command["arguments"]) for command in told]
+        assert ask_qemu([*qemu, "-qmp", "stdio", *argv], nic.fds, ask) == [{}, {}]
 
 
 def test_one_that_is_down_stays_so(engine, other):

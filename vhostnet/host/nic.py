@@ -13,7 +13,7 @@ import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 from vhostnet import slow
 from vhostnet.engines import ActResult, Engine, NicResult, Result, get_mac, keep_mac
@@ -27,9 +27,10 @@ from vhostnet.process.forks import under_way
 from vhostnet.process.netns import Home
 from vhostnet.program.plan import plan_delete, plan_reset, plan_up, plan_update
 from vhostnet.program.program import NOTHING_SLOW, Act, Fds, Macvtap, NicRow, Op, Program, Slow, held_row
-from vhostnet.qemu.argv import Dialect, fitted, qemu_argv
+from vhostnet.qemu.argv import Dialect, fitted, qemu_argv, set_link
 from vhostnet.spec.interface import InterfaceSpec
 from vhostnet.spec.mac import octets, tap_mac
+from vhostnet.values import replace
 
 
 class Vhost(NamedTuple):
@@ -190,29 +191,40 @@ class Nic:
                 raise refusal(program, result.failures[0])
             self._is_up = True
 
-    def update(self, spec: InterfaceSpec) -> None:
+    def update(self, spec: InterfaceSpec, *, alias: str | None = None) -> tuple[dict[str, Any], ...]:
         """Make it the port that *spec* asks for: bridge, VLANs, isolation, forwarding entry, coalescing, MTU, and
         what it may get and send.
 
         All of it or nothing; no frame passes in between, and for about a millisecond none at all. A port of Open
         vSwitch stays where it is, with other VLANs and ids; of it, of type ethernet and of a macvtap the bandwidth
-        changes while frames pass. One whose guest gets as much as there is again has noqueue. What a guest would have
-        to know of cannot be changed. Raises SpecError naming that; HostError, and then it is the port it was
-        (``undoing`` says what was refused while it was made so again); NicClosed.
+        changes while frames pass. One whose guest gets as much as there is again has noqueue. The state of the link is
+        QEMU's: what it is to be told of it is returned, QMP commands for the device of that id (*alias*; the spec's
+        own, or ``net0``); else nothing is. What else a guest would have to know of cannot be changed. Raises SpecError
+        naming that; HostError, and then it is the port it was (``undoing`` says what was refused while it was made so
+        again); NicClosed.
         """
         _check_update(self.spec, spec)
         with under_way, self._lock:
             held = self.held()
-            program = plan_update(held, self.spec, spec, up=self._is_up)
-            result = self._run(program)
-            if result.failures:
-                error = refusal(program, result.failures[0])
-                before = plan_update(held._replace(slow=program.nics[0].slow), spec, self.spec, up=self._is_up)
-                undone = self._run(before)
-                error.undoing = refusal(before, undone.failures[0]) if undone.failures else None
-                raise error
-            self.spec, self._slow = spec, program.nics[0].slow
-            self.mtu = cast(NicResult, result.nics[0]).mtu or self.mtu
+            asked = set_link(spec, alias)
+            told = () if asked == set_link(self.spec, alias) else (asked,)
+            if not told or replace(spec, link_state=self.spec.link_state) != self.spec:
+                self._change(held, spec)
+            self.spec = spec
+            return told
+
+    def _change(self, held: NicRow, spec: InterfaceSpec) -> None:
+        """As update() does, and with its lock."""
+        program = plan_update(held, self.spec, spec, up=self._is_up)
+        result = self._run(program)
+        if result.failures:
+            error = refusal(program, result.failures[0])
+            before = plan_update(held._replace(slow=program.nics[0].slow), spec, self.spec, up=self._is_up)
+            undone = self._run(before)
+            error.undoing = refusal(before, undone.failures[0]) if undone.failures else None
+            raise error
+        self._slow = program.nics[0].slow
+        self.mtu = cast(NicResult, result.nics[0]).mtu or self.mtu
 
     def _run(self, program: Program) -> Result:
         """Where it is: an engine finds a TAP anywhere, by its fd, and a macvtap where it was made."""
@@ -371,10 +383,21 @@ class Nic:
 # What can change, by where a NIC is.
 _CHANGES: Final = {
     "on a Linux bridge": (
-        *("type", "bridge", "network", "mtu", "isolated", "vlan", "mac_table_manager", "rx_frames", "bandwidth"),
+        *(
+            "type",
+            "bridge",
+            "network",
+            "mtu",
+            "isolated",
+            "vlan",
+            "mac_table_manager",
+            "rx_frames",
+            "bandwidth",
+            "link_state",
+        ),
     ),
-    "on a bridge of Open vSwitch": ("type", "network", "vlan", "virtualport", "bandwidth"),
-    "on no bridge": ("bandwidth",),
+    "on a bridge of Open vSwitch": ("type", "network", "vlan", "virtualport", "bandwidth", "link_state"),
+    "on no bridge": ("bandwidth", "link_state"),
 }
 
 

@@ -214,6 +214,17 @@ def caveats(spec: InterfaceSpec, alias: str = "net0", *, qemu: Version | None = 
     return tuple(found)
 
 
+def set_link(spec: InterfaceSpec, alias: str | None = None) -> dict[str, Any]:
+    """The QMP command for the state of its link, of which no argument tells QEMU: for the device of that id (the
+    spec's own, or ``net0``), as libvirt sends it (``qemuMonitorSetLink``).
+    """
+    return {"execute": "set_link", "arguments": {"name": alias or _alias(spec), "up": spec.link_state != "down"}}
+
+
+def _alias(spec: InterfaceSpec) -> str:
+    return spec.alias or "net0"
+
+
 def _of_a_stream(spec: InterfaceSpec, qemu: Version) -> list[str]:
     if qemu < STREAM:
         return [f"backend passt: QEMU {dotted(qemu)} has no -netdev stream (7.2 was the first)"]
@@ -276,7 +287,7 @@ def _device(
     if isinstance(address, PciAddress):
         bus = address.bus_name if bus is None else bus
         addr = address.addr if addr is None else addr
-    alias = (spec.alias or "net0") if alias is None else alias
+    alias = _alias(spec) if alias is None else alias
     _check_choice("alias", alias, is_id(alias), "a letter, then letters, digits and - . _")
     _check_choice("bus", bus, bus is None or (spec.pci and is_id(bus)), "the name of a PCI bus, such as pci.0")
     _check_choice("addr", addr, addr is None or (spec.pci and is_addr(addr)), "a PCI slot, such as 0x7 or 0x7.0x1")

@@ -240,7 +240,8 @@ def make_namespace():
 def make_scripts():
     """Each leaves what it was given, and the first how the link was."""
     Path(SCRIPTS).mkdir()
-    given = 'env; echo arguments=$# $*; echo fds=$(ls /proc/$$/fd); sed -n "s/^\\(Cap.*\\):./\\1=/p" /proc/self/status;'
+    given = "env; echo arguments=$# $*; cd /proc/$$/fd; echo fds= *; cd /;"  # by the shell: no pipe is among them
+    given += 'sed -n "s/^\\(Cap.*\\):./\\1=/p" /proc/self/status;'
     link = "echo link=$(ip -o link show $1 | grep -oE 'UP|mtu [0-9]+|ether [0-9a-f:]+');"
     for name, trace in (("up", given + link), ("down", given)):
         script = Path(SCRIPTS, name)

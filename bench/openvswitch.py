@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -45,10 +46,10 @@ class Switch:
         conf = self.directory / "conf.db"
         if not conf.exists():
             self._run("ovsdb-tool", "create", str(conf), SCHEMA)
-        socket = self.directory / "db.sock"
-        socket.unlink(missing_ok=True)
-        self.database = self._start("ovsdb-server", str(conf), f"--remote=punix:{socket}", "--no-chdir")
-        _await(socket.exists)
+        place = self.directory / "db.sock"
+        place.unlink(missing_ok=True)
+        self.database = self._start("ovsdb-server", str(conf), f"--remote=punix:{place}", "--no-chdir")
+        _await(lambda: _listens(place))
         self.vsctl("--no-wait", "init")
 
     def start_daemon(self) -> None:
@@ -99,6 +100,12 @@ def _plain(value: Any) -> Any:
         return value
     kind, inside = value
     return dict(inside) if kind == "map" else [_plain(one) for one in inside] if kind == "set" else inside
+
+
+def _listens(place: Path) -> bool:
+    """A socket is there before anybody listens on it."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(place)) == 0
 
 
 def _await(condition: Any) -> None:

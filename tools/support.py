@@ -86,11 +86,11 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
         if path in elements.IGNORED_ELEMENTS:
             but = ", and for any other ignored" if path in every_read() else ""
             ignored = [f"{elements.IGNORED_ELEMENTS[path]}{but}"]
-        refused = [f"{name}: {way}" for (where, name), way in elements.LATER_ATTRIBUTES.items() if where == path]
-        if path in elements.LATER_ELEMENTS:
-            refused = [elements.LATER_ELEMENTS[path]]
+        refused = [f"{name}: {way}" for (where, name), way in elements.UNSUPPORTED_ATTRIBUTES.items() if where == path]
+        if path in elements.UNSUPPORTED_ELEMENTS:
+            refused = [elements.UNSUPPORTED_ELEMENTS[path]]
         if path == "virtualport":
-            refused = [f"type {kind}: {way}" for kind, way in elements.LATER_PORTS.items()]
+            refused = [f"type {kind}: {way}" for kind, way in elements.UNSUPPORTED_PORTS.items()]
         if path == "virtualport/parameters":
             taken = [name for name in taken if name not in elements.OTHER_PARAMETERS]
             refused = [f"{', '.join(elements.OTHER_PARAMETERS)}: they are for other types"]
@@ -98,8 +98,9 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
 
 
 def _paths() -> set[str]:
-    named = {path for path, _ in (*elements.IGNORED_ATTRIBUTES, *elements.WITHOUT_EFFECT, *elements.LATER_ATTRIBUTES)}
-    return named | set(every_read()) | set(elements.IGNORED_ELEMENTS) | set(elements.LATER_ELEMENTS)
+    tables = (elements.IGNORED_ATTRIBUTES, elements.WITHOUT_EFFECT, elements.UNSUPPORTED_ATTRIBUTES)
+    named = {path for table in tables for path, _ in table}
+    return named | set(every_read()) | set(elements.IGNORED_ELEMENTS) | set(elements.UNSUPPORTED_ELEMENTS)
 
 
 def every_read() -> dict[str, set[str]]:
@@ -118,7 +119,7 @@ def every_read() -> dict[str, set[str]]:
 
 
 def element_table() -> str:
-    lines = ["| element | read | ignored, with a warning | not yet, and what to do instead | otherwise than libvirt |"]
+    lines = ["| element | read | ignored, with a warning | refused, and what to do instead | otherwise than libvirt |"]
     lines.append("|---|---|---|---|---|")
     for path, taken, ignored, refused in rows():
         cells = [f"`{path}`", taken, ignored, refused, OTHERWISE.get(path, "")]
@@ -131,7 +132,7 @@ GIVES: Final = {
     "name": "what `<source network=>` calls it",
     "forward": "nat, route, open or none: its NICs are on the bridge that libvirt makes for it; bridge: on one that is "
     "there. With devices instead of a bridge they are of type direct, each on the one that fewest of its document are "
-    "on (libvirt counts those of all its domains). With mode hostdev they would be of type hostdev: not yet",
+    "on (libvirt counts those of all its domains). With mode hostdev they would be of type hostdev, which is refused",
     "bridge": "the NIC's. One that is not named yet (`virbr%d`) is an error: a running network's document has the name",
     "mtu": "nothing to do: the bridge has it, and the NIC has the bridge's; the guest is not told, as with libvirt",
     "port": "for a NIC that does not say itself; a group cannot say it",
@@ -162,7 +163,7 @@ def type_table() -> str:
     lines = ["| type | |", "|---|---|"]
     lines += [f"| {kind} | {'a macvtap' if kind == 'direct' else 'a TAP'} |" for kind in TAP_TYPES]
     lines += [f"| {kind} | QEMU's arguments alone |" for kind in TAPLESS_TYPES]
-    lines += [f"| {kind} | not yet: {way} |" for kind, way in elements.LATER_TYPES.items()]
+    lines += [f"| {kind} | refused: {way} |" for kind, way in elements.UNSUPPORTED_TYPES.items()]
     return "\n".join(lines)
 
 

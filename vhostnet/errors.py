@@ -41,7 +41,7 @@ class PoolClosed(VhostnetError, ValueError):
 
 
 class SpecError(VhostnetError, ValueError):
-    """What was asked for cannot be meant, or is not supported yet.
+    """What was asked for cannot be meant, or is not supported.
 
     ``problem`` goes on from the place: "<mtu size='9'>" "is not allowed"; ``expected`` says what would be right.
     ``element`` and ``line`` are None when the value did not come from XML; ``attribute`` is then

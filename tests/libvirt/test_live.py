@@ -143,7 +143,7 @@ ONCE = ("<alias name='ua-both'/>", "<boot order='1'/>", "<address type='pci' bus
 
 # libvirt takes more than its schema has: a % in a name, an empty path, a rate of 0.
 NOT_IN_SCHEMA = {"template", "scripts-of-none", "downscript-of-none", "bandwidth-in-none", "bandwidth-none"}
-# What is not done yet: a device of the host's, filters.
+# What is not supported: a device of the host's, filters.
 NOT_TAKEN = {"hostdev-only.xml", "ovirt-filterref.xml"}
 
 # What differs from one moment, place or link to the next.

@@ -39,7 +39,7 @@ PLACES = {
     "entity": "not well-formed",
     "forward": "<(portForward|range)[ >]",
     "ifname": "<target dev=",
-    "later": "is not supported yet",
+    "unsupported": "is not supported",
     "loadparm": "<boot loadparm=",
     "mac": "<mac",
     "managed": "<target (managed|dev)",

@@ -177,7 +177,7 @@ def test_a_tap_that_is_there_already():
 )
 @pytest.mark.parametrize("strict", [True, False])
 def test_refused_by_name_with_a_way_out(name, what, way_out, strict):
-    with pytest.raises(SpecError, match=f"{what} is not supported yet: .*{way_out}") as caught:
+    with pytest.raises(SpecError, match=f"{what} is not supported: .*{way_out}") as caught:
         parse(name, strict=strict)
     assert caught.value.line
 
@@ -193,7 +193,7 @@ def test_one_is_picked_and_the_others_are_not_looked_at(nic):
 
 @pytest.mark.parametrize("nic", [1, "hostdev0", "52:54:00:6d:90:02"])
 def test_one_that_is_not_ours_can_be_picked_and_is_refused(nic):
-    with pytest.raises(SpecError, match="'hostdev'> is not supported yet"):
+    with pytest.raises(SpecError, match="'hostdev'> is not supported"):
         parse("virt-manager-running", nic=nic)
 
 
@@ -265,7 +265,7 @@ def test_the_groups_of_an_open_vswitch():
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("sr-iov", "would make a NIC of type hostdev of it .*, which is not supported yet: .*-device vfio-pci"),
+        ("sr-iov", "would make a NIC of type hostdev of it .*, which is not supported: .*-device vfio-pci"),
         ("before-define", "has no <bridge name=> yet; expected .*virsh net-dumpxml"),
     ],
 )

@@ -345,11 +345,11 @@ MADE = "<bridge name='virbr7'/>"
         ("<forward mode='bridge'/>", "has neither a bridge nor a device"),
         (
             "<forward mode='hostdev'><pf dev='eth0'/></forward>",
-            "would make a NIC of type hostdev of it (<forward mode='hostdev'>), which is not supported yet: it is a d",
+            "would make a NIC of type hostdev of it (<forward mode='hostdev'>), which is not supported: it is a d",
         ),
         (
             "<forward mode='vepa'><pf dev='eth0'/></forward>",
-            "would give it <pf>, which is not supported yet: name its virtual functions",
+            "would give it <pf>, which is not supported: name its virtual functions",
         ),
         (
             f"<bridge name='b'/>{OVS}",

@@ -205,7 +205,7 @@ def test_refused_with_element_attribute_line_and_value(kind, inside, source, ele
         vhostnet.parse_interface(interface(kind, inside, source), strict=strict)
     error = caught.value
     assert (error.element, error.attribute, error.value, error.line) == (element, attribute, value, 1)
-    assert error.expected or "not supported yet: " in error.problem  # what would be right
+    assert error.expected or "not supported: " in error.problem  # what would be right
 
 
 @pytest.mark.parametrize(

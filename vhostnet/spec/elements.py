@@ -1,6 +1,6 @@
 """The map of libvirt's <interface>: which attribute of which element fills which field, and how its text is read.
 
-What is here under LATER is known to libvirt and not done yet, and each says what to do instead; what is IGNORED
+What is here as UNSUPPORTED is known to libvirt and refused, and each says what to do instead; what is IGNORED
 libvirt knows too, and does nothing with for a NIC of ours; what is nowhere here libvirt does not know.
 """
 
@@ -216,7 +216,7 @@ ZPCI: Final[tuple[type[Any], dict[str, Reader]]] = (ZpciAddress, {"uid": _number
 
 # --- what asks for nothing -------------------------------------------------------------------------------
 
-# The values of an attribute that ask for nothing; an element of LATER_ELEMENTS that has no others, and whose
+# The values of an attribute that ask for nothing; an element of UNSUPPORTED_ELEMENTS that has no others, and whose
 # children have none, asks for nothing either.
 NEUTRAL: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("interface", "trustGuestRxFilters"): ("no",),
@@ -251,6 +251,7 @@ IGNORED_ELEMENTS: Final = {
 }
 IGNORED_ATTRIBUTES: Final = {
     ("interface", "trustGuestRxFilters"): "libvirt heeds it for type direct",
+    ("acpi", "nodeset"): "libvirt heeds it for a hostdev",
     ("backend", "fqdn"): "it is for passt",
     ("backend", "hostname"): "it is for passt",
     ("backend", "logFile"): "it is for passt",
@@ -277,35 +278,34 @@ SOURCES: Final = {
     **dict.fromkeys(("udp", "mcast", "server", "client"), ("address", "port")),
 }
 
-# --- what is not done yet, and what to do instead --------------------------------------------------------
+# --- what is refused by its name, and what to do instead -------------------------------------------------
 
 SUPPORTED: Final = ", ".join((*TAP_TYPES, *TAPLESS_TYPES))
 _BRIDGED = "or give it a NIC of type bridge"
-LATER_TYPES: Final = {
+UNSUPPORTED_TYPES: Final = {
     "internal": f"libvirt makes a NIC of type user of it: write that, {_BRIDGED}",
     "hostdev": f"it is a device of the host's: leave it to QEMU (-device vfio-pci,host=...), {_BRIDGED}",
     "null": "leave it out: no QEMU has such a NIC, and libvirt refuses it",
     "vds": "leave it out: no QEMU has such a NIC, and libvirt refuses it",
 }
 _WHEN_OPEN = "leave it out, and when the NIC is there"
-LATER_ELEMENTS: Final = {
+UNSUPPORTED_ELEMENTS: Final = {
     "filterref": f"{_WHEN_OPEN} filter on its TAP (nft add table bridge ...)",
     "ip": "leave it out, and configure the guest: it is for type user, and libvirt refuses it here, too",
     "portForward": "leave it out: without <backend type='passt'/> libvirt refuses it, too",
     "route": "leave it out, and configure the guest: libvirt refuses it, too",
 }
-LATER_PORTS: Final = {
+UNSUPPORTED_PORTS: Final = {
     "midonet": "leave it out, and bind the TAP (mm-ctl --bind-port) when the NIC is there",
     "802.1Qbg": "libvirt has it for type direct alone: leave it out, and tell lldpad (vdptool) when the NIC is there",
     "802.1Qbh": "libvirt has it for type direct alone: leave it out, or give the guest the device itself",
 }
-LATER_ATTRIBUTES: Final = {
-    ("acpi", "nodeset"): "leave it out, and give QEMU an -object acpi-generic-initiator",
+UNSUPPORTED_ATTRIBUTES: Final = {
     ("backend", "type"): "leave it out: passt is for types user and vhostuser, and libvirt refuses it here, too",
     ("source", "dev"): "this network is not a bridge here: map it to one (--network NAME=BRIDGE), and leave dev= out",
     ("source", "mode"): "this network is not a bridge here: map it to one (--network NAME=BRIDGE), and leave mode= out",
 }
-LATER_ADDRESSES: Final = (
+UNSUPPORTED_ADDRESSES: Final = (
     "ccid",
     "dimm",
     "drive",

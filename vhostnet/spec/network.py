@@ -1,7 +1,7 @@
 """libvirt's <network>: text -> Network, and what a NIC of type='network' takes over from it.
 
 Of the document is read what bears on a NIC. Addresses, DHCP, names and the bridge's own shaping are the business of
-whoever makes the bridge. What is not done yet is refused where a NIC would have it, and not where it is only written.
+whoever makes the bridge. What is not supported is refused where a NIC would have it, and not where it is only written.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from vhostnet.errors import SpecError
-from vhostnet.spec.elements import KNOWN, LATER_TYPES, plain, unless_empty, word, yesno
+from vhostnet.spec.elements import KNOWN, UNSUPPORTED_TYPES, plain, unless_empty, word, yesno
 from vhostnet.spec.machines import attribute
 from vhostnet.spec.parts import (
     PORT_TYPES,
@@ -341,7 +341,7 @@ def _part_of_a_profile(element: Element, reading: Reading) -> PortProfile | None
 _SETTINGS: Final = {"vlan": read_vlan, "virtualport": _port_profile}
 _OF_A_GROUP: Final = {"vlan": read_vlan, "virtualport": _part_of_a_profile, "bandwidth": read_bandwidth}
 # And what they would, with what to do instead.
-LATER: Final = {"pf": "name its virtual functions: <interface dev=...>"}
+UNSUPPORTED: Final = {"pf": "name its virtual functions: <interface dev=...>"}
 
 
 def _made(make: Any, values: dict[str, Any], element: Element, reading: Reading) -> Any:
@@ -412,11 +412,11 @@ def _check_supported(network: Network, place: Place) -> None:
     kind = network.kind
     if kind == "direct" and not (network.devices or network.later):
         raise place.error("has neither a bridge nor a device", "<bridge name=...>, or <forward dev=...>")
-    if kind in LATER_TYPES:
+    if kind in UNSUPPORTED_TYPES:
         problem = f"would make a NIC of type {kind} of it (<forward mode={network.forward!r}>)"
-        raise place.error(f"{problem}, which is not supported yet: {LATER_TYPES[kind]}")
+        raise place.error(f"{problem}, which is not supported: {UNSUPPORTED_TYPES[kind]}")
     for name in network.later:
-        raise place.error(f"would give it <{name}>, which is not supported yet: {LATER[name]}")
+        raise place.error(f"would give it <{name}>, which is not supported: {UNSUPPORTED[name]}")
     if not network.bridge and kind != "direct":
         raise place.error("has no <bridge name=> yet", "a running network's document: virsh net-dumpxml NETWORK")
 

@@ -15,14 +15,14 @@ from vhostnet.spec.elements import (
     IGNORED_ATTRIBUTES,
     IGNORED_ELEMENTS,
     KNOWN,
-    LATER_ATTRIBUTES,
-    LATER_ELEMENTS,
-    LATER_TYPES,
     NEEDED,
     NEUTRAL,
     NEVER_EMPTY,
     SOURCES,
     SUPPORTED,
+    UNSUPPORTED_ATTRIBUTES,
+    UNSUPPORTED_ELEMENTS,
+    UNSUPPORTED_TYPES,
     WITHOUT_EFFECT,
     read_sndbuf,
 )
@@ -126,10 +126,10 @@ def _child(element: _Element, path: str, reading: Reading) -> None:
         _walk(element, path, reading)
     elif path in IGNORED_ELEMENTS:
         reading.unknown(f"has no effect: {IGNORED_ELEMENTS[path]}", at(element))
-    elif path not in LATER_ELEMENTS:
+    elif path not in UNSUPPORTED_ELEMENTS:
         reading.unknown("is no element that libvirt knows here", at(element))
     elif path in NEVER_EMPTY or not asks_for_nothing(element, path):
-        raise at(element).error(f"is not supported yet: {LATER_ELEMENTS[path]}")
+        raise at(element).error(f"is not supported: {UNSUPPORTED_ELEMENTS[path]}")
 
 
 def _take(path: str, place: Place, reading: Reading) -> None:
@@ -147,8 +147,8 @@ def _take(path: str, place: Place, reading: Reading) -> None:
         words = WITHOUT_EFFECT[path, name]
         if words and text not in words:
             raise place.error("is not allowed", " or ".join(words))
-    elif (path, name) in LATER_ATTRIBUTES:
-        raise place.error(f"is not supported yet: {LATER_ATTRIBUTES[path, name]}")
+    elif (path, name) in UNSUPPORTED_ATTRIBUTES:
+        raise place.error(f"is not supported: {UNSUPPORTED_ATTRIBUTES[path, name]}")
     else:
         reading.unknown("is no attribute that libvirt knows here", place)
 
@@ -287,9 +287,9 @@ def _drop_vhost(reading: Reading, domain: Domain) -> None:
 
 def _interface(element: _Element, networks: Networks | None, strict: bool, domain: Domain) -> InterfaceSpec:
     kind = _type(element)
-    if kind in LATER_TYPES:
+    if kind in UNSUPPORTED_TYPES:
         place = Place("interface", "type", at(element).line, kind)
-        raise place.error(f"is not supported yet: {LATER_TYPES[kind]}", SUPPORTED)
+        raise place.error(f"is not supported: {UNSUPPORTED_TYPES[kind]}", SUPPORTED)
     if kind in SOURCE_TYPES:
         from vhostnet.spec.tapless import begin
 
@@ -384,11 +384,11 @@ def _all_of(
 
 def _ours(elements: list[_Element]) -> list[_Element]:
     """Those whose type is supported; what is left out is said."""
-    others = [element for element in elements if _type(element) in LATER_TYPES]
-    ours = [element for element in elements if _type(element) not in LATER_TYPES]
+    others = [element for element in elements if _type(element) in UNSUPPORTED_TYPES]
+    ours = [element for element in elements if _type(element) not in UNSUPPORTED_TYPES]
     for element in others if ours else []:
         kind = _type(element)
-        problem = f"is left out: this type is not supported yet: {LATER_TYPES[kind]}"
+        problem = f"is left out: this type is not supported: {UNSUPPORTED_TYPES[kind]}"
         warn(Place("interface", "type", at(element).line, kind).error(problem))
     return ours or others  # where there is no other, it is an error
 

@@ -9,10 +9,10 @@ from vhostnet.spec.elements import (
     ADDRESSES,
     BANDWIDTH,
     HOST_IPS,
-    LATER_ADDRESSES,
-    LATER_PORTS,
     NEUTRAL,
     OTHER_PARAMETERS,
+    UNSUPPORTED_ADDRESSES,
+    UNSUPPORTED_PORTS,
     VIRTUALPORT,
     VLAN,
     ZPCI,
@@ -146,8 +146,8 @@ def read_address(element: Element, reading: Reading) -> Address | None:
     """What an <address> says; None where it leaves the place open."""
     kind = element.get("type", "")
     if kind not in ADDRESSES:
-        later = "is not supported yet: leave the address out"
-        problem = later if kind in LATER_ADDRESSES else "is no address type"
+        refused = "is not supported: leave the address out"
+        problem = refused if kind in UNSUPPORTED_ADDRESSES else "is no address type"
         raise at(element, "type").error(problem, ", ".join(ADDRESSES))
     make, readers = ADDRESSES[kind]
     parts = read_parts(element, {**readers, "type": plain}, reading)
@@ -265,7 +265,7 @@ def virtual_port(profile: PortProfile, place: Place, vmid: str | None) -> Virtua
         raise place._replace(attribute="type", text=None).error(problem, "openvswitch")
     if profile.type != "openvswitch":
         place = place._replace(attribute="type", text=profile.type)
-        raise place.error(f"is not supported yet: {LATER_PORTS[profile.type]}", "openvswitch")
+        raise place.error(f"is not supported: {UNSUPPORTED_PORTS[profile.type]}", "openvswitch")
     try:
         return VirtualPort(**dict(profile.parameters), vmid=vmid)
     except (SpecError, TypeError) as error:

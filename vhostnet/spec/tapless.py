@@ -97,11 +97,11 @@ _DIRECT: Final[Elsewhere] = {
     **ELSEWHERE["direct"],
     "filterref": _TAP,
     "vlan": (
-        "is not supported yet: libvirt has it for passthrough on a VF alone",
+        "is not supported: libvirt has it for passthrough on a VF alone",
         "no <vlan>: ip link set PF vf NUMBER vlan ID, or a VLAN device of its own as the parent",
     ),
     "virtualport": (
-        "is not supported yet: it would be lldpad's (802.1Qbg) or the card's (802.1Qbh)",
+        "is not supported: it would be lldpad's (802.1Qbg) or the card's (802.1Qbh)",
         "no <virtualport>; where the switch needs one, lldptool gives it to the parent",
     ),
 }
@@ -111,7 +111,7 @@ _MANY: Final = {"user": ("ip",)}  # elements that may come more than once
 def begin(element: Element, kind: str, strict: bool) -> Reading:
     """What a NIC of type *kind* is read into; with passt what is in it has another meaning."""
     if kind == "direct" and element.get("trustGuestRxFilters") == "yes":
-        problem = "is not supported yet: nobody here listens to QEMU"
+        problem = "is not supported: nobody here listens to QEMU"
         raise at(element, "trustGuestRxFilters").error(problem, "no, and one MAC for as long as the guest runs")
     elsewhere = _DIRECT if kind == "direct" else _ELSEWHERE
     backend = element.find("backend")

@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Each of these Debians is tested, its kernel in a guest and all the rest in a root of its own; a skip of what this machine
 # should be able to do is a failure.
 SUITES := bookworm trixie forky
-export VHOSTNET_REQUIRE ?= native,tap,udev,qemu,vhost,vlan,shaping,e2e,strace,setpriv,seccomp,systemd,netfilter,ovs
+export VHOSTNET_REQUIRE ?= native,tap,udev,qemu,vhost,vlan,shaping,e2e,strace,setpriv,seccomp,systemd,netfilter,ovs,datapath
 
 .PHONY: help
 help:  ## this list
@@ -32,7 +32,7 @@ demo: setup  ## the whole job on the XML this project was created for
 
 .PHONY: test
 test: setup kernels  ## every test: on this kernel, and those of vhost-net in a guest on another: minutes
-	tests/guest/all -m 'vhost or vlan or shaping' trixie & guest=$$!; tests/here; here=$$?; wait $$guest && exit $$here
+	tests/guest/all -m 'vhost or vlan or shaping or datapath' trixie & guest=$$!; tests/here; here=$$?; wait $$guest && exit $$here
 
 .PHONY: test-here
 test-here: setup kernels  ## the tests that need no guest of their own

@@ -29,10 +29,14 @@ def missing() -> str | None:
 
 
 class Switch:
-    """It, by ovs-vsctl, and its processes, in the network namespace *netns* of ip-netns(8)."""
+    """It, by ovs-vsctl, and its processes, in the network namespace *netns* of ip-netns(8).
 
-    def __init__(self, directory: Path, netns: str = "") -> None:
+    Its *datapath* is its own process (netdev) or the kernel's (system).
+    """
+
+    def __init__(self, directory: Path, netns: str = "", datapath: str = "netdev") -> None:
         self.directory = directory
+        self.datapath = datapath
         self.where = ["ip", "netns", "exec", netns] if netns else []
         self.environment = {
             **os.environ,
@@ -53,7 +57,8 @@ class Switch:
         self.vsctl("--no-wait", "init")
 
     def start_daemon(self) -> None:
-        self.daemon = self._start("ovs-vswitchd", "--no-chdir", "--disable-system", "--disable-system-route")
+        alone = ["--disable-system", "--disable-system-route"] if self.datapath == "netdev" else []
+        self.daemon = self._start("ovs-vswitchd", "--no-chdir", *alone)
         self.vsctl("list", "Open_vSwitch")
 
     def vsctl(self, *arguments: str) -> str:
@@ -62,7 +67,10 @@ class Switch:
         return self._run("ovs-vsctl", database, "--timeout=20", *arguments)
 
     def add_bridge(self, name: str) -> None:
-        self.vsctl("add-br", name, "--", "set", "Bridge", name, "datapath_type=netdev")
+        self.vsctl("add-br", name, "--", "set", "Bridge", name, f"datapath_type={self.datapath}")
+
+    def delete_bridge(self, name: str) -> None:
+        self.vsctl("del-br", name)
 
     def ports(self, bridge: str) -> list[str]:
         return self.vsctl("list-ports", bridge).split()
@@ -116,12 +124,12 @@ def _await(condition: Any) -> None:
 
 
 @contextlib.contextmanager
-def switch(*bridges: str, netns: str = "", place: str = "") -> Iterator[Switch]:
+def switch(*bridges: str, netns: str = "", place: str = "", datapath: str = "netdev") -> Iterator[Switch]:
     """With these bridges; OVS_RUNDIR says where it is: at this *place*, or at one of its own."""
     before = os.environ.get("OVS_RUNDIR")
     there = contextlib.nullcontext(place) if place else tempfile.TemporaryDirectory(prefix="vhostnet-ovs-")
     with there as directory:
-        made = Switch(Path(directory), netns)
+        made = Switch(Path(directory), netns, datapath)
         os.environ["OVS_RUNDIR"] = directory
         try:
             made.start_database()
@@ -129,6 +137,9 @@ def switch(*bridges: str, netns: str = "", place: str = "") -> Iterator[Switch]:
             for bridge in bridges:
                 made.add_bridge(bridge)
             yield made
+            if datapath == "system":  # the kernel's outlives its daemon
+                for bridge in bridges:
+                    made.delete_bridge(bridge)
         finally:
             made.stop(made.daemon)
             made.stop(made.database)

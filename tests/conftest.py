@@ -142,6 +142,12 @@ def _lacks_ovs() -> str | None:
     return openvswitch.missing() or _lacks_tap() or (None if os.geteuid() == 0 else "it takes root")
 
 
+def _lacks_datapath() -> str | None:
+    """Open vSwitch, and the kernel's part of it."""
+    loaded = Path("/sys/module/openvswitch").exists()
+    return _lacks_ovs() if loaded else "the kernel's module openvswitch is not loaded"
+
+
 def _lacks_libvirt() -> str | None:
     return None if LIBVIRT_SUITE.exists() else f"no {LIBVIRT_SUITE}: tests/libvirt/fetch gets it"
 
@@ -169,6 +175,7 @@ _PROBES = {
     "systemd": _lacks_systemd,
     "netfilter": _lacks_netfilter,
     "ovs": _lacks_ovs,
+    "datapath": _lacks_datapath,
     "libvirt": _lacks_libvirt,
     "libvirtd": _lacks_libvirtd,
 }
@@ -188,7 +195,7 @@ def pytest_sessionstart() -> None:
 
 @pytest.fixture(autouse=True)
 def _needs(request: pytest.FixtureRequest) -> None:
-    for marker in ("tap", "udev", "qemu", "vhost", "vlan", "shaping", "libvirt", "libvirtd", "ovs", "e2e"):
+    for marker in ("tap", "udev", "qemu", "vhost", "vlan", "shaping", "libvirt", "libvirtd", "ovs", "datapath", "e2e"):
         if request.node.get_closest_marker(marker):
             need(marker)
 

@@ -1,14 +1,12 @@
 """What a NIC is on its bridge, beyond a port of it: isolated, in VLANs, in the forwarding table; and its coalescing."""
 
 import os
-import select
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
 from conftest import BRIDGE, link_names, open_fds
+from frames import BROADCAST, MARK, Talker, check_heard, frame, heard, said
 from kernel import ethtool, ip, link, run_json
 
 import vhostnet
@@ -17,7 +15,6 @@ from vhostnet.others import bridge as bridges
 
 pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
 MAC = "52:54:00:00:00:0{}"
-MARK = b"\x88\xb5vhostnet"  # an EtherType for experiments, so that nobody else's frames are counted
 
 
 def wish(number=1, **fields):
@@ -54,32 +51,6 @@ def vlans_of(nic):
 def frames_of(nic):
     """What its ethtool says of rx-frames."""
     return ethtool(nic.ifname, 0x0E, 23)[2]  # ETHTOOL_GCOALESCE, struct ethtool_coalesce
-
-
-# --- frames ----------------------------------------------------------------------------------------------
-
-
-def frame(to, sender, tag=None):
-    octets = bytes.fromhex((to + sender).replace(":", ""))
-    return (octets + (b"\x81\x00" + tag.to_bytes(2, "big") if tag else b"") + MARK).ljust(64, b"\0")
-
-
-BROADCAST = "ff:ff:ff:ff:ff:ff"
-
-
-def said(nic, to, tag=None):
-    """The guest sends a frame."""
-    os.write(nic.tap_fds[0], frame(to, nic.spec.mac, tag))
-
-
-def heard(nic, wanted=0):
-    """The frames that have come to the guest, strangers' aside: as many as are wanted, or those of a moment."""
-    found = []
-    while select.select([nic.tap_fds[0]], [], [], 2 if len(found) < wanted else 0.05)[0]:
-        got = os.read(nic.tap_fds[0], 2048)
-        if MARK in got:
-            found.append(got)
-    return found
 
 
 # --- ports -----------------------------------------------------------------------------------------------
@@ -135,41 +106,6 @@ def test_one_that_was_made_ahead_has_them_when_it_is_taken(engine, bridge):
         assert pool.stats.missed == 0
 
 
-class Talker:
-    """Writes into every queue of every NIC but one from the moment that it is there, as its guest might."""
-
-    def __init__(self, words, besides):
-        self._words, self._over = words, False
-        self.sent = 0
-        self._besides = set(map(str, besides.tap_fds))
-        self._thread = threading.Thread(target=self._talk)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._over = True
-        self._thread.join()
-
-    def until_heard(self):
-        """It has said something since."""
-        before, deadline = self.sent, time.monotonic() + 5
-        while self.sent == before:
-            assert time.monotonic() < deadline
-            time.sleep(0.0005)
-
-    def _talk(self):
-        while not self._over:
-            for name in set(os.listdir("/proc/self/fd")) - self._besides:
-                try:
-                    if os.readlink(f"/proc/self/fd/{name}") == "/dev/net/tun":
-                        os.write(int(name), self._words)
-                        self.sent += 1
-                except OSError:  # not up, or gone
-                    continue
-
-
 def test_no_frame_passes_before_it_is_isolated(bridge):
     with vhostnet.open_nic(wish(9, isolated=True)) as other:
         with Talker(frame(BROADCAST, MAC.format(1)), other) as talker:
@@ -177,14 +113,7 @@ def test_no_frame_passes_before_it_is_isolated(bridge):
                 with vhostnet.open_nic(wish(1, isolated=True)):
                     talker.until_heard()
         assert heard(other) == []
-        check_heard(other)
-
-
-def check_heard(other):
-    """What any other port says comes to it."""
-    with vhostnet.open_nic(wish(1)) as nic:
-        said(nic, BROADCAST)
-        assert len(heard(other, 1)) == 1
+        check_heard(other, wish(1))
 
 
 def test_left_down_until_it_is_told(engine, bridge):
@@ -338,7 +267,7 @@ def test_no_frame_passes_before_its_vlan_stands(filtering):
                 with vhostnet.open_nic(wish(1, vlan=Vlan((10,)))):
                     talker.until_heard()
         assert heard(other) == []
-        check_heard(other)
+        check_heard(other, wish(1))
 
 
 @pytest.mark.vlan

@@ -137,6 +137,7 @@ struct vn_nic {
 	uint8_t macvtap; /* by MACVTAP, and not TAP_OPEN; one that is held may have no fds */
 	uint32_t mode;	 /* IFLA_MACVLAN_MODE */
 	char parent[16]; /* NUL-terminated: the link it is on top of */
+	uint8_t all_multicast; /* IFF_ALLMULTI */
 	/* out */
 	int32_t parent_index;
 	uint32_t failed; /* an act of it was refused, and the later ones were left out */

@@ -313,7 +313,10 @@ static void set_link(struct run *run, const struct vn_nic *nic, uint32_t tag)
 /* The link, whole and down. Its ifindex is of our choosing: whatever is lost on the way, it is known what to delete. */
 static void put_macvtap(struct run *run, const struct vn_nic *nic)
 {
-	struct ifinfomsg body = { .ifi_family = AF_UNSPEC, .ifi_index = nic->ifindex };
+	uint32_t flags = nic->all_multicast ? IFF_ALLMULTI : 0;
+	struct ifinfomsg body = {
+		.ifi_family = AF_UNSPEC, .ifi_index = nic->ifindex, .ifi_flags = flags, .ifi_change = flags
+	};
 	struct nlmsghdr *message =
 		nl_begin(&run->nl, RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, 0, &body, sizeof(body));
 	struct rtattr *info, *data;

@@ -19,7 +19,9 @@ PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "libvirt.md"
 
 # Where we do otherwise than libvirt, or what it does differs from one to the next; and why.
 OTHERWISE: Final = {
-    "interface": "what a network is is the caller's to tell ([below](#networks)): there is no daemon to ask",
+    "interface": "what a network is is the caller's to tell ([below](#networks)): there is no daemon to ask. "
+    "trustGuestRxFilters lets all multicast into a macvtap from the first; libvirt follows what its guest asks for, "
+    "and the guest's MAC, by QEMU's events",
     "model": "none given is virtio, with a warning; libvirt's is rtl8139 on x86",
     "source": "of type direct the parent is left as it is, up or down (libvirt brings it up); in mode passthrough the "
     "kernel puts its MAC back when the macvtap goes, and no file is needed for that. macTableManager is heeded for "

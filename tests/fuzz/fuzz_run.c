@@ -759,6 +759,7 @@ static void make_nic(struct vn_nic *nic, int32_t *fds, uint32_t n_bridges)
 	room = nic->queues < VN_MAX_QUEUES ? nic->queues : VN_MAX_QUEUES;
 	make_port(nic);
 	make_name(nic->parent, sizeof(nic->parent));
+	nic->all_multicast = byte() & 1;
 	nic->set_mac = (nic->up || nic->macvtap) && !nic->adopted;
 	if (byte() & 1)
 		make_held(nic, room);

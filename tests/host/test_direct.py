@@ -209,6 +209,26 @@ def test_frames_go_both_ways(engine, mode, queues):
         assert wait_for(reader(nic), back)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_guest_that_is_trusted_hears_all_multicast(engine, no_leaks, mode, trusted):
+    """Its host's stack asks for what is for all nodes, and not for who looks for the guest (RFC 4861)."""
+    spec = wish(mac=MAC, source=DirectSource(PARENT, mode, trust_guest_rx_filters=trusted))
+    with (
+        vhostnet.open_nic(spec, engine=engine) as nic,
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as peer,
+    ):
+        assert ("ALLMULTI" in facts(nic.ifname)["flags"]) == trusted
+        peer.bind((PEER, 0))
+        its_own, everybodys = (frame(to, address(PEER)) for to in ("33:33:ff:00:00:01", "33:33:00:00:00:01"))
+        peer.send(its_own)
+        peer.send(everybodys)
+        heard, read = [], reader(nic)
+        assert wait_for(lambda: heard.append(read()) or heard[-1], everybodys)
+        assert (its_own in heard) == trusted
+    assert "ALLMULTI" not in facts(PARENT)["flags"]
+
+
 @pytest.mark.parametrize(("mode", "heard"), [("bridge", True), ("private", False), ("vepa", False)])
 def test_how_two_on_one_link_hear_each_other(engine, mode, heard):
     with (

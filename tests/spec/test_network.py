@@ -105,7 +105,7 @@ def test_all_that_bears_on_a_nic_is_read_and_nothing_else_is_said():
             {"forward": "hostdev", "later": ("pf",)},
         ),
         ("<port isolated='no'/><mtu size='0'/><portgroup name='a'/>", {"isolated": False, "portgroups": ("a",)}),
-        ("<portgroup name='a' default='no' trustGuestRxFilters='no'/>", {"portgroups": ("a",)}),
+        ("<portgroup name='a' default='no'/>", {"portgroups": ("a",)}),
         (
             "<virtualport type='openvswitch'/>",
             {"virtualport": PortProfile("openvswitch")},
@@ -489,6 +489,33 @@ def test_a_device_is_passed_through_once():
     assert on(pool("passthrough", "eth0", "eth1"), 2) == ["eth0", "eth1"]
     with pytest.raises(SpecError, match="has a device for each of its NICs, and no more; expected 2 NICs of it"):
         on(pool("passthrough", "eth0", "eth1"), 3)
+
+
+# What the NIC says of it counts before its group's, and that before the network's.
+@pytest.mark.parametrize(
+    ("own", "groups", "networks", "trusted"),
+    [
+        ("", "", "", False),
+        ("", "", "yes", True),
+        ("", "yes", "", True),
+        ("", "no", "yes", False),
+        ("yes", "no", "no", True),
+        ("no", "yes", "yes", False),
+    ],
+)
+def test_the_guests_of_a_pool_are_trusted_or_not(own, groups, networks, trusted):
+    own, groups, networks = (word and f" trustGuestRxFilters='{word}'" for word in (own, groups, networks))
+    parts = f"<forward mode='vepa' dev='eth0'/><portgroup name='a' default='yes'{groups}/>"
+    network = vhostnet.parse_network(document(parts, attributes=networks), strict=True)
+    text = NIC.format("<source network='lab'/>").replace("<interface", f"<interface{own}", 1)
+    spec = vhostnet.parse_interface(text, networks={"lab": network}, strict=True)
+    assert spec.source == DirectSource("eth0", trust_guest_rx_filters=trusted)
+
+
+def test_nobody_is_trusted_on_a_bridge():
+    text = NIC.format("<source network='lab'/>").replace("<interface", "<interface trustGuestRxFilters='yes'", 1)
+    with pytest.raises(SpecError, match="^line 1: <interface trustGuestRxFilters='yes'> has no effect: .* direct"):
+        vhostnet.parse_interface(text, networks={"lab": "br0"}, strict=True)
 
 
 def test_a_nic_of_a_pool_has_what_a_macvtap_has():

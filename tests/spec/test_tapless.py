@@ -413,6 +413,14 @@ def test_what_a_macvtap_takes(inside, fields):
     assert vhostnet.parse_interface(direct(inside, trustGuestRxFilters="no"), strict=True) == as_direct(**fields)
 
 
+def test_a_macvtap_whose_guest_is_trusted_lets_in_all_multicast():
+    for word, trusted in (("yes", True), ("no", False)):
+        spec = vhostnet.parse_interface(direct(trustGuestRxFilters=word), strict=True)
+        assert spec.source == DirectSource("eth0", trust_guest_rx_filters=trusted)
+    with pytest.raises(SpecError, match="^line 1: <interface trustGuestRxFilters='maybe'> .*expected yes or no"):
+        vhostnet.parse_interface(direct(trustGuestRxFilters="maybe"))
+
+
 def test_a_macvtap_has_a_source():
     with pytest.raises(SpecError, match="line 1: <source dev=> is missing, and type direct needs it"):
         vhostnet.parse_interface(direct(source=""))
@@ -425,7 +433,8 @@ def test_a_macvtap_has_a_source():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("dev", "a/b"), ("dev", ""), ("dev", 7), ("mode", "passthru"), ("mode", None)]
+    ("field", "value"),
+    [("dev", "a/b"), ("dev", ""), ("dev", 7), ("mode", "passthru"), ("mode", None), ("trust_guest_rx_filters", 1)],
 )
 def test_a_source_that_is_none(field, value):
     with pytest.raises(SpecError) as caught:

@@ -206,9 +206,10 @@ def _make_macvtap(netlink: Netlink, nic: Nic) -> None:
     In one send with what the kernel takes of a link that is there, and not in the message that makes it: the mark, and
     for passthru the MAC, which is the parent's. Where the first is refused the second finds no link of that ifindex.
     """
-    mode = (nic.row.macvtap or Macvtap()).mode
+    _, mode, all_multicast = nic.row.macvtap or Macvtap()
+    flags = uapi.IFF_ALLMULTI if all_multicast else 0
     data = attribute(uapi.IFLA_INFO_DATA, attribute(uapi.IFLA_MACVLAN_MODE, struct.pack("=I", mode)))
-    body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, 0, 0)
+    body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, flags, flags)
     body += attribute(uapi.IFLA_IFNAME, os.fsencode(nic.row.ifname) + b"\0")
     body += attribute(uapi.IFLA_LINK, struct.pack("=i", nic.parent)) + attribute(uapi.IFLA_ADDRESS, nic.row.mac)
     body += attribute(uapi.IFLA_LINKINFO, attribute(uapi.IFLA_INFO_KIND, b"macvtap\0") + data)

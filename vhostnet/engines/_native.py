@@ -105,7 +105,7 @@ def _rows(
         if port is not PORT or frames or adopted or persist or shaping is not UNSHAPED or macvtap:
             fds = *_with_port(fds, port, frames, vlans), adopted, bool(persist), *(persist or _NOBODY), *shaping
         if macvtap:
-            fds = *fds, True, macvtap.mode, macvtap.parent.encode()
+            fds = *fds, True, macvtap.mode, macvtap.parent.encode(), macvtap.all_multicast
         what = name.encode(), _string(tap_path), _string(vhost_path), queues, flags, joined, mtu
         rows.append((*what, mac or _NO_MAC, bool(mac), no_ipv6, up, wish.encode(), alias.encode(), *fds))
         taps = vhosts + queues

@@ -432,7 +432,7 @@ def _direct_row(spec: InterfaceSpec, name: str, mark: str, features: Features) -
         no_ipv6=features.ipv6,
         alias=mark,
         shaping=shaping_of(spec),
-        macvtap=Macvtap(source.dev, _MODES[source.mode]),
+        macvtap=Macvtap(source.dev, _MODES[source.mode], source.trust_guest_rx_filters),
     )
 
 

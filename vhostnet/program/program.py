@@ -191,10 +191,14 @@ NOTHING_SLOW: Final = Slow()
 
 
 class Macvtap(NamedTuple):
-    """That a NIC is a macvtap: on which link, and how (IFLA_MACVLAN_MODE). Of one that is held neither is known."""
+    """That a NIC is a macvtap: on which link, and how (IFLA_MACVLAN_MODE); whether it lets in all multicast.
+
+    Of one that is held none of it is known.
+    """
 
     parent: str = ""
     mode: int = 0
+    all_multicast: bool = False
 
 
 class NicRow(NamedTuple):
@@ -434,9 +438,9 @@ def _link_parts(nic: NicRow) -> Iterator[str]:
 
 
 def _macvtap_parts(nic: NicRow) -> Iterator[str]:
-    parent, mode = nic.macvtap or Macvtap()
+    parent, mode, all_multicast = nic.macvtap or Macvtap()
     yield _count(nic.queues)
-    yield f"{MACVTAP_MODES.get(mode, mode)} on {parent}"
+    yield f"{MACVTAP_MODES.get(mode, mode)} on {parent}" + " allmulti" * all_multicast
     yield " ".join(flag_names(nic.tun_flags))
     yield f"mac {nic.mac.hex(':')}"
 

@@ -249,8 +249,9 @@ IGNORED_ELEMENTS: Final = {
     "source/reconnect": "it is for type vhostuser",
     "source/slirp": "it is for type user",
 }
+TRUST: Final = "libvirt heeds it for type direct"
 IGNORED_ATTRIBUTES: Final = {
-    ("interface", "trustGuestRxFilters"): "libvirt heeds it for type direct",
+    ("interface", "trustGuestRxFilters"): TRUST,
     ("acpi", "nodeset"): "libvirt heeds it for a hostdev",
     ("backend", "fqdn"): "it is for passt",
     ("backend", "hostname"): "it is for passt",

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from vhostnet.errors import SpecError
-from vhostnet.spec.elements import KNOWN, UNSUPPORTED_TYPES, plain, unless_empty, word, yesno
+from vhostnet.spec.elements import KNOWN, TRUST, UNSUPPORTED_TYPES, plain, unless_empty, word, yesno
 from vhostnet.spec.machines import attribute
 from vhostnet.spec.parts import (
     PORT_TYPES,
@@ -37,7 +37,7 @@ from vhostnet.spec.reading import (
     read_vlan,
 )
 from vhostnet.spec.sources import DirectSource
-from vhostnet.values import dataclass
+from vhostnet.values import dataclass, replace
 
 if TYPE_CHECKING:
     from vhostnet.spec.document import Element
@@ -63,6 +63,7 @@ class PortGroup:
     vlan: Vlan | None = None
     virtualport: PortProfile | None = None
     bandwidth: Bandwidth | None = None
+    trust_guest_rx_filters: bool | None = None
 
     def __post_init__(self) -> None:
         _check_values(self, _GROUP_RULES)
@@ -75,7 +76,8 @@ class Network:
     ``forward`` is its mode: "nat", "route", "open" or "" (isolated), which libvirt makes the ``bridge`` for; "bridge"
     for a ``bridge`` that is there; this one without a bridge, "private", "vepa" and "passthrough" for one of
     ``devices`` of the host; "hostdev". ``bridge`` None is one that libvirt has yet to name. ``mtu`` is the bridge's, in
-    bytes. ``isolated``, ``vlan`` and ``virtualport`` are those of NICs that say nothing of it, nor their group.
+    bytes. ``isolated``, ``vlan``, ``virtualport`` and, of macvtaps, ``trust_guest_rx_filters`` are those of NICs that
+    say nothing of it, nor their group.
 
     Raises SpecError, naming the argument, its value and what would be right.
     """
@@ -89,6 +91,7 @@ class Network:
     isolated: bool | None = None
     vlan: Vlan | None = None
     virtualport: PortProfile | None = None
+    trust_guest_rx_filters: bool | None = None
     portgroups: tuple[PortGroup, ...] = ()
     later: tuple[str, ...] = ()
 
@@ -129,6 +132,7 @@ _GROUP_RULES: Final = (
     ("name", lambda value: is_text(value) and value != "", "the group's name"),
     ("default", is_bool, _YES_NO),
     ("bandwidth", lambda value: isinstance(value, Bandwidth), "a Bandwidth"),
+    ("trust_guest_rx_filters", is_bool, _YES_NO),
     *_PORT_RULES,
 )
 _RULES: Final = (
@@ -139,6 +143,7 @@ _RULES: Final = (
     ("mac_table_manager", one_of("kernel", "libvirt"), "kernel or libvirt"),
     ("mtu", whole(68, 65521), "a whole number of bytes, 68..65521"),
     ("isolated", is_bool, _YES_NO),
+    ("trust_guest_rx_filters", is_bool, _YES_NO),
     *_PORT_RULES,
     ("portgroups", lambda value: all(isinstance(group, PortGroup) for group in value), "PortGroups"),
 )
@@ -188,7 +193,7 @@ def _check_groups(groups: tuple[PortGroup, ...]) -> None:
 
 # Element -> attribute -> (field, reader), or None for what is the business of whoever makes the bridge.
 READ: Final[dict[str, dict[str, tuple[str, Any] | None]]] = {
-    "network": {"ipv6": None, "connections": None, "trustGuestRxFilters": None},
+    "network": {"ipv6": None, "connections": None, "trustGuestRxFilters": ("trust_guest_rx_filters", yesno)},
     "name": {},
     "forward": {
         "mode": ("forward", unless_empty(word(**{mode: mode for mode in MODES[1:]}))),
@@ -207,7 +212,6 @@ _WITHIN: Final = [("forward", tag) for tag in ("interface", "pf", "address", "dr
 MAKERS: Final = ("uuid", "title", "description", "metadata", "mac", "domain", "dns", "ip", "route", "bandwidth")
 _DNSMASQ: Final = "{http://libvirt.org/schemas/network/dnsmasq/1.0}options"
 _MANY: Final = ("ip", "route", "portgroup")
-_TRUST: Final = "has no effect: libvirt heeds it for type direct"
 
 
 def parse_network(xml: str | bytes, *, strict: bool = False) -> Network:
@@ -237,6 +241,11 @@ def parse_network(xml: str | bytes, *, strict: bool = False) -> Network:
     if "name" not in reading.values:
         raise at(root).error("has no <name>", "<name>NETWORK</name>")
     network: Network = _made(Network, {**reading.values, "portgroups": tuple(groups.values())}, root, reading)
+    trusted = network.trust_guest_rx_filters or any(group.trust_guest_rx_filters for group in network.portgroups)
+    if trusted and network.kind != "direct":
+        reading.unknown(f"has no effect: {TRUST}", reading.places["trust_guest_rx_filters"])
+        plain_groups = tuple(replace(group, trust_guest_rx_filters=None) for group in network.portgroups)
+        network = replace(network, trust_guest_rx_filters=None, portgroups=plain_groups)
     if "_bandwidth" in reading.places and network.kind != "network":
         raise reading.places["_bandwidth"].error(
             "is not for such a network", "none: libvirt shapes a bridge that it makes"
@@ -252,8 +261,6 @@ def _attributes(element: Element, path: str, reading: Reading) -> None:
             reading.unknown("is no attribute that libvirt knows here", place)
         elif known:
             reading.put(known[0], read(place, known[1], reading), place)
-        elif name == "trustGuestRxFilters" and read(place, yesno, reading):
-            reading.unknown(_TRUST, place)
     for child in element if path not in ("network", "name") else ():
         if (path, child.tag) not in _WITHIN:
             reading.unknown("is no element that libvirt knows here", at(child))
@@ -312,8 +319,9 @@ def _take_group(element: Element, reading: Reading, groups: dict[str, PortGroup]
 
 def _port_group(element: Element, reading: Reading) -> PortGroup:
     told = read_parts(element, {"name": plain, "default": yesno, "trustGuestRxFilters": yesno}, reading)
-    if told.pop("trustGuestRxFilters", False):
-        reading.unknown(_TRUST, at(element, "trustGuestRxFilters"))
+    if "trustGuestRxFilters" in told:
+        told["trust_guest_rx_filters"] = told.pop("trustGuestRxFilters")
+        reading.places.setdefault("trust_guest_rx_filters", at(element, "trustGuestRxFilters"))
     if not told.get("name"):
         raise at(element, "name").error("is missing", "<portgroup name=...>")
     for child in _children(element, reading):
@@ -367,7 +375,7 @@ def plug(element: Element, reading: Reading, network: Network, group_name: str |
     _take_port(network, group, reading)
     _check_supported(network, place)
     if network.kind == "direct":
-        _go_direct(network, reading, taken)
+        _go_direct(network, reading, taken, trust=_trust(element, group, network))
     else:
         values["bridge"] = network.bridge
         values["mac_table_manager"] = network.mac_table_manager
@@ -381,7 +389,13 @@ def plug(element: Element, reading: Reading, network: Network, group_name: str |
         values["bandwidth"] = group.bandwidth
 
 
-def _go_direct(network: Network, reading: Reading, taken: Counter[str]) -> None:
+def _trust(element: Element, group: PortGroup | None, network: Network) -> bool:
+    own = {"yes": True, "no": False}.get(element.get("trustGuestRxFilters", ""))
+    told = (own, group.trust_guest_rx_filters if group else None, network.trust_guest_rx_filters)
+    return next((one for one in told if one is not None), False)
+
+
+def _go_direct(network: Network, reading: Reading, taken: Counter[str], *, trust: bool) -> None:
     """A macvtap on the device that fewest of this document are on; libvirt knows of its other domains, too.
 
     A device that is passed through is one NIC's.
@@ -392,7 +406,7 @@ def _go_direct(network: Network, reading: Reading, taken: Counter[str]) -> None:
         raise reading.places["network"].error("has a device for each of its NICs, and no more", expected)
     taken[device] += 1
     del reading.values["network"]
-    reading.values |= {"type": "direct", "source": DirectSource(device, network.forward)}
+    reading.values |= {"type": "direct", "source": DirectSource(device, network.forward, trust)}
 
 
 def _group(network: Network, reading: Reading, name: str | None) -> PortGroup | None:

@@ -20,11 +20,14 @@ from vhostnet.spec.elements import (
     NEVER_EMPTY,
     SOURCES,
     SUPPORTED,
+    TRUST,
     UNSUPPORTED_ATTRIBUTES,
     UNSUPPORTED_ELEMENTS,
     UNSUPPORTED_TYPES,
     WITHOUT_EFFECT,
+    Known,
     read_sndbuf,
+    yesno,
 )
 from vhostnet.spec.interface import SOURCE_TYPES, VIRTIO_MODELS, VIRTIO_ONLY, InterfaceSpec, is_model
 from vhostnet.spec.mac import normalize
@@ -178,6 +181,8 @@ def _finish(element: _Element, reading: Reading, networks: Networks | None, doma
     """Apply what depends on more than one value, then let the spec validate them all."""
     values = reading.values
     _resolve(element, reading, networks, domain)
+    if values.pop("_trusted", False) and values["type"] != "direct":
+        reading.unknown(f"has no effect: {TRUST}", reading.places["_trusted"])
     _team(reading)
     _drop_driver(reading)
     _drop_vhost(reading, domain)
@@ -295,7 +300,8 @@ def _interface(element: _Element, networks: Networks | None, strict: bool, domai
 
         reading = begin(element, kind, strict)
     else:
-        reading = Reading(strict, elsewhere=ELSEWHERE.get(kind, {}), many=_HOST_IPS if kind == "ethernet" else ())
+        many = _HOST_IPS if kind == "ethernet" else ()
+        reading = Reading(strict, _OF_A_NETWORK if kind == "network" else {}, ELSEWHERE.get(kind, {}), many)
     _walk(element, "interface", reading)
     if "model" not in reading.values and not domain.machine.takes_virtio and kind != "vhostuser":
         problem = "is missing: virtio is taken, where libvirt on x86 would take rtl8139"
@@ -304,6 +310,7 @@ def _interface(element: _Element, networks: Networks | None, strict: bool, domai
 
 
 _HOST_IPS: Final = ("source/ip", "source/route")
+_OF_A_NETWORK: Final[Known] = {"interface": {"trustGuestRxFilters": ("_trusted", yesno)}}  # it may lead to a macvtap
 
 
 def _type(element: _Element) -> str:

@@ -19,15 +19,22 @@ class DirectSource(Source):
 
     ``vepa``: by way of the switch beyond it; ``bridge``: straight; ``private``: not at all. ``passthrough``: there is
     but one, and the link has its MAC, until it is gone and the kernel puts the link's own back.
+
+    Of multicast a macvtap lets in what its host asks for, so that nobody finds its guest by IPv6. With
+    ``trust_guest_rx_filters`` it lets in all (IFF_ALLMULTI), and the guest takes of it what it wants. libvirt follows
+    the guest's filters instead, by QEMU's events, and its MAC too, which is to stay what it is here.
     """
 
     dev: str
     mode: str = "vepa"
+    trust_guest_rx_filters: bool = False
     types = ("direct",)
 
     def __post_init__(self) -> None:
         _check("dev", self.dev, is_link_name(self.dev), "the name of a link, 1 to 15 bytes")
         _check("mode", self.mode, self.mode in MODES, " or ".join(MODES))
+        trust = self.trust_guest_rx_filters
+        _check("trust_guest_rx_filters", trust, type(trust) is bool, "True or False")
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,10 @@ if TYPE_CHECKING:
 # As elements.KNOWN, by type; every name begins with "_", since none is a field: finish() uses them.
 _SOCKET: Final[Known] = {"source": {"address": ("_address", plain), "port": ("_port", whole)}}
 OWN: Final[dict[str, Known]] = {
-    "direct": {"source": {"dev": ("_dev", plain), "mode": ("_mode", word(**{mode: mode for mode in MODES}))}},
+    "direct": {
+        "interface": {"trustGuestRxFilters": ("_trust", yesno)},
+        "source": {"dev": ("_dev", plain), "mode": ("_mode", word(**{mode: mode for mode in MODES}))},
+    },
     "user": {},
     "vhostuser": {
         "source": {
@@ -110,9 +113,6 @@ _MANY: Final = {"user": ("ip",)}  # elements that may come more than once
 
 def begin(element: Element, kind: str, strict: bool) -> Reading:
     """What a NIC of type *kind* is read into; with passt what is in it has another meaning."""
-    if kind == "direct" and element.get("trustGuestRxFilters") == "yes":
-        problem = "is not supported: nobody here listens to QEMU"
-        raise at(element, "trustGuestRxFilters").error(problem, "no, and one MAC for as long as the guest runs")
     elsewhere = _DIRECT if kind == "direct" else _ELSEWHERE
     backend = element.find("backend")
     if backend is not None and backend.get("type") == "passt" and kind in PASST:
@@ -168,7 +168,7 @@ def _socket(_: Element, __: Reading, own: dict[str, Any]) -> Source:
 def _direct(_: Element, __: Reading, own: dict[str, Any]) -> Source:
     if "_dev" not in own:
         raise SpecError("is missing, and type direct needs it", attribute="dev", expected="the name of a link")
-    return DirectSource(own["_dev"], own.get("_mode", MODES[0]))
+    return DirectSource(own["_dev"], own.get("_mode", MODES[0]), own.get("_trust", False))
 
 
 def _vdpa(_: Element, __: Reading, own: dict[str, Any]) -> Source:

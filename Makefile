@@ -48,7 +48,7 @@ distros:  ## make demo and the tests that need no guest, in fresh roots of Debia
 
 .PHONY: check
 check: setup  ## the tests that need neither root nor a device: seconds
-	$(PYTHON) -m pytest -m "not tap and not qemu and not vhost and not vlan and not shaping and not libvirt and not libvirtd and not ovs and not e2e and not slow"
+	$(PYTHON) -m pytest -m "not tap and not qemu and not vhost and not vlan and not shaping and not datapath and not libvirt and not libvirtd and not ovs and not e2e and not slow"
 
 .PHONY: test-faults
 test-faults: setup kernels  ## every kernel call refused with every errno, and killed at; vhost-net's in a guest: minutes

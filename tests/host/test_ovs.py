@@ -471,6 +471,19 @@ def test_one_that_somebody_took_out_cannot_change(engine, switch):
         assert nic.spec == plain
 
 
+def test_one_whose_switch_does_not_answer_is_the_port_it_was(engine, switch, monkeypatch):
+    plain = wish(mac="52:54:00:00:00:01", vlan=Vlan((5,)))
+    with vhostnet.open_nic(plain, engine=engine) as nic:
+        monkeypatch.setattr(ovsdb, "SWITCH", 0.3)
+        switch.daemon.send_signal(signal.SIGSTOP)
+        with pytest.raises(HostError, match="REPLUG .*ovs-vswitchd does not answer") as caught:
+            nic.update(replace(plain, vlan=Vlan((6,))))
+        assert caught.value.undoing
+        assert json.loads(switch.vsctl("--no-wait", "get", "Port", "nic0", "tag")) == 5
+        switch.daemon.send_signal(signal.SIGCONT)
+        assert (columns(switch)[0], nic.spec) == ({"tag": 5}, plain)
+
+
 def test_refused_by_the_kernel_it_is_the_port_it_was(engine, switch):
     plain = wish(mac="52:54:00:00:00:01", vlan=Vlan((5,)))
     with vhostnet.open_nic(plain, engine=engine) as nic:

@@ -89,9 +89,10 @@ def unplug(rows: Sequence[NicRow]) -> None:
 
 
 def replug(rows: Sequence[NicRow]) -> dict[str, OSError]:
-    """Make ports of ours what the rows say now, where they are. Name -> why it is not."""
+    """Make ports of ours what the rows say now, where they are, and wait for the switch. Name -> why it is not."""
     with _database() as database:
-        answers = database.transact(*(update for row in rows for update in _updates(row)), _NOTICE)
+        answers = database.transact(*(update for row in rows for update in _updates(row)), _NOTICE, _CONFIGURED)
+        _await_switch(database, answers[-1]["rows"][0])
     there = dict(zip([row.ifname for row in rows], answers[::2], strict=False))
     return {name: _error(errno.ESTALE, "no port of ours any more") for name, one in there.items() if not one["count"]}
 
@@ -166,6 +167,23 @@ _NOTICE: Final[_Operation] = {
     "where": [],
     "mutations": [["next_cfg", "+=", 1]],
 }
+
+
+# How much there was to do, and what of it has been done.
+_CONFIGURED: Final[_Operation] = {
+    "op": "select",
+    "table": "Open_vSwitch",
+    "where": [],
+    "columns": ["next_cfg", "cur_cfg"],
+}
+
+
+def _await_switch(database: _Database, config: Row) -> None:
+    """Until ovs-vswitchd has done all that there is to do by that *config*; ovs-vsctl waits for the same."""
+    done = config["cur_cfg"]
+    while done < config["next_cfg"]:
+        change = _until_other("Open_vSwitch", [], "cur_cfg", done, SWITCH)
+        done = database.transact(change, _CONFIGURED, patience=SWITCH + ANSWER)[1]["rows"][0]["cur_cfg"]
 
 
 def _insertions(rows: Sequence[NicRow]) -> Iterator[_Operation]:
@@ -244,14 +262,18 @@ def _of(table: str, uuid: Any, columns: Sequence[str]) -> _Operation:
 
 def _until_seen(interface: Any, patience: float) -> _Operation:
     """ovs-vswitchd gives every interface a port number, -1 where it could not open it."""
+    return _until_other("Interface", [["_uuid", "==", interface]], "ofport", _NONE, patience)
+
+
+def _until_other(table: str, where: list[Any], column: str, value: Any, patience: float) -> _Operation:
     return {
         "op": "wait",
         "timeout": int(patience * 1000),
-        "table": "Interface",
-        "where": [["_uuid", "==", interface]],
-        "columns": ["ofport"],
+        "table": table,
+        "where": where,
+        "columns": [column],
         "until": "!=",
-        "rows": [{"ofport": _NONE}],
+        "rows": [{column: value}],
     }
 
 

@@ -223,7 +223,7 @@ def test_plan_of_a_limited_macvtap_as_json(bridge):
     bandwidth = "<bandwidth><outbound average='7' peak='9'/></bandwidth>"
     text = f"<interface type='direct'><source dev='{BRIDGE}' mode='bridge'/>{bandwidth}</interface>"
     (nic,) = json.loads(vhostnet("plan", "-", "-j", stdin=text).stdout)["nics"]
-    assert nic["macvtap"] == {"parent": BRIDGE, "mode": 4}
+    assert nic["macvtap"] == {"parent": BRIDGE, "mode": 4, "all_multicast": False}
     assert (nic["shaping"]["rate"], nic["shaping"]["ceil"], nic["shaping"]["police_rate"]) == (7000, 9000, 0)
 
 

@@ -18,7 +18,7 @@ ROM = "/run/nic.rom"
 
 
 class Nic(NamedTuple):
-    """One <interface>, by its name here."""
+    """One <interface>, by its name here; its own attributes come first in what is ``inside``."""
 
     name: str
     machine: str
@@ -28,7 +28,9 @@ class Nic(NamedTuple):
     def xml(self, n: int) -> str:
         """As the NIC number *n* of its domain, a tag a line."""
         inside = self.inside.replace("{n}", str(n)).replace("{slot}", f"0x{n + 4:02x}").replace("> <", ">\n<")
-        lines = [f"<interface type='{self.type}'>"]
+        attributes, tag, rest = inside.partition("<")
+        inside = tag + rest
+        lines = [f"<interface type='{self.type}' {attributes}".rstrip() + ">"]
         if "<mac" not in inside:
             lines.append(f"<mac address='52:54:00:00:00:{n:02x}'/>")
         if self.type in SOURCES and "<source" not in inside:

@@ -82,6 +82,7 @@ FILLED = {
 }  # the forwarding table that it fills for a network's NICs alone
 # The host's link that libvirt brings up, and a macvtap that is up heeds no MAC but its own.
 LEFT_DOWN = {"UP", "LOWER_UP", "NO-CARRIER", "M-DOWN", "qdisc", "operstate", "promiscuity"}
+LETS_IN_ALL = {"ALLMULTI", "allmulti"}  # for libvirt its guest would have to ask, and there is none in it
 OTHERWISE = {
     "no-model": VIRTIO,
     "user-of-none": VIRTIO,
@@ -92,6 +93,7 @@ OTHERWISE = {
     "bandwidth-none": ITS_OWN,
     "table-of-a-bridge": FILLED,
     "unmanaged-macvtap": UNTOUCHED,
+    "direct-trusted": LETS_IN_ALL,
     "direct-down": LEFT_DOWN,
     "direct-down-through": LEFT_DOWN,
     "ovs-native-alone": {"trunks"},  # ours has this one VLAN alone, libvirt's every other, too

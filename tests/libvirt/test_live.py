@@ -82,7 +82,8 @@ FILLED = {
 }  # the forwarding table that it fills for a network's NICs alone
 # The host's link that libvirt brings up, and a macvtap that is up heeds no MAC but its own.
 LEFT_DOWN = {"UP", "LOWER_UP", "NO-CARRIER", "M-DOWN", "qdisc", "operstate", "promiscuity"}
-LETS_IN_ALL = {"ALLMULTI", "allmulti"}  # for libvirt its guest would have to ask, and there is none in it
+# libvirt follows QEMU, whose NIC wants every frame until a guest's driver says what it wants.
+LETS_IN_ALL = {"ALLMULTI", "allmulti", "PROMISC", "promiscuity"}
 OTHERWISE = {
     "no-model": VIRTIO,
     "user-of-none": VIRTIO,

@@ -21,6 +21,7 @@ import vhostnet
 from vhostnet.process.netns import call_inside
 
 NETNS = os.environ.get("NETNS")
+PATIENCE = 30  # seconds for daemons on a busy machine
 # The bridge may be there already: networkd's, or NetworkManager's.
 MAKE = """
 ip link show br0 >/dev/null 2>&1 || ip link add br0 up type bridge
@@ -43,6 +44,15 @@ def links(netns: str | None = None) -> dict[str, Any]:
 def look_at(nics: list[vhostnet.Nic]) -> list[str]:
     here = links(NETNS)
     return call_inside(NETNS, lambda: [as_asked(nic, here.get(nic.ifname)) for nic in nics])
+
+
+def look_after(seconds: float, nics: list[vhostnet.Nic]) -> list[str]:
+    """Then, or as soon as none is in between any more: networkd gives a link its addresses before it takes it away."""
+    time.sleep(seconds)
+    deadline = time.monotonic() + PATIENCE
+    while any(wrong and "bridge" not in wrong for wrong in look_at(nics)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return look_at(nics)
 
 
 def as_asked(nic: vhostnet.Nic, link: dict[str, Any] | None) -> str:
@@ -85,10 +95,10 @@ def main() -> None:
     nics = vhostnet.open_nics(
         [vhostnet.InterfaceSpec(bridge="br0", ifname=name, vhost="off") for _ in range(4)], netns=NETNS
     )
-    time.sleep(float(seconds))
+    became = look_after(float(seconds), nics)
     here = links()
     found: dict[str, Any] = {
-        "nics": look_at(nics),
+        "nics": became,
         "networkd": {
             link: state(f"/run/systemd/netif/links/{here[link]['ifindex']}", "ADMIN_STATE")
             for link in ("other", nics[0].ifname)
@@ -104,8 +114,7 @@ def main() -> None:
         for nic in nics:
             call_inside(NETNS, sh, f"ip link set {nic.ifname} master br0 up")
         sh(f"{command} >&2")
-        time.sleep(2)
-        found["after"][command] = look_at(nics)
+        found["after"][command] = look_after(2, nics)
     print(json.dumps(found))
     vhostnet.close_nics(nics)
 

@@ -93,7 +93,7 @@ class Nic:
         self.ifname: Final = _new_name(program, row) if nic.wish else nic.ifname
         self.ifindex: Final = made.ifindex
         self.mtu = made.mtu
-        self._is_up = nic.up or any(act.op == Op.UP and act.nic == row for act in program.acts)
+        self._raised = False  # it was left down, and was told to come up
         self._adopted = nic.adopted
         self._stays = nic.adopted or nic.persist is not None  # whoever closes it
         self._slow = nic.slow
@@ -189,7 +189,7 @@ class Nic:
             result = self._run(program)
             if result.failures:
                 raise refusal(program, result.failures[0])
-            self._is_up = True
+            self._raised = True
 
     def update(self, spec: InterfaceSpec, *, alias: str | None = None) -> tuple[dict[str, Any], ...]:
         """Make it the port that *spec* asks for: bridge, VLANs, isolation, forwarding entry, coalescing, MTU, and
@@ -213,13 +213,19 @@ class Nic:
             self.spec = spec
             return told
 
+    def _is_up(self) -> bool:
+        """By what was done to it; looked for when it is asked, since a run has the acts of all its NICs."""
+        program, _, row = self._runs[-1]
+        made_up = program.nics[row].up or any(act.op == Op.UP and act.nic == row for act in program.acts)
+        return self._raised or made_up
+
     def _change(self, held: NicRow, spec: InterfaceSpec) -> None:
         """As update() does, and with its lock."""
-        program = plan_update(held, self.spec, spec, up=self._is_up)
+        program = plan_update(held, self.spec, spec, up=self._is_up())
         result = self._run(program)
         if result.failures:
             error = refusal(program, result.failures[0])
-            before = plan_update(held._replace(slow=program.nics[0].slow), spec, self.spec, up=self._is_up)
+            before = plan_update(held._replace(slow=program.nics[0].slow), spec, self.spec, up=self._is_up())
             undone = self._run(before)
             error.undoing = refusal(before, undone.failures[0]) if undone.failures else None
             raise error

@@ -139,6 +139,29 @@ def test_no_process_goes_on_with_the_names_of_another(engine, bridge):
     assert all(later - earlier > 1 for earlier, later in itertools.pairwise(numbers))
 
 
+def test_four_times_the_nics_are_four_times_the_work(engine, bridge):
+    """Counted, and not timed: no NIC looks at all of the others."""
+
+    def work(count):
+        steps = 0
+
+        def note(*_):
+            nonlocal steps
+            steps += 1
+
+        specs = [InterfaceSpec(bridge=BRIDGE, vhost="off") for _ in range(count)]
+        sys.setprofile(note)
+        try:
+            nics = vhostnet.open_nics(specs, engine=engine)
+            vhostnet.close_nics(nics)
+        finally:
+            sys.setprofile(None)
+        return steps
+
+    work(1)  # which imports what is imported late
+    assert work(128) < 4.4 * work(32)
+
+
 def test_a_routed_tap_keeps_the_kernels_ipv6_addresses(engine, net):
     """It is its guest's router: its link-local address is the guest's gateway."""
     with vhostnet.open_nic(InterfaceSpec(type="ethernet", vhost="off"), engine=engine) as nic:

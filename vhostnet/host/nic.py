@@ -75,7 +75,7 @@ class Nic:
         self.ifname: Final = _new_name(program, row) if nic.wish else nic.ifname
         self.ifindex: Final = made.ifindex
         self.mtu = made.mtu
-        self._is_up = nic.up or any(act.op == Op.UP and act.nic == row for act in program.acts)
+        self._raised = False  # it was left down, and was told to come up
         self._adopted = nic.adopted
         self._stays = nic.adopted or nic.persist is not None  # whoever closes it
         self._engine = engine
@@ -164,7 +164,13 @@ class Nic:
             result = self._engine.run(program)
             if result.failures:
                 raise refusal(program, result.failures[0])
-            self._is_up = True
+            self._raised = True
+
+    def _is_up(self) -> bool:
+        """By what was done to it; looked for when it is asked, since a run has the acts of all its NICs."""
+        program, _, row = self._runs[-1]
+        made_up = program.nics[row].up or any(act.op == Op.UP and act.nic == row for act in program.acts)
+        return self._raised or made_up
 
     def update(self, spec: InterfaceSpec) -> None:
         """Make it the port that *spec* asks for: its bridge, VLANs, isolation, forwarding entry, coalescing, MTU.
@@ -176,11 +182,11 @@ class Nic:
         _check_update(self.spec, spec)
         with under_way, self._lock:
             held = self.held()
-            program = plan_update(held, spec, up=self._is_up)
+            program = plan_update(held, spec, up=self._is_up())
             result = self._engine.run(program)
             if result.failures:
                 error = refusal(program, result.failures[0])
-                before = plan_update(held, self.spec, up=self._is_up)
+                before = plan_update(held, self.spec, up=self._is_up())
                 undone = self._engine.run(before)
                 error.undoing = refusal(before, undone.failures[0]) if undone.failures else None
                 raise error

@@ -181,12 +181,12 @@ class Nic:
         """
         _check_update(self.spec, spec)
         with under_way, self._lock:
-            held = self.held()
-            program = plan_update(held, spec, up=self._is_up())
+            held, up = self.held(), self._is_up()
+            program = plan_update(held, spec, up=up)
             result = self._engine.run(program)
             if result.failures:
                 error = refusal(program, result.failures[0])
-                before = plan_update(held, self.spec, up=self._is_up())
+                before = plan_update(held, self.spec, up=up)
                 undone = self._engine.run(before)
                 error.undoing = refusal(before, undone.failures[0]) if undone.failures else None
                 raise error

@@ -552,7 +552,7 @@ def test_one_that_is_there_is_taken_as_it_is_and_stays(engine, theirs, no_leaks,
 
 
 def test_one_that_has_no_node(engine, theirs):
-    hidden = theirs.with_name(".vhostnet-hidden")
+    hidden = theirs.with_name(".hidden")
     theirs.rename(hidden)
     try:
         error = refused_adopting(engine)

@@ -1,8 +1,10 @@
 """Threads that open, use and close NICs while another one forks, or closes."""
 
 import os
+import signal
 import threading
 import time
+import traceback
 import warnings
 from contextlib import contextmanager
 
@@ -39,20 +41,27 @@ def over_and_over(work):
 
 
 def status_of_fork(work):
-    """What a forked child's *work* answers, as its exit status; 255 is a child that hangs."""
+    """What a forked child's *work* answers, as its exit status; one that hangs says where, by pytest's faulthandler."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: that is the point
         child = os.fork()
     if child == 0:
-        os._exit(work())
+        _do_and_exit(work)
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         if (done := os.waitpid(child, os.WNOHANG)) != (0, 0):
             return os.waitstatus_to_exitcode(done[1])
         time.sleep(0.001)
-    os.kill(child, 9)
-    os.waitpid(child, 0)
-    return 255
+    os.kill(child, signal.SIGABRT)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _do_and_exit(work):
+    try:
+        os._exit(work())
+    except BaseException:
+        traceback.print_exc()
+        os._exit(254)
 
 
 def tun_fds():

@@ -12,7 +12,8 @@ from pathlib import Path
 import vhostnet
 from bench.cases import MEMORY_BATCH, MEMORY_QUEUES
 from vhostnet.commands.demo import SEED
-from vhostnet.program.plan import Features, Qdisc, plan
+from vhostnet.program.plan import Qdisc, plan
+from vhostnet.program.rows import Features
 
 ROUNDS = 300
 IMPORTS = 20

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from vhostnet.host.lasting import delete_nics
     from vhostnet.host.pool import NicPool, PoolStats
     from vhostnet.host.survey import FoundNic, list_nics
-    from vhostnet.host.vdpa import open_vdpa
+    from vhostnet.qemu.vdpa import open_vdpa
     from vhostnet.spec.network import Network, PortGroup, parse_network
     from vhostnet.spec.sources import DirectSource, PasstSource, SocketSource, UserSource, VdpaSource, VhostUserSource
 
@@ -159,7 +159,7 @@ _LATER = {
     "list_nics": "vhostnet.host.survey",
     "NicPool": "vhostnet.host.pool",
     "PoolStats": "vhostnet.host.pool",
-    "open_vdpa": "vhostnet.host.vdpa",
+    "open_vdpa": "vhostnet.qemu.vdpa",
     **dict.fromkeys(("Network", "PortGroup", "parse_network"), "vhostnet.spec.network"),
     **dict.fromkeys(
         ("DirectSource", "PasstSource", "SocketSource", "UserSource", "VdpaSource", "VhostUserSource"),

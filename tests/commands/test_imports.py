@@ -11,7 +11,7 @@ from conftest import ROOT
 from test_cli import PLAIN
 
 NEVER = {"asyncio", "cffi", "json", "logging", "pathlib", "pyroute2", "shutil", "subprocess", "tempfile", "uuid"}
-LATER = "commands.demo commands.doctor host.effects host.helped host.pool host.survey host.vdpa others.bridge "
+LATER = "commands.demo commands.doctor host.effects host.helped host.pool host.survey qemu.vdpa others.bridge "
 LATER += "others.bridge_helper others.surroundings spec.network spec.sources spec.tapless"
 OURS = {f"vhostnet.{name}" for name in LATER.split()}
 HERE = f"import sys; sys.path[:0] = {[str(ROOT), *sys.path]!r}; "

@@ -26,7 +26,7 @@ from qemuopts import parse_argv
 
 UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
-FEATURES = vhostnet.program.plan.Features(0xFFFF, True)
+FEATURES = vhostnet.program.rows.Features(0xFFFF, True)
 
 
 def check_arguments(spec: vhostnet.InterfaceSpec, alias: str) -> None:

@@ -181,7 +181,7 @@ def test_templates_count_for_themselves(engine, bridge):
 
 def test_two_processes_begin_at_different_numbers():
     """A rule for a dead VM's name is not to meet the next VM."""
-    code = "from vhostnet.host.opening import name_for; print(name_for(None), name_for('tiny_name_ab%d'))"
+    code = "from vhostnet.host.names import name_for; print(name_for(None), name_for('tiny_name_ab%d'))"
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(6)]
     names = [done.stdout.split() for done in runs]
     assert len({name for name, _ in names}) == 6
@@ -192,7 +192,7 @@ def test_two_processes_begin_at_different_numbers():
 def test_parent_and_child_do_not_count_through_the_same_names():
     code = """
 import os
-from vhostnet.host.opening import name_for
+from vhostnet.host.names import name_for
 name_for(None)
 read, write = os.pipe()
 if not os.fork():

@@ -18,7 +18,6 @@ from vhostnet import (
 )
 from vhostnet.program.cost import Cost, cost
 from vhostnet.program.plan import (
-    Features,
     plan,
     plan_delete,
     plan_end,
@@ -26,10 +25,9 @@ from vhostnet.program.plan import (
     plan_take,
     plan_up,
     resolve,
-    tun_flags,
-    vhost_policy,
 )
 from vhostnet.program.program import SLOW, Act, Fds, Link, Op, Persist, Program, TunFlag, held_row
+from vhostnet.program.rows import Features, tun_flags, vhost_policy
 
 ALL = Features(tun=0x7173, ipv6=True)
 BRIDGES = {BRIDGE: Link(BRIDGE, 7, "bridge", 1500, b""), "br9": Link("br9", 9, "bridge", 9000, b"")}

@@ -20,6 +20,7 @@ from vhostnet.engines import Engine, _uapi
 from vhostnet.errors import EngineUnavailable, HostError, SpecError, VhostnetError, host_error, vhost_problem
 from vhostnet.host import opening
 from vhostnet.host.effects import effects, without_tap
+from vhostnet.host.names import is_template
 from vhostnet.host.reasons import (
     describe,
     free_files,
@@ -31,15 +32,15 @@ from vhostnet.host.reasons import (
     unfit_plugs,
     unfit_taps,
 )
-from vhostnet.host.vdpa import open_vdpa
 from vhostnet.others import bridge, surroundings, udev
 from vhostnet.others.bridge_helper import find_helper
 from vhostnet.process.files import allowed_files, open_files
 from vhostnet.process.netns import call_aside, unshare_net
 from vhostnet.program.cost import cost
-from vhostnet.program.plan import vhost_policy
 from vhostnet.program.program import MAX_PORTS, Act, NicRow, Op, Program, TunFlag
+from vhostnet.program.rows import vhost_policy
 from vhostnet.qemu.argv import Version, caveats, check_qemu, dotted
+from vhostnet.qemu.vdpa import open_vdpa
 from vhostnet.spec.interface import DEFAULT_TAP, DEFAULT_VHOST, InterfaceSpec
 from vhostnet.spec.parts import Bandwidth, Rate
 from vhostnet.spec.sources import VdpaSource
@@ -393,9 +394,7 @@ def _parents(engine: Engine, program: Program) -> Iterator[Check]:
 def _names(engine: Engine, program: Program, specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
     """Names that were asked for and are somebody's."""
     asked = [
-        row
-        for row, spec in zip(program.nics, specs, strict=True)
-        if not (row.adopted or opening.is_template(spec.ifname))
+        row for row, spec in zip(program.nics, specs, strict=True) if not (row.adopted or is_template(spec.ifname))
     ]
     taken = describe(engine, [row.ifname for row in asked])
     for row in asked:

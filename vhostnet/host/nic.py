@@ -71,9 +71,9 @@ class Nic:
 
     One that was adopted (``spec.managed`` False) is what it was before, and stays when this object is closed; and so
     does one that is persistent. What would outlive its TAP (a downscript that is to be run, a port of Open vSwitch)
-    ends before that does, unless the NIC is persistent, or its fds were given away.
-    does one that is persistent. A macvtap (type direct) is a link of its own: close() deletes it, and one whose process
-    was killed, or whose fds were given away, stays until somebody does (``delete_nics()``).
+    ends before that does, unless the NIC is persistent, or its fds were given away. A macvtap (type direct) is a link
+    of its own: close() deletes it, and one whose process was killed, or whose fds were given away, stays until somebody
+    does (``delete_nics()``).
 
     Use it as a context manager, or call ``close()``. One that is dropped open is closed with a
     ResourceWarning. A child made by ``os.fork()`` does not own it: there it is closed, so only this process
@@ -389,18 +389,16 @@ class Nic:
 # What can change, by where a NIC is.
 _CHANGES: Final = {
     "on a Linux bridge": (
-        *(
-            "type",
-            "bridge",
-            "network",
-            "mtu",
-            "isolated",
-            "vlan",
-            "mac_table_manager",
-            "rx_frames",
-            "bandwidth",
-            "link_state",
-        ),
+        "type",
+        "bridge",
+        "network",
+        "mtu",
+        "isolated",
+        "vlan",
+        "mac_table_manager",
+        "rx_frames",
+        "bandwidth",
+        "link_state",
     ),
     "on a bridge of Open vSwitch": ("type", "network", "vlan", "virtualport", "bandwidth", "link_state"),
     "on no bridge": ("bandwidth", "link_state"),

@@ -1,20 +1,18 @@
 """Opening NICs on this host, one or a thousand: from specs to a Program, through an engine, to Nics."""
 
 import contextlib
-import errno
-import itertools
 import os
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, overload
 
 from vhostnet import engines, slow
 from vhostnet.engines import Engine, Result
-from vhostnet.errors import HostError, NameBusy, NotPermitted, SpecError, host_error
+from vhostnet.errors import HostError, NameBusy, NotPermitted, SpecError
 from vhostnet.host.closing import await_names
 from vhostnet.host.marks import make_marks
+from vhostnet.host.names import free_names, is_template, names_for
 from vhostnet.host.nic import Nic, Run, settle_later
 from vhostnet.host.reasons import (
     describe,
@@ -32,12 +30,12 @@ from vhostnet.process.files import allowed_files, open_files
 from vhostnet.process.forks import under_way
 from vhostnet.process.netns import Home, NetNs, call_inside
 from vhostnet.program.cost import Limits
-from vhostnet.program.plan import QDISCS, Features, Qdisc, plan, resolve
+from vhostnet.program.plan import QDISCS, Qdisc, plan, resolve
 from vhostnet.program.program import MAX_PORTS, Op, Persist, Program
+from vhostnet.program.rows import Features
 from vhostnet.spec.interface import DEFAULT_TAP, VHOST_POLICIES, InterfaceSpec, VhostPolicy
 
 NAME_TRIES: Final = 16  # how often a generated name may be snatched away before we give up
-_BEGINNINGS: Final = 10**6  # of the numbers in generated names: six digits, where there is room for more
 
 
 def open_nic(
@@ -219,7 +217,7 @@ def make_nics(engine: Engine, specs: Sequence[InterfaceSpec], how: How) -> list[
     Where *how* says keep there is a HostError in the place of each Nic that was refused. Where a udevd listens each is
     looked at once more when that is done with it.
     """
-    names = _names(specs)
+    names = names_for(specs)
     await_names(names)
     born = time.time()
     made = _make(engine, specs, how, names, NAME_TRIES)
@@ -273,7 +271,7 @@ def _go_on(
     refused = refusals(program, result)
     snatched = [row for row, error in refused.items() if tries > 1 and _is_snatched(error, specs[row])]
     if not how.keep and snatched:
-        return _make(engine, specs, how, _free_names(engine, specs), tries - 1)
+        return _make(engine, specs, how, free_names(engine, specs), tries - 1)
     if not how.keep:
         error = explained(engine, program, next(iter(refused.values())), _networks(specs))
         return _helped(engine, specs, how, error)
@@ -294,7 +292,7 @@ def _go_on(
 def _once_more(engine: Engine, specs: Sequence[InterfaceSpec], how: How, tries: int) -> Sequence[Any]:
     """For those that are to be kept, under other names; or why there is no looking for such names."""
     try:
-        return _make(engine, specs, how, _free_names(engine, specs), tries)
+        return _make(engine, specs, how, free_names(engine, specs), tries)
     except HostError as error:
         return [error] * len(specs)
 
@@ -352,7 +350,7 @@ def draft(
 ) -> Program:
     """The Program with generated names that are free now; its bridges have not been looked up."""
     features = _features(engine, specs[0].tap_path if specs else DEFAULT_TAP)
-    return plan(specs, _free_names(engine, specs), features, vhost=vhost, qdisc=qdisc)
+    return plan(specs, free_names(engine, specs), features, vhost=vhost, qdisc=qdisc)
 
 
 @lru_cache(maxsize=8)
@@ -368,74 +366,3 @@ def _features(engine: Engine, tap_path: str) -> Features:
         return _asked(engine.name, tap_path)
     except OSError:
         return Features(0xFFFF, True)
-
-
-# --- generated names -------------------------------------------------------------------------------------
-
-
-class _Series(NamedTuple):
-    """The names of one template: its two halves, how many different ones have room between them, and the counter."""
-
-    head: str
-    tail: str
-    room: int
-    numbers: Iterator[int]
-
-
-_TEMPLATE: Final = "vnet%d"
-_series: dict[str, _Series] = {}
-
-
-def is_template(ifname: str | None) -> bool:
-    return ifname is None or "%d" in ifname
-
-
-def _room(template: str | None) -> int:
-    return _series[template or _TEMPLATE].room
-
-
-def name_for(ifname: str | None) -> str:
-    """*ifname* itself, or the next name of a template, from a counter of this process; never the kernel's own %d.
-
-    The kernel's costs a walk over every link, and gives a name again as soon as it is free. The counter begins
-    anywhere, so that no process gives the names of the one before it, which some rule may still be about.
-    """
-    template = ifname or _TEMPLATE
-    if "%d" not in template:
-        return template
-    head, tail, room, numbers = _series.get(template) or _series.setdefault(template, _new_series(template))
-    return f"{head}{next(numbers) % room}{tail}"
-
-
-def _new_series(template: str) -> _Series:
-    head, _, tail = template.partition("%d")
-    room = 10 ** (15 - len(head) - len(tail))
-    anywhere = int.from_bytes(os.urandom(4), "big") % min(room, _BEGINNINGS)
-    return _Series(head, tail, room, itertools.count(anywhere))
-
-
-os.register_at_fork(after_in_child=_series.clear)  # or parent and child would give the same
-
-
-def _names(specs: Sequence[InterfaceSpec]) -> list[str]:
-    return [name_for(spec.ifname) for spec in specs]
-
-
-def _free_names(engine: Engine, specs: Sequence[InterfaceSpec]) -> list[str]:
-    """As _names(), but without generated ones that exist already; one that was asked for is the kernel's to judge.
-
-    Raises NameBusy for a template all of whose names are taken.
-    """
-    free = _names(specs)
-    unsure = [number for number, spec in enumerate(specs) if is_template(spec.ifname)]
-    tried: Counter[str | None] = Counter()
-    while unsure:
-        links = describe(engine, [free[number] for number in unsure])
-        unsure = [number for number in unsure if free[number] in links]
-        for number in unsure:
-            template = specs[number].ifname
-            tried[template] += 1
-            if tried[template] > _room(template):
-                raise host_error(errno.EEXIST, act=Op.TAP_OPEN.name, call=None, ifname=template, queue=None)
-            free[number] = name_for(template)
-    return free

@@ -25,8 +25,9 @@ from vhostnet.engines import Result
 from vhostnet.errors import DeviceGone, PoolClosed, SpecError, VhostnetError
 from vhostnet.host.closing import await_names, close_nics
 from vhostnet.host.marks import taken
+from vhostnet.host.names import is_template, name_for
 from vhostnet.host.nic import Nic, Run
-from vhostnet.host.opening import How, is_template, make_nics, name_for
+from vhostnet.host.opening import How, make_nics
 from vhostnet.host.reasons import refusal
 from vhostnet.process.files import close_fd
 from vhostnet.process.netns import NetNs, call_inside, no_thread

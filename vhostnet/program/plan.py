@@ -1,4 +1,4 @@
-"""What is asked + what the host said -> Program: every kernel act, in order, as data.
+"""The rows of a batch -> Program: every kernel act, in order, as data.
 
 The order of the acts and its reasons stand here and nowhere else. Before the first of them the run looks up the
 bridges that are only named: nothing is made where one is missing. Then:
@@ -51,80 +51,31 @@ whatever becomes of the others.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import groupby
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
 
 from vhostnet.errors import SpecError
 from vhostnet.program.program import (
-    MACVTAP_MODES,
-    MAX_VLANS,
     NOTHING_SLOW,
     PORT,
     UNSHAPED,
     Act,
-    Address,
     Fds,
     Link,
-    Macvtap,
     NicRow,
     Op,
     Persist,
-    Plug,
-    Port,
     Program,
-    Route,
-    Shaping,
     Slow,
-    TunFlag,
-    VlanEntry,
-    VlanFlag,
 )
-from vhostnet.spec.interface import TAP_TYPES, VNET_HDR_MODELS, InterfaceSpec, VhostPolicy
-from vhostnet.spec.mac import octets, tap_mac
-from vhostnet.spec.parts import MAX_BURST, TICK, Bandwidth, Rate, VirtualPort, Vlan, burst_ticks, packed
-from vhostnet.values import dataclass
+from vhostnet.program.rows import Features, port_of, port_row, row_of, shaping_of, slow_of, vhost_policy
+from vhostnet.spec.interface import InterfaceSpec, VhostPolicy
 
 if TYPE_CHECKING:
     from vhostnet.spec.sources import DirectSource  # a source is for few
 
-DEFAULT_MTU: Final = 1500  # what the kernel gives a new TAP
-
 _T = TypeVar("_T")
 Qdisc = Literal["noqueue", "default"]
 QDISCS: Final = ("noqueue", "default")
-
-
-@dataclass(frozen=True)
-class Features:
-    """What this kernel can do, asked once a process: TUNGETFEATURES' word, and whether there is IPv6."""
-
-    tun: int
-    ipv6: bool
-
-
-def vhost_policy(spec: InterfaceSpec, override: VhostPolicy | None) -> VhostPolicy:
-    """The caller's word before the XML's; only virtio models can use vhost-net. Raises SpecError."""
-    if spec.virtio:
-        return override or spec.vhost
-    if override == "require":
-        raise SpecError(
-            f"means nothing to model {spec.model}", attribute="vhost", value="require", expected="model virtio"
-        )
-    return "off"
-
-
-def tun_flags(spec: InterfaceSpec, features: Features) -> int:
-    """TUNSETIFF's flags: MULTI_QUEUE only for more than one queue (it costs 256 transmit queues)."""
-    flags = _TAP
-    if spec.model in VNET_HDR_MODELS and features.tun & _VNET_HDR:
-        flags |= _VNET_HDR
-    if spec.queues > 1:
-        flags |= _MULTI_QUEUE
-    return flags
-
-
-# Plain numbers: IntFlag's operators take a microsecond each, and this runs for every NIC.
-_TAP, _VNET_HDR, _MULTI_QUEUE = int(TunFlag.TAP | TunFlag.NO_PI), int(TunFlag.VNET_HDR), int(TunFlag.MULTI_QUEUE)
 
 
 def plan(
@@ -153,7 +104,7 @@ def plan(
         _check_macs(specs)
     rows, policies = [], []
     for spec, name, mark in zip(specs, names, marks or [""] * len(names), strict=True):
-        rows.append(_row(spec, name, mark, features))
+        rows.append(row_of(spec, name, mark, features))
         policies.append(vhost_policy(spec, vhost))
     if park:  # its port is whoever takes it to set
         for spec in specs:
@@ -258,34 +209,12 @@ def plan_take(parked: NicRow, spec: InterfaceSpec, mark: str, *, wish: str = "",
     they come between the two.
     """
     _check_plain(spec)
-    row = _port_row(parked, spec, mark)._replace(wish=wish, up=True)
+    row = port_row(parked, spec, mark)._replace(wish=wish, up=True)
     acts: tuple[Act, ...] = _LINK if not wish else _RENAME if rename else _ALTNAME
     if _has_settings(row):
         row = row._replace(up=False)
         acts += _these(_settings_of(row)) + _UP
     return Program((row,), acts)
-
-
-def _port_row(held: NicRow, spec: InterfaceSpec, mark: str) -> NicRow:
-    """One that is held, as the port that *spec* asks for."""
-    bridge, mtu = _bridge_and_mtu(spec)
-    return NicRow(
-        held.ifname,
-        held.queues,
-        0,
-        "",
-        "",
-        bridge,
-        0,
-        mtu,
-        tap_mac(spec.mac),
-        alias=mark,
-        ifindex=held.ifindex,
-        held=held.held,
-        port=_port(spec),
-        frames=spec.rx_frames or 0,
-        shaping=shaping_of(spec),
-    )
 
 
 def _these(ops: Iterable[Op]) -> tuple[Act, ...]:
@@ -301,7 +230,7 @@ _UP: Final = (Act(Op.UP, 0, barrier=True),)
 def plan_up(held: NicRow, spec: InterfaceSpec) -> Program:
     """The Program that brings up a NIC that was left down, as the port it is to be."""
     after = tuple([Act(op, 0) for op in _slow_ops(held.slow) if op in _WHEN_UP])
-    return Program((held._replace(port=_port(spec)),), _UP + after)
+    return Program((held._replace(port=port_of(spec)),), _UP + after)
 
 
 def plan_update(held: NicRow, was: InterfaceSpec, spec: InterfaceSpec, *, up: bool = True) -> Program:
@@ -312,7 +241,7 @@ def plan_update(held: NicRow, was: InterfaceSpec, spec: InterfaceSpec, *, up: bo
     """
     if spec.virtualport or spec.type not in ("bridge", "network"):
         return _plan_in_place(held, was, spec)
-    row = _port_row(held, spec, held.alias)
+    row = port_row(held, spec, held.alias)
     before = shaping_of(was)
     ops = {*_settings_of(row), Op.COALESCE}  # no frames, where there were some
     if before is not UNSHAPED:
@@ -324,7 +253,7 @@ def plan_update(held: NicRow, was: InterfaceSpec, spec: InterfaceSpec, *, up: bo
 def _plan_in_place(held: NicRow, was: InterfaceSpec, spec: InterfaceSpec) -> Program:
     """What the switch is told of it, and its bandwidth: up as it is, it has none for some microseconds."""
     before, after = shaping_of(was), shaping_of(spec)
-    slow = _slow(spec, held.ifname) if spec.virtualport else held.slow
+    slow = slow_of(spec, held.ifname) if spec.virtualport else held.slow
     acts: tuple[Act, ...] = _REPLUG if slow.plug != held.slow.plug else ()
     if before != after:
         acts += (_QDISC if before.rate or after.rate else ()) + _TC
@@ -393,81 +322,6 @@ def resolve(program: Program, bridges: Mapping[str, Link]) -> Program:
     return Program(tuple(rows), program.acts, program.keep)
 
 
-def _row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRow:
-    if spec.managed is False:
-        paths = spec.tap_path, spec.vhost_path
-        return NicRow(name, spec.queues, tun_flags(spec, features), *paths, adopted=True, slow=_slow(spec, name))
-    if spec.type == "direct":
-        return _direct_row(spec, name, mark, features)
-    bridge, mtu = _bridge_and_mtu(spec)
-    return NicRow(
-        name,
-        spec.queues,
-        tun_flags(spec, features),
-        spec.tap_path,
-        spec.vhost_path,
-        bridge,
-        0,
-        mtu,
-        tap_mac(spec.mac),
-        features.ipv6 and spec.type != "ethernet",  # one that is on no bridge is its guest's router, by its address
-        mark,
-        port=_port(spec),
-        frames=spec.rx_frames or 0,
-        shaping=shaping_of(spec),
-        slow=_slow(spec, name),
-    )
-
-
-def _direct_row(spec: InterfaceSpec, name: str, mark: str, features: Features) -> NicRow:
-    """The guest's own MAC: on the way to the network there is no bridge. The MTU is the parent's."""
-    source = cast("DirectSource", spec.source)
-    return NicRow(
-        name,
-        spec.queues,
-        tun_flags(spec, features),
-        spec.tap_path,
-        spec.vhost_path,
-        mac=octets(spec.mac),
-        no_ipv6=features.ipv6,
-        alias=mark,
-        shaping=shaping_of(spec),
-        macvtap=Macvtap(source.dev, _MODES[source.mode], source.trust_guest_rx_filters),
-    )
-
-
-_MODES: Final = {word: number for number, word in MACVTAP_MODES.items()}
-
-
-def _slow(spec: InterfaceSpec, name: str) -> Slow:
-    """What is there of it for other than the engines to do."""
-    if spec.virtualport:
-        return Slow(_plug(spec, spec.virtualport, name))
-    if not (spec.script or spec.downscript or spec.tap_ips or spec.tap_routes):
-        return NOTHING_SLOW
-    addresses = tuple([Address(packed(ip.address), ip.length, packed(ip.peer)) for ip in spec.tap_ips])
-    routes = tuple([Route(packed(to.address), to.length, packed(to.gateway), to.metric) for to in spec.tap_routes])
-    return Slow(None, spec.script or "", spec.downscript or "", addresses, routes)
-
-
-def _plug(spec: InterfaceSpec, port: VirtualPort, name: str) -> Plug:
-    """As libvirt has ovs-vsctl write it."""
-    ids = [("attached-mac", spec.mac), ("iface-id", port.interfaceid), ("iface-status", "active")]
-    if port.vmid:
-        ids.append(("vm-id", port.vmid))
-    if port.profileid:
-        ids += [("port-profile", port.profileid), ("ifname", name)]
-    tag: int | None = None
-    trunks: tuple[int, ...] = ()
-    mode = ""
-    if spec.vlan and not spec.vlan.trunk:
-        tag = spec.vlan.tags[0]
-    elif spec.vlan:
-        tag, trunks = spec.vlan.native, spec.vlan.tags
-        mode = "" if tag is None else f"native-{spec.vlan.native_mode}"
-    return Plug(spec.bridge or "", tuple(ids), tag, trunks, mode)
-
-
 def _check_plain(spec: InterfaceSpec) -> None:
     """A NIC that is made ahead has no slow acts: they are about whom it is for, and take longer than to make one."""
     for name in ("virtualport", "script", "downscript", "tap_ips", "tap_routes"):
@@ -487,115 +341,6 @@ def _check_lasting(specs: Sequence[InterfaceSpec]) -> None:
                 value=spec.downscript,
                 expected="none, and to run it after delete_nics()",
             )
-
-
-def _port(spec: InterfaceSpec) -> Port:
-    if not (spec.isolated or spec.vlan or spec.mac_table_manager == "libvirt") or spec.virtualport:
-        return PORT
-    guest_mac = octets(spec.mac) if spec.mac_table_manager == "libvirt" else b""
-    return Port(spec.isolated or False, guest_mac, _vlan_entries(spec.vlan) if spec.vlan else ())
-
-
-@lru_cache(maxsize=64)  # few VLANs have many ports
-def _vlan_entries(vlan: Vlan) -> tuple[VlanEntry, ...]:
-    """As the kernel has them, in as few as can be: what is tagged and stands side by side is one range."""
-    for tag in vlan.tags:
-        if not 1 <= tag <= _BRIDGE_VLANS:
-            expected = f"1..{_BRIDGE_VLANS}: 0 is for frames without a VLAN, and 4095 reserved"
-            raise SpecError("is none that a Linux bridge has", attribute="vlan", value=tag, expected=expected)
-    if not vlan.trunk:
-        return (VlanEntry(_PVID | _UNTAGGED, vlan.tags[0]),)
-    entries: list[VlanEntry] = []
-    tagged = sorted(set(vlan.tags) - {vlan.native})
-    for _, group in groupby(enumerate(tagged), lambda pair: pair[1] - pair[0]):
-        vids = [vid for _, vid in group]
-        if len(vids) == 1:
-            entries.append(VlanEntry(0, vids[0]))
-        else:
-            entries += [VlanEntry(_BEGIN, vids[0]), VlanEntry(_END, vids[-1])]
-    if vlan.native is not None:
-        entries.append(VlanEntry(_PVID | (_UNTAGGED if vlan.native_mode == "untagged" else 0), vlan.native))
-    if len(entries) > MAX_VLANS:
-        raise SpecError(
-            f"would take {len(entries)} entries of one port, where a range of VLANs takes two",
-            attribute="vlan",
-            value=f"{len(vlan.tags)} tags",
-            expected=f"at most {MAX_VLANS} entries: more of them side by side",
-        )
-    return tuple(entries)
-
-
-_BRIDGE_VLANS: Final = 4094  # net/bridge/br_vlan.c: a VLAN id is above 0, and below VLAN_VID_MASK
-_PVID, _UNTAGGED = int(VlanFlag.PVID), int(VlanFlag.UNTAGGED)
-_BEGIN, _END = int(VlanFlag.RANGE_BEGIN), int(VlanFlag.RANGE_END)
-
-
-def shaping_of(spec: InterfaceSpec) -> Shaping:
-    """What the kernel is to be told of its bandwidth. Raises SpecError for a floor."""
-    return _shaped(spec.bandwidth, spec.type == "direct") if spec.bandwidth else UNSHAPED
-
-
-@lru_cache(maxsize=64)  # few bandwidths have many NICs
-def _shaped(bandwidth: Bandwidth, macvtap: bool) -> Shaping:
-    """libvirt's numbers, and where it has none those of tc, which it runs: rounded up to a tick.
-
-    What a TAP sends its guest gets; a macvtap sends what its guest sends.
-    """
-    leaving, coming = bandwidth.inbound, bandwidth.outbound
-    if macvtap:
-        leaving, coming = coming, leaving
-    rooted = _class(leaving) if leaving else (0, 0, 0, 0, 0)
-    policed = _police(coming) if coming else (0, 0)
-    return Shaping(*rooted, *policed)
-
-
-def _class(rate: Rate) -> tuple[int, int, int, int, int]:
-    if rate.floor:
-        raise SpecError(
-            "is a guarantee out of what a network of libvirt's has for all its guests, and that nobody here knows",
-            attribute="floor",
-            value=rate.floor,
-            expected="no floor: an average, or a class of your own on the bridge (tc class add)",
-        )
-    average = rate.average or 0
-    peak = rate.peak or average
-    burst = burst_ticks(rate.burst, average) if rate.burst else _least_ticks(average)
-    quantum = min(max(average * 1024 // 8 // 1500, 1), 2**31 - 1)  # the kernel's is signed
-    return average * 1000, peak * 1000, burst, _least_ticks(peak), quantum
-
-
-def _police(rate: Rate) -> tuple[int, int]:
-    average = rate.average or 0
-    return burst_ticks(rate.burst or min(average, MAX_BURST), average), average * 1000
-
-
-def _least_ticks(average: int) -> int:
-    """Of tc's least burst: what comes in a nanosecond, and a frame of 1600 bytes."""
-    size = average * 1000 // 10**9 + 1600
-    return -(-size * 10**6 // (average * TICK))
-
-
-def _bridge_and_mtu(spec: InterfaceSpec) -> tuple[str, int]:
-    """As NicRow has them: "" for none, and 0 for the bridge's."""
-    if spec.bridge and spec.virtualport:  # which is no link to join, and whose MTU is looked up with it
-        return "", spec.mtu or 0
-    if spec.bridge:
-        return spec.bridge, spec.mtu or 0
-    if not spec.tap:
-        raise SpecError(
-            "has no TAP, so there is nothing to open: its arguments (qemu_argv()) are all there is of it",
-            attribute="type",
-            value=spec.type,
-            expected=" or ".join(TAP_TYPES),
-        )
-    if spec.type != "ethernet":
-        raise SpecError(
-            "stands for no bridge here",
-            attribute="network",
-            value=spec.network,
-            expected="a bridge for it: parse_interface(..., networks={NAME: BRIDGE}), --network NAME=BRIDGE",
-        )
-    return "", spec.mtu or DEFAULT_MTU
 
 
 def _check_unique(what: str, values: Sequence[str]) -> None:

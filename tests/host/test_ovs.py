@@ -1,5 +1,6 @@
 """Ports of a real Open vSwitch: one transaction for a batch, what is in it, and that nothing of it is left behind."""
 
+import contextlib
 import json
 import os
 import re
@@ -157,6 +158,16 @@ def test_the_same_name_again_and_again(engine, switch):
     for _ in range(10):
         with vhostnet.open_nic(wish(), engine=engine) as nic:
             assert switch.seen("nic0")["ifindex"] == nic.ifindex
+
+
+def test_beside_a_thousand_fds(engine, switch):
+    """Whoever waits by select() has no place for those above 1023."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(1100):
+            stack.callback(os.close, os.open("/dev/null", os.O_RDONLY))
+        with vhostnet.open_nic(wish(), engine=engine):
+            assert switch.ports("ovs0") == ["nic0"]
+    assert switch.ports("ovs0") == []
 
 
 def test_the_program(engine, switch):

@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Each of these Debians is tested, its kernel in a guest and all the rest in a root of its own; a skip of what this machine
 # should be able to do is a failure.
 SUITES := bookworm trixie forky
-export VHOSTNET_REQUIRE ?= native,tap,udev,qemu,vhost,vlan,shaping,e2e,strace,setpriv,seccomp,systemd,netfilter,ovs,datapath
+export VHOSTNET_REQUIRE ?= native,tap,udev,qemu,vhost,vlan,shaping,e2e,strace,setpriv,seccomp,systemd,netfilter,ovs,datapath,helper
 
 .PHONY: help
 help:  ## this list

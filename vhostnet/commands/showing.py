@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import vhostnet
-from vhostnet.program.program import address_text, route_text
+from vhostnet.program.program import Address, Route, address_text, route_text
 
 
 def say(text: str) -> None:
@@ -52,19 +52,21 @@ def nic_json(nic: vhostnet.FoundNic) -> dict[str, Any]:
 
 
 def program_json(program: vhostnet.Program) -> dict[str, Any]:
-    rows = []
-    for nic in program.nics:
-        port = {**nic.port._asdict(), "guest_mac": nic.port.guest_mac.hex(":")}
-        slow = {
-            **nic.slow._asdict(),
-            "plug": nic.slow.plug and nic.slow.plug._asdict(),
-            "addresses": [address_text(address) for address in nic.slow.addresses],
-            "routes": [route_text(route) for route in nic.slow.routes],
-        }
-        own = {"shaping": nic.shaping._asdict(), "macvtap": nic.macvtap and nic.macvtap._asdict(), "slow": slow}
-        rows.append({**nic._asdict(), "mac": nic.mac.hex(":"), "port": port, **own})
     acts = [{**act._asdict(), "op": act.op.name} for act in program.acts]
-    return {"nics": rows, "acts": acts}
+    return {"nics": [_named(nic) for nic in program.nics], "acts": acts}
+
+
+def _named(value: Any) -> Any:
+    """With its fields' names, and MACs and addresses as they are written."""
+    if isinstance(value, Address):
+        return address_text(value)
+    if isinstance(value, Route):
+        return route_text(value)
+    if isinstance(value, bytes):
+        return value.hex(":")
+    if hasattr(value, "_asdict"):
+        return {name: _named(field) for name, field in value._asdict().items()}
+    return [_named(one) for one in value] if isinstance(value, tuple) else value
 
 
 def check_json(check: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-ROOMS = ("_vhostnet", "acts", "calls", "links", "netlink", "removal", "tc")
+ROOMS = ("_vhostnet", "acts", "calls", "links", "netlink", "removal", "tc", "vhost")
 
 KERNEL_NUMBERS = (
     *("TUNSETIFF", "TUNGETIFF", "TUNGETFEATURES", "TUNSETQUEUE", "SIOCGIFINDEX", "SIOCGIFMTU"),

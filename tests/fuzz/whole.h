@@ -5,5 +5,6 @@
 #include "links.c"
 #include "removal.c"
 #include "tc.c"
+#include "vhost.c"
 #include "acts.c"
 #include "_vhostnet.c"

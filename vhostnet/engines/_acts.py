@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import mmap
 import os
 import socket
 import stat
@@ -21,6 +19,7 @@ from vhostnet.engines._links import describe, ifreq_data
 from vhostnet.engines._removal import DELETE_BATCH, Doomed
 from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute, device_number, error_of, open_uevents
 from vhostnet.engines._tc import put_bandwidth
+from vhostnet.engines._vhost import open_vhost, prove_vhost, try_vhost
 from vhostnet.process.files import close_fd
 from vhostnet.program.program import (
     Act,
@@ -36,13 +35,10 @@ from vhostnet.program.program import (
     VlanFlag,
 )
 
-_VHOST_NEEDED: Final = 1 << uapi.VIRTIO_NET_F_MRG_RXBUF | 1 << uapi.VIRTIO_F_VERSION_1
 _IDENTIFY_TRIES: Final = 3
 _IPV6_MIN_MTU: Final = 1280
 _VNET_HDR_BYTES: Final = 10  # struct virtio_net_hdr
-_RING_ENTRIES: Final = 256
 _NODE: Final = "/dev/.vhostnet-tap"  # with the ifindex: unlinked again as soon as the queues are open
-_RING_BYTES: Final = 16384
 
 
 class Nic:
@@ -253,29 +249,12 @@ def _check_still_has(netlink: Netlink, nic: Nic) -> None:
         raise refusal(errno.ESTALE, "SIOCGIFINDEX")
 
 
-def _open_vhost(path: str) -> int:
-    """O_NONBLOCK | O_NOCTTY: the path is the user's and may be a tty or a FIFO; QEMU sets O_NONBLOCK anyway."""
-    return open_device(path, os.O_NONBLOCK | os.O_NOCTTY)
-
-
-def _prove_vhost(fd: int) -> None:
-    """Proof that it is vhost-net, without ever owning it: a second VHOST_SET_OWNER, QEMU's, would be EBUSY."""
-    with kernel_call("fstat"):
-        mode = os.fstat(fd).st_mode
-    if not stat.S_ISCHR(mode):
-        raise refusal(errno.ENOTTY, "VHOST_GET_FEATURES")
-    word = bytearray(8)
-    ioctl(fd, uapi.VHOST_GET_FEATURES, word, "VHOST_GET_FEATURES")
-    if struct.unpack("=Q", word)[0] & _VHOST_NEEDED != _VHOST_NEEDED:
-        raise refusal(errno.EPROTONOSUPPORT, "VHOST_GET_FEATURES")
-
-
 def _vhost_open(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: ARG001
     try:
         for queue in range(nic.row.queues):
             running.queue = queue
-            nic.vhost_fds.append(_open_vhost(nic.row.vhost_path))
-            _prove_vhost(nic.vhost_fds[-1])
+            nic.vhost_fds.append(open_vhost(nic.row.vhost_path))
+            prove_vhost(nic.vhost_fds[-1])
     except BaseException:
         while nic.vhost_fds:  # all or none: QEMU refuses fewer vhost fds than TAP fds
             close_fd(nic.vhost_fds.pop())
@@ -284,36 +263,7 @@ def _vhost_open(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: 
 
 
 def _selftest(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: ARG001
-    fd = _open_vhost(nic.row.vhost_path)
-    try:
-        _prove_vhost(fd)
-        with kernel_call("mmap"):
-            memory = mmap.mmap(-1, 2 * _RING_BYTES)
-        base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        _wire_up(fd, base, nic.tap_fds[0])
-    finally:
-        close_fd(fd)
-
-
-def _wire_up(fd: int, base: int, tap: int) -> None:
-    """A whole dummy ring, and the TAP bound to it: anything but a TAP answers ENOTSOCK."""
-
-    def tell(request: int, layout: str, call: str, *values: int) -> None:
-        ioctl(fd, request, bytearray(struct.pack(layout, *values)), call)
-
-    ioctl(fd, uapi.VHOST_SET_OWNER, 0, "VHOST_SET_OWNER")
-    tell(uapi.VHOST_SET_FEATURES, "=Q", "VHOST_SET_FEATURES", _VHOST_NEEDED)
-    tell(uapi.VHOST_SET_MEM_TABLE, "=IIQQQQ", "VHOST_SET_MEM_TABLE", 1, 0, 0, 2 * _RING_BYTES, base, 0)
-    for index in (0, 1):
-        start = base + index * _RING_BYTES
-        tell(uapi.VHOST_SET_VRING_NUM, uapi.VRING_STATE.format, "VHOST_SET_VRING", index, _RING_ENTRIES)
-        tell(uapi.VHOST_SET_VRING_BASE, uapi.VRING_STATE.format, "VHOST_SET_VRING", index, 0)
-        # flags, then descriptors, used, available, log
-        addresses = (start, start + 8192, start + 4096, 0)
-        tell(uapi.VHOST_SET_VRING_ADDR, uapi.VRING_ADDR.format, "VHOST_SET_VRING", index, 0, *addresses)
-    for index in (0, 1):
-        for backend in (tap, -1):
-            tell(uapi.VHOST_NET_SET_BACKEND, uapi.VRING_FILE.format, "VHOST_NET_SET_BACKEND", index, backend)
+    try_vhost(nic.row.vhost_path, nic.tap_fds[0])
 
 
 def _attach(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: ARG001

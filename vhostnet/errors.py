@@ -307,6 +307,12 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
     ("ADDRESS", _errno.EEXIST): (HostError, "it is there already"),
     ("ADDRESS", _errno.ENETUNREACH): (HostError, "the gateway must be in the network of one of the addresses"),
     ("ADDRESS", _errno.EHOSTUNREACH): (HostError, "the gateway must be in the network of one of the addresses"),
+    ("FLOOR", _errno.EOPNOTSUPP): (
+        Unsupported,
+        "give its network one (<bandwidth><inbound average=>, which libvirt sets when it starts), or leave floor= out",
+    ),
+    ("FLOOR", _errno.ENOENT): (Unsupported, "this kernel lacks a part of it: modprobe cls_u32, or leave floor= out"),
+    ("FLOOR", _errno.ENOSPC): (HostError, "ask for less in floor=, or give the network more in its <inbound average=>"),
     ("ATTACH", _errno.EINVAL): (DeviceGone, "these fds are not the queues of one multi-queue TAP any more"),
 }
 
@@ -321,7 +327,7 @@ def host_error(
     *subject* is what the act was about besides the NIC: a device's path, or a bridge's name; *said* are the kernel's
     own words.
     """
-    likewise = {"ADOPT": "TAP_OPEN", "REPLUG": "PLUG"}.get(act, act)
+    likewise = {"ADOPT": "TAP_OPEN", "REPLUG": "PLUG", "REFLOOR": "FLOOR"}.get(act, act)
     rows = (_MEANINGS.get((key, errno)) for key in (act, call, likewise, None))
     kind, remedy = next(filter(None, rows), (HostError, ""))
     problem = os.strerror(errno)

@@ -28,6 +28,7 @@ from vhostnet.host.reasons import (
     joined,
     name_taken,
     unfit_bridge,
+    unfit_floors,
     unfit_parents,
     unfit_plugs,
     unfit_taps,
@@ -107,6 +108,7 @@ def _examine_taps(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
     yield from _joined(engine, program, specs)
     yield from _adopted(engine, program)
     yield from (_failed("Open vSwitch", unfit) for unfit in unfit_plugs(program))
+    yield from (_failed("floor", unfit) for unfit in unfit_floors(program))
     yield from _scripts(specs)
     yield from _parents(engine, program)
     yield from _names(engine, program, specs)

@@ -68,16 +68,14 @@ class _Tree:
     def node(self, shaping: Shaping) -> None:
         """The class that everything goes through."""
         rate, ceil = shaping.rate, shaping.ceil
-        narrow = _narrow(rate, _HTB_CELL), _narrow(ceil, _HTB_CELL)
-        numbers = uapi.TC_HTB_OPT.pack(*narrow, shaping.burst, shaping.ceil_burst, shaping.quantum)
-        options = _wide(uapi.TCA_HTB_RATE64, rate) + _wide(uapi.TCA_HTB_CEIL64, ceil)
+        numbers = uapi.TC_HTB_OPT.pack(narrow(rate), narrow(ceil), shaping.burst, shaping.ceil_burst, shaping.quantum)
+        options = wide(uapi.TCA_HTB_RATE64, rate) + wide(uapi.TCA_HTB_CEIL64, ceil)
         options += attribute(uapi.TCA_HTB_PARMS, numbers)
         self._put(uapi.RTM_NEWTCLASS, _ADD, (_CLASS, _ROOT), b"htb", options)
 
     def leaf(self) -> None:
         """So that the flows share it fairly. A kernel without SFQ leaves the class its FIFO: the rate is the same."""
-        queue = uapi.TC_SFQ_QOPT.pack(0, _PERTURB, 0, 0, 0)
-        self._put(uapi.RTM_NEWQDISC, _ADD, (_LEAF, _CLASS), b"sfq", queue, NL_DISPENSABLE)
+        self._put(uapi.RTM_NEWQDISC, _ADD, (_LEAF, _CLASS), b"sfq", sfq(), NL_DISPENSABLE)
 
     def ingress(self) -> None:
         self._put(uapi.RTM_NEWQDISC, _ADD, (_INGRESS, uapi.TC_H_INGRESS), b"ingress")
@@ -89,23 +87,28 @@ class _Tree:
     def police(self, shaping: Shaping) -> None:
         """All that comes in, of whatever protocol. The table is of kernels before 3.8: it must be there, and nobody
         reads it."""
-        rate = _narrow(shaping.police_rate, _POLICE_CELL)
+        rate = narrow(shaping.police_rate, _POLICE_CELL)
         limit = uapi.TC_POLICE.pack(0, uapi.TC_POLICE_SHOT, 0, shaping.police_burst, _POLICE_MTU, rate)
         police = attribute(uapi.TCA_POLICE_TBF, limit) + _TABLE
-        police += _wide(uapi.TCA_POLICE_RATE64, shaping.police_rate)
+        police += wide(uapi.TCA_POLICE_RATE64, shaping.police_rate)
         match = uapi.TC_U32_SEL.pack(uapi.TC_U32_TERMINAL, 1) + uapi.TC_U32_KEY.pack()  # any word at all
         options = attribute(uapi.TCA_U32_CLASSID, struct.pack("=I", _THIS)) + attribute(uapi.TCA_U32_SEL, match)
         options += attribute(uapi.TCA_U32_POLICE, police)
         self._put(uapi.RTM_NEWTFILTER, _ADD, (0, _INGRESS), b"u32", options)
 
 
-def _narrow(rate: int, cell: int) -> bytes:
+def narrow(rate: int, cell: int = _HTB_CELL) -> bytes:
     """A rate of 32 bits or more is said once more, in 64."""
     return uapi.TC_RATESPEC.pack(cell, uapi.TC_LINKLAYER_ETHERNET, 0, -1, 0, min(rate, 2**32 - 1))
 
 
-def _wide(kind: int, rate: int) -> bytes:
+def wide(kind: int, rate: int) -> bytes:
     return attribute(kind, struct.pack("=Q", rate)) if rate >= 2**32 else b""
+
+
+def sfq() -> bytes:
+    """Its options, as libvirt has them."""
+    return uapi.TC_SFQ_QOPT.pack(0, _PERTURB, 0, 0, 0)
 
 
 def put_bandwidth(netlink: Netlink, ifindex: int, shaping: Shaping, held: bool, tag: int) -> None:

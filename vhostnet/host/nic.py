@@ -27,6 +27,7 @@ from vhostnet.process.forks import under_way
 from vhostnet.process.netns import Home
 from vhostnet.program.plan import plan_delete, plan_reset, plan_up, plan_update
 from vhostnet.program.program import NOTHING_SLOW, Act, Fds, Macvtap, NicRow, Op, Program, Slow, held_row
+from vhostnet.program.rows import slow_of
 from vhostnet.qemu.argv import Dialect, fitted, qemu_argv, set_link
 from vhostnet.spec.interface import InterfaceSpec
 from vhostnet.spec.mac import octets, tap_mac
@@ -229,7 +230,7 @@ class Nic:
             undone = self._run(before)
             error.undoing = refusal(before, undone.failures[0]) if undone.failures else None
             raise error
-        self._slow = program.nics[0].slow
+        self._slow = slow_of(spec, self.ifname)
         self.mtu = cast(NicResult, result.nics[0]).mtu or self.mtu
 
     def _run(self, program: Program) -> Result:

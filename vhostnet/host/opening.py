@@ -21,6 +21,7 @@ from vhostnet.host.reasons import (
     joined,
     refusals,
     unfit_bridge,
+    unfit_floors,
     unfit_parents,
     unfit_plugs,
     unfit_taps,
@@ -334,7 +335,8 @@ def _plan(engine: Engine, specs: Sequence[InterfaceSpec], vhost: VhostPolicy | N
         unfit = unfit_bridge(name, links.get(name), nics, _networks(specs).get(name))
         if unfit:
             raise unfit
-    for unfit in (*unfit_taps(engine, program), *unfit_parents(engine, program), *unfit_plugs(program)):
+    slow_ones = (*unfit_plugs(program), *unfit_floors(program))
+    for unfit in (*unfit_taps(engine, program), *unfit_parents(engine, program), *slow_ones):
         raise unfit
     links |= describe(engine, [nic.joins for nic in program.nics if nic.slow.plug])
     return resolve(program, links)

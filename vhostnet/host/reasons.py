@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from vhostnet.engines import ActResult, Engine, Failure, Result
@@ -277,23 +277,41 @@ def _unfit_tap(engine: Engine, row: NicRow, error: HostError) -> HostError:
     return unfit
 
 
-# --- Open vSwitch ----------------------------------------------------------------------------------------
+# --- slow acts -------------------------------------------------------------------------------------------
 
 
 def unfit_plugs(program: Program) -> Iterator[HostError]:
     """Why NICs could not be ports of Open vSwitch, one reason each; nothing where this user may not ask."""
-    plugs = [(number, program.nics[act.nic]) for number, act in enumerate(program.acts) if act.op == Op.PLUG]
-    if not plugs:
-        return
-    from vhostnet.slow import ovsdb
+    if asked := _of_kind(program, Op.PLUG):
+        from vhostnet.slow import ovsdb
 
+        yield from _unfit(program, asked, ovsdb.look)
+
+
+def unfit_floors(program: Program) -> Iterator[HostError]:
+    """Why bridges could not guarantee NICs what they are to have, one reason each."""
+    if asked := _of_kind(program, Op.FLOOR):
+        from vhostnet.slow import floors
+
+        yield from _unfit(program, asked, floors.look)
+
+
+def _of_kind(program: Program, op: Op) -> list[tuple[int, NicRow]]:
+    return [(number, program.nics[act.nic]) for number, act in enumerate(program.acts) if act.op == op]
+
+
+def _unfit(
+    program: Program,
+    asked: Sequence[tuple[int, NicRow]],
+    look: Callable[[Sequence[NicRow]], Mapping[str, OSError]],
+) -> Iterator[HostError]:
     try:
-        refused = ovsdb.look([row for _, row in plugs])
+        refused = look([row for _, row in asked])
     except PermissionError:
         return
     except OSError as error:
-        refused = {plugs[0][1].ifname: error}
-    for number, row in plugs:
+        refused = {asked[0][1].ifname: error}
+    for number, row in asked:
         if why := refused.get(row.ifname):
             outcome = ActResult(why.errno or errno.EIO, str(why.filename or ""), None, 0, why.strerror or "")
             yield refusal(program, Failure(number, outcome))

@@ -26,6 +26,7 @@ bridges that are only named: nothing is made where one is missing. Then:
 10. TC         its bandwidth: HTB at the root for what it sends, in the place of noqueue, and UP is as cheap; a policer
                at the ingress for what comes in by it. What a TAP sends its guest gets; a macvtap has its guest's
                directions. Before UP, so that no frame passes without.
+    FLOOR      what its bridge guarantees it: a class there, of the tree that the bridge has.
 11. UP         last of what the kernel does, and only after every answer to the acts before it was read (``barrier``): a
                NIC that failed anywhere was never up, and never up outside its bridge. What else there is to set of a
                port (isolated, learning, flood) rides in the same message, and stands before the port forwards: the
@@ -40,12 +41,13 @@ A batch runs all acts of one kind before the next kind, so netlink messages go o
 A NIC that exists already (``held``) takes other acts: VHOST_OPEN and ATTACH for the next QEMU on it; ALTNAME or RENAME
 and LINK, in one send, for one that was made ahead and is taken now, and 6 to 11 where it has settings; DELETE, which
 takes link and fds away; LEAVE, and then as a new one from LINK on, for one that becomes another port. One that was or
-is to be limited in what it sends has QDISC in between: noqueue puts away whatever root there is, and all below it. One
+is to be limited in what it sends has QDISC in between: noqueue puts away whatever root there is, and all below it; one
+that is guaranteed something, or is to be, has REFLOOR. One
 that is on no Linux bridge stays where it is, and has REPLUG for its port of Open vSwitch, QDISC and TC for bandwidth.
 
-9, 12 and 13 are slow acts (vhostnet/slow/). What of them a NIC would leave behind goes before it does: DOWNSCRIPT while
-it is there as it was, then UNADDRESS (of a link that stays), then UNPLUG, in one transaction for all. Each is tried,
-whatever becomes of the others.
+9, 12, 13 and FLOOR are slow acts (vhostnet/slow/). What of them a NIC would leave behind goes before it does:
+DOWNSCRIPT while it is there as it was, then UNADDRESS (of a link that stays), then UNPLUG, in one transaction for all,
+and UNFLOOR. Each is tried, whatever becomes of the others.
 """
 
 from collections import Counter
@@ -60,6 +62,7 @@ from vhostnet.program.program import (
     UNSHAPED,
     Act,
     Fds,
+    Floor,
     Link,
     NicRow,
     Op,
@@ -67,7 +70,7 @@ from vhostnet.program.program import (
     Program,
     Slow,
 )
-from vhostnet.program.rows import Features, port_of, port_row, row_of, shaping_of, slow_of, vhost_policy
+from vhostnet.program.rows import Features, floor_of, port_of, port_row, row_of, shaping_of, slow_of, vhost_policy
 from vhostnet.spec.interface import InterfaceSpec, VhostPolicy
 
 if TYPE_CHECKING:
@@ -156,6 +159,8 @@ def _settings_of(row: NicRow) -> tuple[Op, ...]:
 def _slow_ops(slow: Slow) -> Iterator[Op]:
     if slow.plug:
         yield Op.PLUG
+    if slow.floor:
+        yield Op.FLOOR
     if slow.script:
         yield Op.SCRIPT
     if slow.addresses or slow.routes:
@@ -197,7 +202,7 @@ def _acts(
     return tuple(acts)
 
 
-_SETTINGS: Final = (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB, Op.COALESCE, Op.PLUG, Op.TC)
+_SETTINGS: Final = (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB, Op.COALESCE, Op.PLUG, Op.TC, Op.FLOOR, Op.REFLOOR)
 _WHEN_UP: Final = (Op.SCRIPT, Op.ADDRESS)
 
 
@@ -241,9 +246,15 @@ def plan_update(held: NicRow, was: InterfaceSpec, spec: InterfaceSpec, *, up: bo
     """
     if spec.virtualport or spec.type not in ("bridge", "network"):
         return _plan_in_place(held, was, spec)
-    row = port_row(held, spec, held.alias)
+    row = port_row(held, spec, held.alias)._replace(slow=held.slow)
     before = shaping_of(was)
-    ops = {*_settings_of(row), Op.COALESCE}  # no frames, where there were some
+    ops = {*_settings_of(row), Op.COALESCE} - {Op.FLOOR}  # no frames, where there were some
+    kept, floor = floor_of(was), floor_of(spec)
+    if kept != floor:
+        there = kept.bridge if kept else ""
+        floor = (floor or Floor("", kept.guest_mac if kept else b"", 0))._replace(before=there)
+        row = row._replace(slow=Slow(floor=floor))
+        ops.add(Op.REFLOOR)
     if before is not UNSHAPED:
         ops.add(Op.TC)
     root = _QDISC if before.rate or row.shaping.rate else ()
@@ -306,9 +317,11 @@ def _end_ops(slow: Slow) -> Iterator[Op]:
         yield Op.UNADDRESS
     if slow.plug:
         yield Op.UNPLUG
+    if slow.floor:
+        yield Op.UNFLOOR
 
 
-_ENDS: Final = (Op.DOWNSCRIPT, Op.UNADDRESS, Op.UNPLUG)
+_ENDS: Final = (Op.DOWNSCRIPT, Op.UNADDRESS, Op.UNPLUG, Op.UNFLOOR)
 
 
 def resolve(program: Program, bridges: Mapping[str, Link]) -> Program:
@@ -322,14 +335,17 @@ def resolve(program: Program, bridges: Mapping[str, Link]) -> Program:
     return Program(tuple(rows), program.acts, program.keep)
 
 
+_NOT_READY: Final = "is nothing that a pool can have ready"
+
+
 def _check_plain(spec: InterfaceSpec) -> None:
     """A NIC that is made ahead has no slow acts: they are about whom it is for, and take longer than to make one."""
     for name in ("virtualport", "script", "downscript", "tap_ips", "tap_routes"):
         value = getattr(spec, name)
         if value:
-            raise SpecError(
-                "is nothing that a pool can have ready", attribute=name, value=value, expected="open_nics() for such"
-            )
+            raise SpecError(_NOT_READY, attribute=name, value=value, expected="open_nics() for such")
+    if floor := floor_of(spec):
+        raise SpecError(_NOT_READY, attribute="floor", value=floor.rate // 1000, expected="open_nics() for such")
 
 
 def _check_lasting(specs: Sequence[InterfaceSpec]) -> None:
@@ -340,6 +356,14 @@ def _check_lasting(specs: Sequence[InterfaceSpec]) -> None:
                 attribute="downscript",
                 value=spec.downscript,
                 expected="none, and to run it after delete_nics()",
+            )
+
+        if floor := floor_of(spec):
+            raise SpecError(
+                "would be left for nobody to take away, when the NIC outlives its maker",
+                attribute="floor",
+                value=floor.rate // 1000,
+                expected="none",
             )
 
 

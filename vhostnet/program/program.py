@@ -45,6 +45,9 @@ class Op(enum.IntEnum):
     UNADDRESS = 68
     UNPLUG = 69
     REPLUG = 70
+    FLOOR = 71
+    UNFLOOR = 72
+    REFLOOR = 73
 
 
 SLOW: Final = 64  # acts from here on are no engine's: see vhostnet/slow/
@@ -177,14 +180,31 @@ class Route(NamedTuple):
     metric: int
 
 
+class Floor(NamedTuple):
+    """What *bridge* guarantees that *guest_mac* gets, in bytes a second; ``burst`` in ticks, ``quantum`` in bytes.
+
+    With a ``rate`` of 0 there is to be none; ``before`` is the bridge that has had one of it and is to have it no more.
+    """
+
+    bridge: str
+    guest_mac: bytes
+    rate: int
+    burst: int = 0
+    quantum: int = 0
+    before: str = ""
+
+
 class Slow(NamedTuple):
-    """What a NIC's slow acts are about: a port of Open vSwitch, commands, addresses and routes of the host's end."""
+    """What a NIC's slow acts are about: a port of Open vSwitch, commands, addresses and routes of the host's end, and
+    what its bridge guarantees it.
+    """
 
     plug: Plug | None = None
     script: str = ""
     downscript: str = ""
     addresses: tuple[Address, ...] = ()
     routes: tuple[Route, ...] = ()
+    floor: Floor | None = None
 
 
 NOTHING_SLOW: Final = Slow()
@@ -316,14 +336,14 @@ _STATES: Final = ("new", "held", "held with its vhost-net fds", "adopted")
 _MAKING: Final = (Op.TAP_OPEN, Op.ADOPT, Op.MACVTAP, Op.SELFTEST)
 # What is not for a NIC that is so.
 _BARRED: Final = (
-    (Op.ADOPT, Op.LEAVE, Op.ATTACH, Op.DELETE, Op.DOWNSCRIPT, Op.UNADDRESS, Op.REPLUG),
+    (Op.ADOPT, Op.LEAVE, Op.ATTACH, Op.DELETE, Op.DOWNSCRIPT, Op.UNADDRESS, Op.REPLUG, Op.UNFLOOR, Op.REFLOOR),
     _MAKING,
     (*_MAKING, Op.VHOST_OPEN),
     tuple(op for op in Op if op not in (Op.ADOPT, Op.VHOST_OPEN, Op.SELFTEST, Op.SCRIPT, Op.ADDRESS)),
 )
 # The first two where it is on a bridge, HAS_SHAPING also where it is held: it may have been shaped.
 _HAS_VLANS, _HAS_FDB, _LASTS, _HAS_SHAPING, _MACVTAP, _NO_QUEUES = 4, 8, 16, 32, 64, 128
-_HAS_PLUG, _HAS_SCRIPT, _HAS_DOWNSCRIPT, _HAS_ADDRESS = 256, 512, 1024, 2048
+_HAS_PLUG, _HAS_SCRIPT, _HAS_DOWNSCRIPT, _HAS_ADDRESS, _HAS_FLOOR = 256, 512, 1024, 2048, 4096
 _NOT_MACVTAPS: Final = (Op.TAP_OPEN, Op.ADOPT, Op.COALESCE, Op.PERSIST)
 _NEEDED: Final = {
     **dict.fromkeys((Op.VLAN_ADD, Op.VLAN_DEL), _HAS_VLANS),
@@ -335,11 +355,13 @@ _NEEDED: Final = {
     Op.SCRIPT: _HAS_SCRIPT,
     Op.DOWNSCRIPT: _HAS_DOWNSCRIPT,
     **dict.fromkeys((Op.ADDRESS, Op.UNADDRESS), _HAS_ADDRESS),
+    **dict.fromkeys((Op.FLOOR, Op.UNFLOOR, Op.REFLOOR), _HAS_FLOOR),
 }
 
 
 def _slow_state(slow: Slow) -> int:
     state = _HAS_PLUG * (slow.plug is not None) + _HAS_SCRIPT * bool(slow.script)
+    state += _HAS_FLOOR * (slow.floor is not None)
     return state + _HAS_DOWNSCRIPT * bool(slow.downscript) + _HAS_ADDRESS * bool(slow.addresses or slow.routes)
 
 
@@ -412,6 +434,8 @@ def _describe(act: Act, nic: NicRow) -> str:
         Op.DOWNSCRIPT: (nic.slow.downscript,),
         Op.UNADDRESS: tuple(_address_parts(nic.slow)),
         Op.UNPLUG: (nic.slow.plug.bridge if nic.slow.plug else "",),
+        **dict.fromkeys((Op.FLOOR, Op.REFLOOR), tuple(_floor_parts(nic.slow.floor))),
+        Op.UNFLOOR: (nic.slow.floor.bridge if nic.slow.floor else "",),
     }
     return "  ".join(parts.get(act.op, ()))
 
@@ -497,6 +521,13 @@ def _plug_parts(plug: Plug | None) -> Iterator[str]:
         yield f"trunks {','.join(map(str, plug.trunks))}"
     if plug.vlan_mode:
         yield plug.vlan_mode
+
+
+def _floor_parts(floor: Floor | None) -> Iterator[str]:
+    if floor and floor.before:
+        yield f"no more of {floor.before}'s"
+    if floor and floor.rate:
+        yield f"gets {_kilobytes(floor.rate)} of {floor.bridge}'s at the least"
 
 
 def _address_parts(slow: Slow) -> Iterator[str]:

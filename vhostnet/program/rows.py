@@ -15,6 +15,7 @@ from vhostnet.program.program import (
     PORT,
     UNSHAPED,
     Address,
+    Floor,
     Macvtap,
     NicRow,
     Plug,
@@ -204,13 +205,14 @@ _BEGIN, _END = int(VlanFlag.RANGE_BEGIN), int(VlanFlag.RANGE_END)
 
 def slow_of(spec: InterfaceSpec, name: str) -> Slow:
     """What is there of it for other than the engines to do."""
+    floor = floor_of(spec) if spec.bandwidth else None
     if spec.virtualport:
         return Slow(_plug(spec, spec.virtualport, name))
-    if not (spec.script or spec.downscript or spec.tap_ips or spec.tap_routes):
+    if not (spec.script or spec.downscript or spec.tap_ips or spec.tap_routes or floor):
         return NOTHING_SLOW
     addresses = tuple([Address(packed(ip.address), ip.length, packed(ip.peer)) for ip in spec.tap_ips])
     routes = tuple([Route(packed(to.address), to.length, packed(to.gateway), to.metric) for to in spec.tap_routes])
-    return Slow(None, spec.script or "", spec.downscript or "", addresses, routes)
+    return Slow(None, spec.script or "", spec.downscript or "", addresses, routes, floor)
 
 
 def _plug(spec: InterfaceSpec, port: VirtualPort, name: str) -> Plug:
@@ -232,7 +234,7 @@ def _plug(spec: InterfaceSpec, port: VirtualPort, name: str) -> Plug:
 
 
 def shaping_of(spec: InterfaceSpec) -> Shaping:
-    """What the kernel is to be told of its bandwidth. Raises SpecError for a floor."""
+    """What the kernel is to be told of its bandwidth; a floor is its bridge's."""
     return _shaped(spec.bandwidth, spec.type == "direct") if spec.bandwidth else UNSHAPED
 
 
@@ -245,24 +247,16 @@ def _shaped(bandwidth: Bandwidth, macvtap: bool) -> Shaping:
     leaving, coming = bandwidth.inbound, bandwidth.outbound
     if macvtap:
         leaving, coming = coming, leaving
-    rooted = _class(leaving) if leaving else (0, 0, 0, 0, 0)
-    policed = _police(coming) if coming else (0, 0)
-    return Shaping(*rooted, *policed)
+    rooted = _class(leaving) if leaving and leaving.average else None
+    policed = _police(coming) if coming else None
+    return Shaping(*(rooted or (0, 0, 0, 0, 0)), *(policed or (0, 0))) if rooted or policed else UNSHAPED
 
 
 def _class(rate: Rate) -> tuple[int, int, int, int, int]:
-    if rate.floor:
-        raise SpecError(
-            "is a guarantee out of what a network of libvirt's has for all its guests, and that nobody here knows",
-            attribute="floor",
-            value=rate.floor,
-            expected="no floor: an average, or a class of your own on the bridge (tc class add)",
-        )
     average = rate.average or 0
     peak = rate.peak or average
-    burst = burst_ticks(rate.burst, average) if rate.burst else _least_ticks(average)
-    quantum = min(max(average * 1024 // 8 // 1500, 1), 2**31 - 1)  # the kernel's is signed
-    return average * 1000, peak * 1000, burst, _least_ticks(peak), quantum
+    burst = burst_ticks(rate.burst, average) if rate.burst else least_ticks(average * 1000)
+    return average * 1000, peak * 1000, burst, least_ticks(peak * 1000), _quantum(average)
 
 
 def _police(rate: Rate) -> tuple[int, int]:
@@ -270,7 +264,27 @@ def _police(rate: Rate) -> tuple[int, int]:
     return burst_ticks(rate.burst or min(average, MAX_BURST), average), average * 1000
 
 
-def _least_ticks(average: int) -> int:
-    """Of tc's least burst: what comes in a nanosecond, and a frame of 1600 bytes."""
-    size = average * 1000 // 10**9 + 1600
-    return -(-size * 10**6 // (average * TICK))
+def _quantum(average: int) -> int:
+    return min(max(average * 1024 // 8 // 1500, 1), 2**31 - 1)  # the kernel's is signed
+
+
+def least_ticks(rate: int) -> int:
+    """Of tc's least burst, at so many bytes a second: what comes in a nanosecond, and a frame of 1600 bytes."""
+    size = rate // 10**9 + 1600
+    return -(-size * 10**9 // (rate * TICK))
+
+
+def floor_of(spec: InterfaceSpec) -> Floor | None:
+    """What its bridge guarantees it, in libvirt's numbers. Raises SpecError where there is no bridge that could."""
+    rate = spec.bandwidth.inbound if spec.bandwidth else None
+    if rate is None or not rate.floor:
+        return None
+    if not spec.bridge or spec.virtualport:
+        raise SpecError(
+            "is what a Linux bridge guarantees, and this NIC is on none",
+            attribute="floor",
+            value=rate.floor,
+            expected="no floor, or a network that stands for such a bridge",
+        )
+    kept = rate.floor * 1000
+    return Floor(spec.bridge, octets(spec.mac), kept, least_ticks(kept), _quantum(rate.average or 0))

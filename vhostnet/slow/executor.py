@@ -22,7 +22,7 @@ from vhostnet.errors import HostError
 from vhostnet.program.plan import plan_delete, plan_end
 from vhostnet.program.program import NOTHING_SLOW, SLOW, Act, Fds, NicRow, Op, Program, Slow
 from vhostnet.program.rows import DEFAULT_MTU
-from vhostnet.slow import addresses, ovsdb, scripts
+from vhostnet.slow import addresses, floors, ovsdb, scripts
 
 _NOT_RUN: Final = ActResult(0, "", None, 0)
 _LEFT_OUT: Final = ActResult(errno.ECANCELED, "", None, 0)
@@ -178,6 +178,8 @@ class _Run:
         left = NOTHING_SLOW
         if Op.PLUG in begun:
             left = left._replace(plug=row.slow.plug)
+        if begun & {Op.FLOOR, Op.REFLOOR}:
+            left = left._replace(floor=row.slow.floor)
         if Op.SCRIPT in begun:
             left = left._replace(downscript=row.slow.downscript)
         if Op.ADDRESS in begun and (row.adopted or self.program.nics[at].held):  # others go with the link
@@ -226,10 +228,13 @@ _EACH: Final[dict[Op, Callable[[NicRow], None]]] = {
     Op.ADDRESS: addresses.add_addresses,
     Op.DOWNSCRIPT: _downscript,
     Op.UNADDRESS: addresses.remove_addresses,
+    Op.REFLOOR: floors.change_floor,
 }
 _ALL_OR_NONE: Final = (Op.ADDRESS,)  # of which nothing is left where it is refused
 _ALL: Final[dict[Op, Callable[[Sequence[NicRow]], _Refused | None]]] = {
     Op.PLUG: ovsdb.plug,
     Op.UNPLUG: ovsdb.unplug,
     Op.REPLUG: ovsdb.replug,
+    Op.FLOOR: floors.put_floors,
+    Op.UNFLOOR: floors.remove_floors,
 }

@@ -21,6 +21,7 @@ from bench import openvswitch
 from tests.faults.expect import Outcome, outcome_of, steps
 from tests.faults.shim import Fault, Kind, Tamper, watched
 from vhostnet import HostError, InterfaceSpec, Nic
+from vhostnet.slow import floors
 
 ERRNOS: Final = tuple(
     getattr(errno, name)
@@ -85,6 +86,7 @@ def snapshot() -> dict[str, Any]:
         "threads": len(os.listdir("/proc/self/task")),
         "switch": _switch[0].ports(SWITCHED) if _switch else [],
         "nodes": _nodes(),
+        "floors": _guaranteed(),
     }
 
 
@@ -101,6 +103,15 @@ def _vhostnets() -> set[str]:
     return {name for name in os.listdir("/dev") if name.startswith(".vhostnet")}
 
 
+def _guaranteed() -> list[Any]:
+    """What the bridge that has a bandwidth guarantees, and what is left of it."""
+    if not _shaped:
+        return []
+    with floors.tree_of(_shaped[0]) as tree:
+        return [tree.classes(), tree.filters()]
+
+
+_shaped: list[str] = []  # a bridge that has a bandwidth, while there is one
 _switch: list[Any] = []  # an Open vSwitch of our own, while there is one
 SWITCHED: Final = "fltovs"
 
@@ -445,6 +456,27 @@ def _slow(engine: str) -> list[Nic]:
     return vhostnet.open_nics([slow, *nics(1)], engine=engine)
 
 
+def _kept(engine: str) -> list[Nic]:
+    """Two that their bridge guarantees something, and one that is as any."""
+    return vhostnet.open_nics([_with_floor(100, ifname="flt-f0"), _with_floor(200), *nics(1)], engine=engine)
+
+
+def _with_floor(floor: int, ifname: str = "flt-f") -> InterfaceSpec:
+    band, mac = vhostnet.Bandwidth(vhostnet.Rate(floor=floor)), f"52:54:00:00:09:{len(ifname):02x}"
+    own = {"type": "network", "network": "n", "bridge": _shaped[0], "vhost": "off", "mac": mac}
+    return InterfaceSpec(**own, ifname=ifname, bandwidth=band)
+
+
+def _shape(bridge: str) -> None:
+    for words in (
+        "qdisc add dev {} root handle 1: htb default 2",
+        "class add dev {} parent 1: classid 1:1 htb rate 1000kbps",
+        "class add dev {} parent 1:1 classid 1:2 htb rate 1000kbps",
+    ):
+        subprocess.run(["tc", *words.format(bridge).split()], check=True)
+    _shaped.append(bridge)
+
+
 def _plugged(engine: str) -> list[Nic]:
     """Two ports of Open vSwitch, and one of a Linux bridge."""
     port = vhostnet.VirtualPort
@@ -499,21 +531,26 @@ def sweep_crashes(batch: Batch, tally: Tally) -> None:
             tally.cases[f"{batch.name} killed {engine}"] += 1
 
 
-def sweep_plugged_crashes(tally: Tally) -> None:
-    """A port outlives whoever is killed, at any call; by its mark it is found, and taken away."""
+def sweep_crashes_of(what: str, make: Callable[[str], list[Nic]], tidy: Callable[[], object], tally: Tally) -> None:
+    """Something outlives whoever is killed, at any call; it is found, and taken away."""
     for engine in ENGINES:
         before = snapshot()
-        _, calls = watched(partial(_open_and_close, engine))
+        _, calls = watched(partial(_open_and_close, make, engine))
         for index, name in enumerate(calls):
-            case = f"ports of Open vSwitch {engine}: killed at call {index} {name}"
-            status = _killed(partial(watched, partial(_open_and_close, engine), Fault(index, kind=Kind.KILL)))
+            case = f"{what} {engine}: killed at call {index} {name}"
+            status = _killed(partial(watched, partial(_open_and_close, make, engine), Fault(index, kind=Kind.KILL)))
             tally.check("killed", os.WTERMSIG(status) == 9, case, status)
-            tally.check("leak", _gone(before, _delete_left_over), case, settled(before))
-            tally.cases[f"ports of Open vSwitch killed {engine}"] += 1
+            tally.check("leak", _gone(before, tidy), case, settled(before))
+            tally.cases[f"{what} killed {engine}"] += 1
 
 
-def _open_and_close(engine: str) -> None:
-    vhostnet.close_nics(_plugged(engine))
+def _open_and_close(make: Callable[[str], list[Nic]], engine: str) -> None:
+    vhostnet.close_nics(make(engine))
+
+
+def _use_the_bridge() -> None:
+    """By the next floor there those go that were left."""
+    vhostnet.open_nic(_with_floor(1)).close()
 
 
 def _delete_left_over() -> None:
@@ -629,6 +666,16 @@ def slow(errnos: Sequence[int], tally: Tally) -> None:
     """Acts that no engine does."""
     vhostnet.close_nics(_slow("pure"))  # what is imported late
     sweep_deed(Deed("slow acts", lambda engine: engine, _slow), errnos, tally)
+    _shape(BRIDGES[1])
+    sweep_deed(Deed("floors", lambda engine: engine, _kept), errnos[::2], tally)
+    other = Deed(
+        "another floor",
+        lambda engine: vhostnet.open_nic(_with_floor(100), engine=engine),
+        lambda nic: nic.update(_with_floor(150)),
+    )
+    sweep_deed(other, errnos[1::4], tally)
+    sweep_crashes_of("floors", _kept, _use_the_bridge, tally)
+    _shaped.clear()
     if why := openvswitch.missing():
         print(f"no ports of Open vSwitch: {why}")
         return
@@ -638,7 +685,7 @@ def slow(errnos: Sequence[int], tally: Tally) -> None:
         # Not EINTR: no connect() with a time limit to a Unix socket is interrupted, and Python takes it for a success.
         sweep_deed(Deed("ports of Open vSwitch", lambda engine: engine, _plugged), errnos[1::3], tally)
         sweep_deed(Deed("a port becomes another", _port, _replug), errnos[1::6], tally)
-        sweep_plugged_crashes(tally)
+        sweep_crashes_of("ports of Open vSwitch", _plugged, _delete_left_over, tally)
         _switch.clear()
 
 

@@ -26,6 +26,7 @@ from vhostnet.engines._tc import narrow, sfq, wide
 from vhostnet.program.program import Floor, NicRow
 from vhostnet.program.rows import least_ticks
 from vhostnet.spec.mac import tap_mac
+from vhostnet.spec.parts import TICK
 
 PRIORITY: Final = 0x7668  # of our filters, and of nobody else's: libvirt's have 1 and 2
 _FIRST_MINOR: Final = 0x7FFF  # of ours, and down from there
@@ -67,7 +68,7 @@ def put_floors(rows: Sequence[NicRow]) -> _Refused:
     """A class for each of these NICs. Name -> why it has none; nothing is left of those."""
     refused: _Refused = {}
     for bridge, there in _by_bridge(rows).items():
-        with _tree_of(bridge) as tree:
+        with tree_of(bridge) as tree:
             tree.drop(tree.stale({_floor(row).guest_mac for row in there}))
             for first in range(0, len(there), _BATCH):
                 refused |= _put(tree, there[first : first + _BATCH])
@@ -94,7 +95,7 @@ def remove_floors(rows: Sequence[NicRow]) -> None:
 
 
 def _remove(bridge: str, macs: set[bytes]) -> None:
-    with contextlib.suppress(_Lacking), _tree_of(bridge) as tree:
+    with contextlib.suppress(_Lacking), tree_of(bridge) as tree:
         tree.drop([found for found in tree.filters() if found.mac in macs])
         tree.settle()
 
@@ -114,7 +115,7 @@ def look(rows: Sequence[NicRow]) -> _Refused:
     refused: _Refused = {}
     for bridge, there in _by_bridge(rows).items():
         try:
-            with _tree_of(bridge) as tree:
+            with tree_of(bridge) as tree:
                 refused |= _fitting(tree.classes(), bridge, there)[0]
         except _Lacking as error:
             refused |= {row.ifname: error for row in there}
@@ -169,7 +170,7 @@ def _error(code: int, call: str) -> OSError:
 
 
 @contextlib.contextmanager
-def _tree_of(bridge: str) -> Iterator[_Tree]:
+def tree_of(bridge: str) -> Iterator[_Tree]:
     """Raises _Lacking where the bridge has none such."""
     try:
         ifindex = socket.if_nametoindex(bridge)
@@ -263,7 +264,10 @@ class _Tree:
         rate = max(_LEAST_REST, _left(classes))
         if rate == was.rate:
             return
-        burst = min(was.burst * was.rate // rate, 2**32 - 1)  # as many bytes as before
+        size = round(
+            was.burst * TICK * was.rate / 10**9
+        )  # bytes, as many as before: to the nearest, or each time fewer
+        burst = min(round(size * 10**9 / (rate * TICK)), 2**32 - 1)
         self._put_class(0, 0, _REST, was._replace(rate=rate, burst=burst))
         code = self._exchange()[0]
         if code:

@@ -124,7 +124,10 @@ def calm() -> dict[str, Any]:
 
 
 def settled(before: dict[str, Any]) -> dict[str, Any]:
-    """As it is now, once threads in the background have ended: how it differs from *before*."""
+    """As it is now, once threads in the background have ended: how it differs from *before*.
+
+    Whoever reads of a TAP's fd in /proc holds the file for as long, and RTNL may take a while.
+    """
     for thread in threading.enumerate():
         if thread.name == "vhostnet-close":
             thread.join()
@@ -132,7 +135,11 @@ def settled(before: dict[str, Any]) -> dict[str, Any]:
         if len(os.listdir("/proc/self/task")) == before["threads"]:
             break
         time.sleep(0.01)
-    now = snapshot()
+    for _ in range(100):
+        now = snapshot()
+        if now == before:
+            break
+        time.sleep(0.01)
     return {key: (before[key], now[key]) for key in now if now[key] != before[key]}
 
 

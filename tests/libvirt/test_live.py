@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -43,8 +44,9 @@ from switch import caller, switch
 import vhostnet
 from bench import openvswitch
 from bench.libvirtd import Refused, libvirtd, virsh
-from vhostnet import SpecError
+from vhostnet import HostError, SpecError
 from vhostnet.spec.interface import TAP_TYPES
+from vhostnet.values import replace
 
 pytestmark = [
     pytest.mark.libvirtd,
@@ -611,6 +613,105 @@ def test_a_rate_of_nothing_to_send(judge):
     virsh("destroy", "rate")
     with pytest.raises(SpecError, match="average='0'> is not allowed"):
         vhostnet.parse_domain(text)
+
+
+# --- floors ----------------------------------------------------------------------------------------------
+
+KEPT = "<bridge name='virbr6' stp='off'/> <bandwidth><inbound average='1000'{}/></bandwidth>"
+
+
+@contextmanager
+def kept(judge, more=""):
+    """A network that has something to guarantee."""
+    (judge.directory / "kept").write_text(network("kept", KEPT.format(more)))
+    virsh("net-create", str(judge.directory / "kept"))
+    try:
+        yield
+    finally:
+        virsh("net-destroy", "kept")
+
+
+def with_floor(floor, of="kept", average=""):
+    inside = f"<source network='{of}'/> <bandwidth><inbound{average} floor='{floor}'/></bandwidth>"
+    nic = Nic("floor", "shared", "network", inside)
+    return domain("floor", MACHINES["shared"], [nic.xml(0)])
+
+
+def guaranteed():
+    """The numbers of each class of virbr6's, those of guests by what they are guaranteed; and how its filters match."""
+    classes = {}
+    for line in ip(f"netns exec {NETNS} tc -d class show dev virbr6").splitlines():
+        _, _, number, *words = line.split()
+        told = dict(pairwise(words))
+        name = number if number in ("1:1", "1:2") else told["rate"]
+        classes[name] = {key: told.get(key) for key in ("parent", "rate", "ceil", "burst", "cburst", "quantum")}
+    filters = ip(f"netns exec {NETNS} tc -d filter show dev virbr6").splitlines()
+    queues = ip(f"netns exec {NETNS} tc qdisc show dev virbr6")
+    return classes, [line.strip() for line in filters if "match" in line], queues.count("qdisc sfq")
+
+
+@pytest.mark.shaping
+@pytest.mark.parametrize("average", ["", " average='300'"])
+def test_what_a_bridge_guarantees(judge, average):
+    """libvirt's filter is for IPv4 alone; ours has no match for that."""
+    with kept(judge):
+        before = guaranteed()
+        judge.create("floor", with_floor(200, average=average))
+        theirs, matching, queues = guaranteed()
+        virsh("destroy", "floor")
+        (spec,) = vhostnet.parse_domain(with_floor(200, average=average), networks={"kept": "virbr6"})
+        with vhostnet.open_nic(spec, netns=NETNS):
+            ours = guaranteed()
+        assert ours == (theirs, [line for line in matching if line != IPV4], queues)
+        assert IPV4 in matching
+        assert theirs["1:2"]["rate"] == "6400Kbit"
+        assert guaranteed() == before
+
+
+IPV4 = "match 00000800/0000ffff at -4"
+
+
+@pytest.mark.shaping
+def test_beside_a_peak_the_others_have_what_is_left_of_the_average(judge):
+    """libvirt leaves them the rest of the peak, and the network's average holds for nobody any more."""
+    with kept(judge, " peak='5000'"):
+        judge.create("floor", with_floor(200))
+        theirs = guaranteed()[0]
+        virsh("destroy", "floor")
+        (spec,) = vhostnet.parse_domain(with_floor(200), networks={"kept": "virbr6"})
+        with vhostnet.open_nic(spec, netns=NETNS):
+            ours = guaranteed()[0]
+    assert (theirs.pop("1:2")["rate"], ours.pop("1:2")["rate"]) == ("38400Kbit", "6400Kbit")
+    assert ours == theirs
+
+
+@pytest.mark.shaping
+def test_beside_a_guest_of_libvirts(judge):
+    """Each has its own, whoever comes and goes first."""
+    with kept(judge):
+        before = guaranteed()
+        (spec,) = vhostnet.parse_domain(with_floor(300), networks={"kept": "virbr6"})
+        judge.create("floor", with_floor(200))
+        theirs = guaranteed()
+        with vhostnet.open_nic(replace(spec, mac="52:54:00:00:0a:0a"), netns=NETNS):
+            assert guaranteed()[0].keys() == {"1:1", "1:2", "1600Kbit", "2400Kbit"}
+            assert guaranteed()[0]["1:2"]["rate"] == "4Mbit"
+        assert guaranteed() == theirs
+        virsh("destroy", "floor")
+        assert guaranteed() == before
+
+
+@pytest.mark.shaping
+@pytest.mark.parametrize(("floor", "of"), [(1001, "kept"), (10, "inside")])
+def test_floors_that_libvirt_refuses(judge, floor, of):
+    """More than there is, and of a network that has none."""
+    with kept(judge):
+        with pytest.raises(Refused):
+            judge.create("floor", with_floor(floor, of))
+        (spec,) = vhostnet.parse_domain(with_floor(floor, of), networks={"kept": "virbr6", "inside": "virbr7"})
+        with pytest.raises(HostError) as caught:
+            vhostnet.open_nic(spec, netns=NETNS)
+    assert (caught.value.act, bool(caught.value.remedy)) == ("FLOOR", True)
 
 
 @pytest.mark.parametrize(("element", "text"), REFUSED_NETWORKS)

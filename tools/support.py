@@ -44,9 +44,9 @@ OTHERWISE: Final = {
     "guest sends, or a macvtap's gets, is limited, or an average is 0, the root is noqueue, and not 256 qdiscs or "
     "fq_codel. SFQ's quantum is the MTU that is asked for; libvirt's is that of before. managed='no' is an error; "
     "libvirt shapes that TAP",
-    "bandwidth/inbound": "floor (of type network) is read, and such a NIC not opened: the guarantee is out of what "
-    "libvirt knows of its network. A burst of more than 274 s is an error; in libvirt it becomes another. A kernel "
-    "without SFQ leaves the NIC a plain FIFO; in libvirt it does not start",
+    "bandwidth/inbound": "a floor is for every protocol, and out of the network's average ([more](order.md#a-floor)); "
+    "libvirt's is for IPv4, and where there is a peak out of that. A burst of more than 274 s is an error; in libvirt "
+    "it becomes another. A kernel without SFQ leaves the NIC a plain FIFO; in libvirt it does not start",
     "bandwidth/outbound": "an average of 0 is an error; libvirt makes a policer of it that drops nothing. A burst "
     "of more than 274 s is an error; in libvirt it becomes another",
     "link": "no argument tells QEMU: a warning has the QMP command that does, and `Nic.update()` returns it",

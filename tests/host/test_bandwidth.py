@@ -15,7 +15,7 @@ from kernel import ip, link, run_json
 from pyroute2 import IPRoute
 
 import vhostnet
-from vhostnet import Bandwidth, DirectSource, HostError, InterfaceSpec, Op, Rate, SpecError, Unsupported
+from vhostnet import Bandwidth, DirectSource, HostError, InterfaceSpec, Op, Rate, Unsupported
 from vhostnet.others import bridge as bridges
 
 pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
@@ -507,15 +507,6 @@ def test_a_kernel_that_lacks_what_a_macvtaps_guest_gets(engine, no_leaks):
     with pytest.raises(Unsupported) as caught:
         vhostnet.open_nics(specs, engine=engine)
     assert (caught.value.act, caught.value.ifname, caught.value.undoing) == ("TC", "vnet7", None)
-
-
-def test_a_floor_is_not_ours_to_promise(engine, bridge, no_leaks):
-    floor = InterfaceSpec(type="network", network="n", bridge=BRIDGE, bandwidth=Bandwidth(Rate(1000, floor=200)))
-    for act in (vhostnet.open_nic, lambda spec, **how: vhostnet.plan_nics([spec], **how)):
-        with pytest.raises(SpecError, match="^floor=200 is a guarantee") as caught:
-            act(floor, engine=engine)
-        assert caught.value.expected
-    assert vhostnet.qemu_argv(floor, tap_fds=[3])
 
 
 def test_the_cost_is_of_what_is_made(engine):

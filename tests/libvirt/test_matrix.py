@@ -37,7 +37,7 @@ def paths(element, path=""):
         yield from paths(child, below)
 
 
-# What is read, and refused: of a pair's other half, of other switches; and no NIC with a floor is opened.
+# What is read, and refused: of a pair's other half, of other switches. Floors have tests of their own, beside libvirt.
 NEVER_OURS = {
     ("teaming", "persistent"),
     ("bandwidth/inbound", "floor"),

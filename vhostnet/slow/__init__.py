@@ -1,4 +1,4 @@
-"""What is done for a NIC besides the kernel acts on its TAP: by scripts, by Open vSwitch, at the host's end, on its bridge.
+"""What is done for a NIC besides the kernel acts on its TAP: scripts, Open vSwitch, addresses, what its bridge keeps it.
 
 ``run()`` is for whoever runs Programs, and one without slow acts goes straight to its engine; ``end()`` is for whoever
 takes NICs away.

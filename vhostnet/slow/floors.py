@@ -79,6 +79,8 @@ def put_floors(rows: Sequence[NicRow]) -> _Refused:
 def _put(tree: _Tree, rows: Sequence[NicRow]) -> _Refused:
     refused, waiting = _fitting(tree.classes(), tree.bridge, rows)
     for _ in range(_TRIES):
+        if not waiting:
+            break
         outcomes = tree.add([_floor(row) for row in waiting])
         for row, (code, call) in zip(waiting, outcomes, strict=True):
             refused.pop(row.ifname, None)

@@ -1,4 +1,4 @@
-"""What is done for a NIC besides the kernel acts on its TAP: scripts, Open vSwitch, addresses, what its bridge keeps it.
+"""What is done for a NIC besides the kernel acts on its TAP: scripts, Open vSwitch, addresses, what its bridge keeps.
 
 ``run()`` is for whoever runs Programs, and one without slow acts goes straight to its engine; ``end()`` is for whoever
 takes NICs away.

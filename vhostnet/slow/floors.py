@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from vhostnet.engines import _uapi as uapi
+from vhostnet.engines._calls import ifreq, ioctl
 from vhostnet.engines._rtnetlink import Netlink, attribute, attributes, error_of
 from vhostnet.engines._tc import narrow, sfq, wide
 from vhostnet.program.program import Floor, NicRow
@@ -174,19 +175,27 @@ def _error(code: int, call: str) -> OSError:
 @contextlib.contextmanager
 def tree_of(bridge: str) -> Iterator[_Tree]:
     """Raises _Lacking where the bridge has none such."""
-    try:
-        ifindex = socket.if_nametoindex(bridge)
-    except OSError as error:
-        raise _Lacking(errno.ENODEV, f"no bridge {bridge!r}", "SIOCGIFINDEX") from error
     netlink = Netlink()
     try:
-        tree = _Tree(netlink, bridge, ifindex)
+        tree = _Tree(netlink, bridge, _index_of(bridge, netlink))
         if not {_ALL, _REST} <= tree.classes().keys():
             words = f"bridge {bridge!r} has no bandwidth of its own to guarantee some of"
             raise _Lacking(errno.EOPNOTSUPP, words, "RTM_GETTCLASS")
         yield tree
     finally:
         netlink.close()
+
+
+def _index_of(bridge: str, netlink: Netlink) -> int:
+    request = ifreq(bridge)
+    try:
+        ioctl(netlink.fileno(), uapi.SIOCGIFINDEX, request, "SIOCGIFINDEX")
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        raise _Lacking(errno.ENODEV, f"no bridge {bridge!r}", "SIOCGIFINDEX") from None
+    index: int = uapi.IFREQ_INDEX.unpack(request)[1]
+    return index
 
 
 class _Tree:

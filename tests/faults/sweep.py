@@ -555,11 +555,6 @@ def _open_and_close(make: Callable[[str], list[Nic]], engine: str) -> None:
     vhostnet.close_nics(make(engine))
 
 
-def _use_the_bridge() -> None:
-    """By the next floor there those go that were left."""
-    vhostnet.open_nic(_with_floor(1)).close()
-
-
 def _delete_left_over() -> None:
     vhostnet.delete_nics([nic.ifname for nic in vhostnet.list_nics() if not nic.ifindex])
 
@@ -681,7 +676,7 @@ def slow(errnos: Sequence[int], tally: Tally) -> None:
         lambda nic: nic.update(_with_floor(150)),
     )
     sweep_deed(other, errnos[1::4], tally)
-    sweep_crashes_of("floors", _kept, _use_the_bridge, tally)
+    sweep_crashes_of("floors", _kept, _delete_left_over, tally)
     _shaped.clear()
     if why := openvswitch.missing():
         print(f"no ports of Open vSwitch: {why}")

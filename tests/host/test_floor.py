@@ -5,14 +5,15 @@ import os
 import re
 import socket
 import subprocess
+import sys
 
 import pytest
-from conftest import BRIDGE, link_names
+from conftest import BRIDGE, ROOT, link_names
 from kernel import ip, link
 from pyroute2 import IPRoute
 
 import vhostnet
-from vhostnet import Bandwidth, HostError, InterfaceSpec, NicPool, Op, Rate, SpecError, Unsupported
+from vhostnet import Bandwidth, HostError, InterfaceSpec, NicPool, NoSuchTap, Op, Rate, SpecError, Unsupported
 from vhostnet.slow import floors
 
 pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("bridge")]
@@ -287,18 +288,49 @@ def test_refused_after_it_it_is_what_it_was(engine, nothing_left):
 # --- a crash ---------------------------------------------------------------------------------------------
 
 
-def test_what_a_crash_has_left_goes_with_the_next(engine, nothing_left):
+def crash(*specs, engine):
+    """Whoever made these is killed."""
     child = os.fork()
     if child == 0:
         try:
-            kept = vhostnet.open_nics([wish(1, 100), wish(2, 150)], engine=engine)
+            kept = vhostnet.open_nics(specs, engine=engine)
         finally:
             os.kill(os.getpid(), 9)
         del kept
     os.waitpid(child, 0)
+
+
+def test_what_a_crash_has_left_goes_with_the_next(engine, nothing_left):
+    crash(wish(1, 100), wish(2, 150), engine=engine)
     assert guaranteed() == ([100, 150], 750)
     with vhostnet.open_nic(wish(3, 900), engine=engine):
         assert guaranteed() == ([900], 100)
+
+
+def test_it_is_listed_and_deleted(engine, nothing_left, run):
+    with vhostnet.open_nic(wish(3, 300), engine=engine) as nic:
+        crash(wish(1, 100), wish(2, 150), engine=engine)
+        mine, first, second = vhostnet.list_nics()
+        assert (mine.ifname, mine.kind) == (nic.ifname, "tun")
+        assert {one.ifname for one in (first, second)} == {MAC.format(1), MAC.format(2)}
+        assert (first.kind, first.bridge, first.ifindex, first.mark.maker_lives) == ("floor", BRIDGE, 0, False)
+        listed = run("list").stdout.splitlines()
+        assert [line.split()[0] for line in listed] == [one.ifname for one in (mine, first, second)]
+        assert "what its bridge guarantees is all there is of it" in listed[1]
+        assert run("delete", MAC.format(1)).returncode == 0
+        assert guaranteed() == ([150, 300], 550)
+        vhostnet.delete_nics([MAC.format(2)], engine=engine)
+        assert guaranteed() == ([300], 700)
+        with pytest.raises(NoSuchTap):
+            vhostnet.delete_nics([MAC.format(3)], engine=engine)
+
+
+@pytest.fixture
+def run():
+    def command(*words):
+        return subprocess.run([sys.executable, "-m", "vhostnet", *words], capture_output=True, text=True, cwd=ROOT)
+
+    return command
 
 
 def test_of_a_bridge_that_is_gone(engine):

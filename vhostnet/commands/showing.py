@@ -37,10 +37,11 @@ def nic_line(nic: vhostnet.FoundNic) -> str:
         f"{nic.bridge or nic.parent or '-':<15}",
         f"{'UP' if nic.up else 'DOWN':<4}",
         f"queues {nic.attached or '?'}{detached}",
-        f"made by {nic.mark.pid}" + ("" if nic.mark.maker_lives else " (gone)"),
+        f"made by {nic.mark.pid or '?'}" + ("" if nic.mark.maker_lives else " (gone)"),
         "held by " + (" ".join(f"{shlex.quote(holder.command)}({holder.pid})" for holder in nic.holders) or "?"),
         *(["parked"] if nic.mark.parked else []),
         *(["its port of Open vSwitch is all there is of it"] if nic.plugged and not nic.ifindex else []),
+        *(["what its bridge guarantees is all there is of it"] if nic.kind == "floor" else []),
         *([nic.kind] if nic.kind == "macvtap" else ["persistent"] if nic.persistent else []),
     ]
     return "  ".join(parts)

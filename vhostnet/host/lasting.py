@@ -14,16 +14,18 @@ from vhostnet.host.reasons import refusal
 from vhostnet.host.survey import FoundNic, survey
 from vhostnet.process.netns import NetNs, call_inside
 from vhostnet.program.plan import plan_delete
-from vhostnet.program.program import NOTHING_SLOW, Fds, Macvtap, NicRow, Plug, Slow, held_row
+from vhostnet.program.program import NOTHING_SLOW, Fds, Floor, Macvtap, NicRow, Plug, Slow, held_row
 from vhostnet.spec.interface import InterfaceSpec
+from vhostnet.spec.mac import octets
 
 
 def delete_nics(names: Sequence[str], *, engine: str = "auto", netns: NetNs | None = None) -> None:
     """Delete these NICs, which are marked as ours and which nobody has open, in one round; all of them or none.
 
     Each is opened first: by its fd it is proven that it is the one that was found. Their ports of Open vSwitch go with
-    them, and so does one that a crash has left without a NIC. A macvtap is known by its mark. Raises NoSuchTap for one
-    that is not there, or that carries no mark; NameBusy for one that somebody has open; and what opening it raises.
+    them, and so does one that a crash has left without a NIC, and a floor, by its guest's MAC. A macvtap is known by
+    its mark. Raises NoSuchTap for one that is not there, or that carries no mark; NameBusy for one that somebody has
+    open; and what opening it raises.
     """
     if names:
         call_inside(netns, _delete, engines.select(engine), list(dict.fromkeys(names)))
@@ -56,11 +58,15 @@ def _open(nics: Sequence[FoundNic], engine: Engine) -> list[NicRow]:
 def _row(nic: FoundNic) -> NicRow:
     """A macvtap is known by its mark, and held without an fd."""
     left = Slow(Plug(nic.bridge or "")) if nic.plugged else NOTHING_SLOW
-    row = held_row(nic.ifname, nic.ifindex, _NO_FDS, nic.mark.text, slow=left)
+    name = nic.ifname
+    if nic.kind == "floor":
+        left, name = Slow(floor=Floor(nic.bridge or "", octets(name), 0)), _GONE
+    row = held_row(name, nic.ifindex, _NO_FDS, nic.mark.text, slow=left)
     return row._replace(macvtap=Macvtap()) if nic.kind == "macvtap" else row._replace(held=None)
 
 
 _NO_FDS: Final = Fds((), ())
+_GONE: Final = "gone"  # what the NIC was called nobody knows
 
 
 def _check(name: str, found: FoundNic | None) -> None:

@@ -32,6 +32,9 @@ class Mark(NamedTuple):
         return started(self.pid) == self.started
 
 
+NOBODY: Final = Mark("", 0, "0", False)  # of what carries none: whoever made it is gone
+
+
 def make_marks(count: int, *, parked: bool) -> list[str]:
     """One a NIC.
 

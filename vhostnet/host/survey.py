@@ -6,15 +6,15 @@ By rtnetlink, /proc and Open vSwitch's database; nothing is touched.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vhostnet.errors import Holder
-from vhostnet.host.marks import Mark, read_mark
+from vhostnet.host.marks import NOBODY, Mark, read_mark
 from vhostnet.others import bridge
 from vhostnet.others.holders import find_holders
 from vhostnet.process.netns import NetNs, call_inside
-from vhostnet.slow import ovsdb
+from vhostnet.slow import floors, ovsdb
 
 
 class FoundNic(NamedTuple):
@@ -25,6 +25,8 @@ class FoundNic(NamedTuple):
     them. The mark names who made it, ``holders`` have it open now, as far as /proc tells. A ``persistent`` one stays
     without any; so does a macvtap, which does not tell its queues (``attached`` 0). One that is ``plugged`` has a port
     of an Open vSwitch bridge, and that is its bridge; with ``ifindex`` 0 the port is all that a crash has left of it.
+    So is, with kind ``floor``, what the bridge keeps for a guest whose NIC is gone: the name is the guest's MAC, and
+    the mark nobody's.
     """
 
     ifname: str
@@ -56,7 +58,15 @@ def survey() -> tuple[FoundNic, ...]:
     marked = [(link, mark) for link in links if (mark := read_mark(link.get("ifalias")))]
     holders = find_holders([names[link["index"]] for link, _ in marked]) if marked else {}
     found = [_found(link, mark, names, holders) for link, mark in marked]
-    return tuple(_with_ports(found))
+    shaped = [names[link["index"]] for link in links if bridge.kind(link) == "bridge" and link.get("qdisc") == "htb"]
+    return (*_with_ports(found), *_left_floors(shaped))
+
+
+def _left_floors(bridges: Sequence[str]) -> Iterator[FoundNic]:
+    for name in bridges:
+        with contextlib.suppress(OSError):
+            for mac in floors.left_over(name):
+                yield FoundNic(mac.hex(":"), 0, name, False, 0, 0, NOBODY, (), False, kind="floor")
 
 
 def _with_ports(found: list[FoundNic]) -> Iterator[FoundNic]:

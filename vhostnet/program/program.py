@@ -336,7 +336,7 @@ _STATES: Final = ("new", "held", "held with its vhost-net fds", "adopted")
 _MAKING: Final = (Op.TAP_OPEN, Op.ADOPT, Op.MACVTAP, Op.SELFTEST)
 # What is not for a NIC that is so.
 _BARRED: Final = (
-    (Op.ADOPT, Op.LEAVE, Op.ATTACH, Op.DELETE, Op.DOWNSCRIPT, Op.UNADDRESS, Op.REPLUG, Op.UNFLOOR, Op.REFLOOR),
+    (Op.ADOPT, Op.LEAVE, Op.ATTACH, Op.DELETE, Op.DOWNSCRIPT, Op.UNADDRESS, Op.REPLUG, Op.REFLOOR),
     _MAKING,
     (*_MAKING, Op.VHOST_OPEN),
     tuple(op for op in Op if op not in (Op.ADOPT, Op.VHOST_OPEN, Op.SELFTEST, Op.SCRIPT, Op.ADDRESS)),

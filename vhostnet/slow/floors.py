@@ -6,8 +6,8 @@ leads whatever is for its guest's MAC, and 1:2 has what is left of 1:1. libvirt'
 classes numbers from 3 on; ours are known by a priority of their own, and their numbers begin at the other end.
 
 They outlive the NIC, so they are taken away before that goes. Nothing of them can carry a mark: one that a crash has
-left is known by this, that no link has the TAP's MAC, and goes when the next floor is put on its bridge. Until then it
-lends to the others what nobody uses. Whatever is refused is an OSError, its ``filename`` the call.
+left is known by this, that no link has the TAP's MAC, and goes when the next floor is put on its bridge, at the latest.
+Until then it lends to the others what nobody uses. Whatever is refused is an OSError, its ``filename`` the call.
 """
 
 from __future__ import annotations
@@ -123,6 +123,13 @@ def look(rows: Sequence[NicRow]) -> _Refused:
         except _Lacking as error:
             refused |= {row.ifname: error for row in there}
     return refused
+
+
+def left_over(bridge: str) -> list[bytes]:
+    """The guests whose TAP is gone, by their MACs; none where the bridge guarantees nobody anything."""
+    with contextlib.suppress(_Lacking), tree_of(bridge) as tree:
+        return [found.mac for found in tree.stale(set())]
+    return []
 
 
 def _fitting(classes: dict[int, _Class], bridge: str, rows: Sequence[NicRow]) -> tuple[_Refused, list[NicRow]]:

@@ -135,11 +135,12 @@ def settled(before: dict[str, Any]) -> dict[str, Any]:
         if len(os.listdir("/proc/self/task")) == before["threads"]:
             break
         time.sleep(0.01)
-    for _ in range(100):
-        now = snapshot()
-        if now == before:
-            break
-        time.sleep(0.01)
+    _gone(before)
+    return _differing(before)
+
+
+def _differing(before: dict[str, Any]) -> dict[str, Any]:
+    now = snapshot()
     return {key: (before[key], now[key]) for key in now if now[key] != before[key]}
 
 
@@ -590,7 +591,7 @@ def _killed(work: Callable[[], object]) -> int:
 def _gone(before: dict[str, Any], tidy: Callable[[], object] = lambda: None) -> bool:
     """All that a process held goes with it, but not before its end."""
     deadline = time.monotonic() + 3
-    while settled(before):
+    while _differing(before):
         tidy()
         if time.monotonic() > deadline:
             return False

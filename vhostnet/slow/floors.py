@@ -265,31 +265,39 @@ class _Tree:
         return outcomes
 
     def drop(self, found: Sequence[_Filter]) -> None:
-        for one in found:
-            self._put(0, _RTM_DELTFILTER, 0, (one.handle, _ROOT, _EVERY), b"u32")
-            self._put(1, _RTM_DELTCLASS, 0, (one.classid, 0, 0))
-            codes = self._exchange()
-            for tag, call in enumerate(("RTM_DELTFILTER", "RTM_DELTCLASS")):
-                if codes[tag] not in (0, errno.ENOENT):
-                    raise _error(codes[tag], call)
+        for first in range(0, len(found), _BATCH):
+            self._drop(found[first : first + _BATCH])
+
+    def _drop(self, found: Sequence[_Filter]) -> None:
+        """In one send with what that leaves: whoever is killed has done all of it, or nothing."""
+        left = self.classes()
+        for number, one in enumerate(found):
+            self._put(2 * number, _RTM_DELTFILTER, 0, (one.handle, _ROOT, _EVERY), b"u32")
+            self._put(2 * number + 1, _RTM_DELTCLASS, 0, (one.classid, 0, 0))
+            left.pop(one.classid, None)
+        self._put_rest(2 * len(found), left)
+        calls = ["RTM_DELTFILTER", "RTM_DELTCLASS"] * len(found) + ["RTM_NEWTCLASS"]
+        for tag, code in self._exchange().items():
+            if code not in (0, errno.ENOENT):
+                raise _error(code, calls[tag])
 
     def settle(self) -> None:
         """Leave to what is nobody's what is left: by what there is now, whoever else has changed it meanwhile."""
-        classes = self.classes()
+        self._put_rest(0, self.classes())
+        for code in filter(None, self._exchange().values()):
+            raise _error(code, "RTM_NEWTCLASS")
+
+    def _put_rest(self, tag: int, classes: dict[int, _Class]) -> None:
         if not {_ALL, _REST} <= classes.keys():
             return
-        was = classes[_REST]
-        rate = max(_LEAST_REST, _left(classes))
+        was, rate = classes[_REST], max(_LEAST_REST, _left(classes))
         if rate == was.rate:
             return
         size = round(
             was.burst * TICK * was.rate / 10**9
-        )  # bytes, as many as before: to the nearest, or each time fewer
+        )  # bytes, as many as before: to the nearest, or fewer each time
         burst = min(round(size * 10**9 / (rate * TICK)), 2**32 - 1)
-        self._put_class(0, 0, _REST, was._replace(rate=rate, burst=burst))
-        code = self._exchange()[0]
-        if code:
-            raise _error(code, "RTM_NEWTCLASS")
+        self._put_class(tag, 0, _REST, was._replace(rate=rate, burst=burst))
 
     def _put_class(self, tag: int, flags: int, classid: int, numbers: _Class) -> None:
         _, rate, ceil, burst, ceil_burst, quantum = numbers

@@ -293,9 +293,8 @@ class _Tree:
         was, rate = classes[_REST], max(_LEAST_REST, _left(classes))
         if rate == was.rate:
             return
-        size = round(
-            was.burst * TICK * was.rate / 10**9
-        )  # bytes, as many as before: to the nearest, or fewer each time
+        # As many bytes as before: to the nearest, or it would be fewer each time.
+        size = round(was.burst * TICK * was.rate / 10**9)
         burst = min(round(size * 10**9 / (rate * TICK)), 2**32 - 1)
         self._put_class(tag, 0, _REST, was._replace(rate=rate, burst=burst))
 

@@ -75,10 +75,9 @@ class InterfaceSpec:
     when that is up, ``downscript`` one that is before it goes, and ``tap_ips`` and ``tap_routes`` are the host's, of
     the TAP itself (type ethernet). ``rx_frames`` is ethtool's: how many frames the TAP may gather (the kernel takes 64
     at the most). ``bandwidth`` is what its guest may get and send, of any NIC with a TAP of its own; a floor is for
-    type network.
-    ``teaming`` "persistent" is the half of a pair that stays when the other, a device of the host, is taken away.
-    ``loadparm`` goes with ``boot_order`` on s390: 1 to 8 of ``A-Z 0-9 .`` and space. Fields that are None leave the
-    choice to QEMU, as libvirt does.
+    type network. ``teaming`` "persistent" is the half of a pair that stays when the other, a device of the host, is
+    taken away. ``loadparm`` goes with ``boot_order`` on s390: 1 to 8 of ``A-Z 0-9 .`` and space. Fields that are None
+    leave the choice to QEMU, as libvirt does.
 
     Raises SpecError, naming the argument, its value and what would be right.
     """

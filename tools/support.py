@@ -157,7 +157,8 @@ def network_table() -> str:
     for path, read in (("vlan", "trunk, tag"), ("virtualport", "type, parameters"), ("portgroup", "name, default")):
         lines.append(f"| `{path}` | {read} | {GIVES[path]} |")
     others = ", ".join(f"`{path}`" for path in network.MAKERS)
-    lines.append(f"| {others} | | nothing: they are the business of whoever makes the bridge; a NIC's floor is out of its bandwidth |")
+    nothing = "nothing: they are the business of whoever makes the bridge; a NIC's floor is out of its bandwidth"
+    lines.append(f"| {others} | | {nothing} |")
     return "\n".join(lines)
 
 

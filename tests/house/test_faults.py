@@ -14,7 +14,7 @@ NONE_WRONG = "0 leak, 0 wrong error, 0 second error, 0 engines differ; 0 wrong i
 
 def sweep(*arguments):
     """The line that sums it up."""
-    command = [sys.executable, "-m", "tests.faults", *arguments]
+    command = [str(ROOT / "tests" / "faults" / "apart"), sys.executable, "-m", "tests.faults", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout.splitlines()[-1]

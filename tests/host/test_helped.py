@@ -39,6 +39,7 @@ HEAD = """
 import os, re, subprocess, sys, vhostnet
 from vhostnet.engines import get_mac, get_name
 how = {"engine": sys.argv[1]}
+vhostnet.select_engine(sys.argv[1])  # with Python 3.14's ctypes libffi opens a file of its own, and keeps it
 def spec(**fields):
     return vhostnet.InterfaceSpec(**{"bridge": "br0", "mac": "52:54:00:00:00:01", **fields})
 def fds():

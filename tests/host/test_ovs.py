@@ -202,7 +202,7 @@ def test_no_such_bridge(engine, switch):
 
 def test_somebody_elses_port(engine, switch):
     """It stays, whether its device is there or not."""
-    switch.vsctl("add-port", "ovs1", "nic0")
+    switch.vsctl("--no-wait", "add-port", "ovs1", "nic0")  # whose device is not there
     before = switch.row("Port", "nic0")["_uuid"]
     error = refused(engine, wish("nic1"), wish(), kind=NameBusy)
     assert error.ifname == "nic0"

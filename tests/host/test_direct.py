@@ -379,6 +379,8 @@ def test_it_goes_when_it_is_closed(engine, no_leaks, way):
     for thread in threading.enumerate():
         if thread.name == "vhostnet-close":
             thread.join()
+    assert nic.closed
+    assert nic.ifname not in link_names()
 
 
 def test_many_that_were_opened_one_by_one_go_together(engine, no_leaks, monkeypatch):
@@ -440,9 +442,11 @@ def test_whose_mark_is_another_is_left_alone(engine):
 
 
 def test_one_that_is_gone_already(engine, no_leaks):
+    fds = open_fds()
     nic = vhostnet.open_nic(wish(ifname="m0", queues=3), engine=engine)
     ip("link del m0")
     nic.close()
+    assert (nic.closed, open_fds()) == (True, fds)
 
 
 def test_its_parent_goes(engine):

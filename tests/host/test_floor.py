@@ -1,6 +1,7 @@
 """What a bridge guarantees a guest, by the tree that libvirt makes of a network's bandwidth."""
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -210,6 +211,23 @@ def test_more_than_there_is(engine):
         assert guaranteed() == ([300, 400], 300)
         assert (lost.act, lost.ifname is not None) == ("FLOOR", True)
         kept.close()
+    assert guaranteed() == ([], 1000)
+
+
+def test_what_one_bridge_refuses_is_no_matter_of_another_s(engine):
+    ip(f"link add {OTHER} up type bridge")
+    kept, lost = vhostnet.open_nics([wish(), wish(2, bridge=OTHER)], engine=engine, on_error="keep")
+    assert (lost.act, lost.errno, guaranteed()) == ("FLOOR", errno.EOPNOTSUPP, ([200], 800))
+    kept.close()
+    assert guaranteed() == ([], 1000)
+
+
+def test_a_bridge_that_is_gone_keeps_nobody_elses(engine, nothing_left):
+    ip(f"link add {OTHER} up type bridge")
+    shape(OTHER)
+    nics = vhostnet.open_nics([wish(bridge=OTHER), wish(2)], engine=engine)
+    ip(f"link del {OTHER}")
+    vhostnet.close_nics(nics)
     assert guaranteed() == ([], 1000)
 
 

@@ -17,7 +17,7 @@ from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._calls import get_mac, ifreq, ioctl, kernel_call, name_of, open_device, refusal, retry, set_mac
 from vhostnet.engines._links import describe, ifreq_data
 from vhostnet.engines._removal import DELETE_BATCH, Doomed
-from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute, device_number, error_of, open_uevents
+from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute, device_number, open_uevents, take_ack
 from vhostnet.engines._tc import put_bandwidth
 from vhostnet.engines._vhost import open_vhost, prove_vhost, try_vhost
 from vhostnet.process.files import close_fd
@@ -213,7 +213,7 @@ def _make_macvtap(netlink: Netlink, nic: Nic) -> None:
     netlink.put(1, uapi.RTM_NEWLINK, uapi.NLM_F_ACK, _link_body(nic))
     errors: dict[int, int] = {}
     try:
-        netlink.exchange(partial(_take_errors, errors))
+        netlink.exchange(partial(take_ack, errors))
     except OSError:
         if not any(errors.values()):
             raise
@@ -221,13 +221,6 @@ def _make_macvtap(netlink: Netlink, nic: Nic) -> None:
         nic.ifindex = 0
     for code in filter(None, (errors.get(0), errors.get(1))):
         raise refusal(code, "RTM_NEWLINK")
-
-
-def _take_errors(errors: dict[int, int], tag: int, kind: int, body: bytes) -> int:
-    if kind != uapi.NLMSG_ERROR or tag in errors:
-        return 0
-    errors[tag] = error_of(body)
-    return 1
 
 
 def _open_node(nic: Nic, running: Running, path: str) -> None:

@@ -19,7 +19,7 @@ from typing import Final
 from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._calls import get_mac, ioctl, kernel_call, refusal
 from vhostnet.engines._links import find_link
-from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute, attributes, error_of, malformed
+from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute, attributes, error_of, malformed, take_ack
 from vhostnet.process.files import close_fd
 
 DELETE_BATCH: Final = 128  # links of one group: RTNL is held until the last one is gone
@@ -112,7 +112,7 @@ def _delete_alone(netlink: Netlink, d: Doomed, *, held: bool) -> None:
     if _claim_macvtap(netlink, d, held=held):
         answers: dict[int, int] = {}
         netlink.put(0, uapi.RTM_DELLINK, uapi.NLM_F_ACK, _link(d.ifindex))
-        netlink.exchange(partial(_take_ack, answers))
+        netlink.exchange(partial(take_ack, answers))
         if answers[0]:
             return
     d.error, d.gone = 0, True
@@ -201,20 +201,13 @@ def _delete_group(netlink: Netlink, doomed: Sequence[Doomed]) -> None:
     _check_group(netlink, doomed, group)
     netlink.put(0, uapi.RTM_DELLINK, uapi.NLM_F_ACK, _link(0) + attribute(uapi.IFLA_GROUP, group))
     answers: dict[int, int] = {}
-    netlink.exchange(partial(_take_ack, answers))
+    netlink.exchange(partial(take_ack, answers))
     if answers[0]:
         raise refusal(answers[0], "RTM_DELLINK")
 
 
 def _link(ifindex: int) -> bytes:
     return uapi.IFINFOMSG.pack(0, 0, ifindex, 0, 0)
-
-
-def _take_ack(answers: dict[int, int], tag: int, kind: int, body: bytes) -> int:
-    if kind != uapi.NLMSG_ERROR:
-        return 0
-    answers[tag] = error_of(body)
-    return 1
 
 
 def _set_group(netlink: Netlink, doomed: Sequence[Doomed], group: bytes) -> None:
@@ -225,7 +218,7 @@ def _set_group(netlink: Netlink, doomed: Sequence[Doomed], group: bytes) -> None
             body = _link(d.ifindex) + attribute(uapi.IFLA_GROUP, group)
             netlink.put(number, uapi.RTM_NEWLINK, uapi.NLM_F_ACK, body)
         if netlink.queued == NL_BATCH or (netlink.queued and number + 1 == len(doomed)):
-            netlink.exchange(partial(_take_ack, answers))
+            netlink.exchange(partial(take_ack, answers))
     for number, code in answers.items():
         if code:
             doomed[number].refuse(refusal(code, "RTM_NEWLINK"))

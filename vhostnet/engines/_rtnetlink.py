@@ -23,6 +23,7 @@ from vhostnet.engines._uapi import (
     NLM_F_CAPPED,
     NLM_F_DUMP_INTR,
     NLM_F_REQUEST,
+    NLMSG_ERROR,
     NLMSGERR_ATTR_MSG,
     NLMSGHDR,
     RTATTR,
@@ -206,3 +207,11 @@ def error_of(body: bytes) -> int:
     if code > 0:
         raise malformed()
     return -code
+
+
+def take_ack(errors: dict[int, int], tag: int, kind: int, body: bytes) -> int:
+    """An Answer, by partial(): to each message one, its errno by the message's tag."""
+    if kind != NLMSG_ERROR:
+        return 0
+    errors[tag] = error_of(body)
+    return 1

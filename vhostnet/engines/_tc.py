@@ -67,11 +67,7 @@ class _Tree:
 
     def node(self, shaping: Shaping) -> None:
         """The class that everything goes through."""
-        rate, ceil = shaping.rate, shaping.ceil
-        numbers = uapi.TC_HTB_OPT.pack(narrow(rate), narrow(ceil), shaping.burst, shaping.ceil_burst, shaping.quantum)
-        options = wide(uapi.TCA_HTB_RATE64, rate) + wide(uapi.TCA_HTB_CEIL64, ceil)
-        options += attribute(uapi.TCA_HTB_PARMS, numbers)
-        self._put(uapi.RTM_NEWTCLASS, _ADD, (_CLASS, _ROOT), b"htb", options)
+        self._put(uapi.RTM_NEWTCLASS, _ADD, (_CLASS, _ROOT), b"htb", htb_class(*shaping[:5]))
 
     def leaf(self) -> None:
         """So that the flows share it fairly. A kernel without SFQ leaves the class its FIFO: the rate is the same."""
@@ -87,23 +83,29 @@ class _Tree:
     def police(self, shaping: Shaping) -> None:
         """All that comes in, of whatever protocol. The table is of kernels before 3.8: it must be there, and nobody
         reads it."""
-        rate = narrow(shaping.police_rate, _POLICE_CELL)
+        rate = _narrow(shaping.police_rate, _POLICE_CELL)
         limit = uapi.TC_POLICE.pack(0, uapi.TC_POLICE_SHOT, 0, shaping.police_burst, _POLICE_MTU, rate)
         police = attribute(uapi.TCA_POLICE_TBF, limit) + _TABLE
-        police += wide(uapi.TCA_POLICE_RATE64, shaping.police_rate)
+        police += _wide(uapi.TCA_POLICE_RATE64, shaping.police_rate)
         match = uapi.TC_U32_SEL.pack(uapi.TC_U32_TERMINAL, 1) + uapi.TC_U32_KEY.pack()  # any word at all
         options = attribute(uapi.TCA_U32_CLASSID, struct.pack("=I", _THIS)) + attribute(uapi.TCA_U32_SEL, match)
         options += attribute(uapi.TCA_U32_POLICE, police)
         self._put(uapi.RTM_NEWTFILTER, _ADD, (0, _INGRESS), b"u32", options)
 
 
-def narrow(rate: int, cell: int = _HTB_CELL) -> bytes:
+def _narrow(rate: int, cell: int) -> bytes:
     """A rate of 32 bits or more is said once more, in 64."""
     return uapi.TC_RATESPEC.pack(cell, uapi.TC_LINKLAYER_ETHERNET, 0, -1, 0, min(rate, 2**32 - 1))
 
 
-def wide(kind: int, rate: int) -> bytes:
+def _wide(kind: int, rate: int) -> bytes:
     return attribute(kind, struct.pack("=Q", rate)) if rate >= 2**32 else b""
+
+
+def htb_class(rate: int, ceil: int, burst: int, ceil_burst: int, quantum: int) -> bytes:
+    """Its options, from numbers as a Shaping has them."""
+    numbers = uapi.TC_HTB_OPT.pack(_narrow(rate, _HTB_CELL), _narrow(ceil, _HTB_CELL), burst, ceil_burst, quantum)
+    return _wide(uapi.TCA_HTB_RATE64, rate) + _wide(uapi.TCA_HTB_CEIL64, ceil) + attribute(uapi.TCA_HTB_PARMS, numbers)
 
 
 def sfq() -> bytes:

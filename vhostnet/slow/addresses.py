@@ -7,10 +7,11 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 from vhostnet.engines import _uapi as uapi
-from vhostnet.engines._rtnetlink import Netlink, attribute, error_of
+from vhostnet.engines._rtnetlink import Netlink, attribute, take_ack
 from vhostnet.program.program import Address, NicRow, Route, address_text, route_text
 
 _RTM_NEWADDR, _RTM_DELADDR, _RTM_NEWROUTE, _RTM_DELROUTE = 20, 21, 24, 25
@@ -65,18 +66,11 @@ def _new(row: NicRow) -> list[_Message]:
 def _exchange(flags: int, messages: Sequence[_Message]) -> dict[int, int]:
     """Place of each that was refused, and the errno."""
     answers: dict[int, int] = {}
-
-    def answer(tag: int, kind: int, body: bytes) -> int:
-        if kind != uapi.NLMSG_ERROR:
-            return 0
-        answers[tag] = error_of(body)
-        return 1
-
     netlink = Netlink()
     try:
         for number, message in enumerate(messages):
             netlink.put(number, message.kind, uapi.NLM_F_ACK | flags, message.body)
-        netlink.exchange(answer)
+        netlink.exchange(partial(take_ack, answers))
     finally:
         netlink.close()
     return {number: code for number, code in answers.items() if code}

@@ -17,13 +17,14 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._calls import ifreq, ioctl
-from vhostnet.engines._rtnetlink import Netlink, attribute, attributes, error_of
-from vhostnet.engines._tc import narrow, sfq, wide
+from vhostnet.engines._rtnetlink import Netlink, attribute, attributes, error_of, malformed, take_ack
+from vhostnet.engines._tc import htb_class, sfq
 from vhostnet.program.program import Floor, NicRow
 from vhostnet.program.rows import least_ticks
 from vhostnet.spec.mac import tap_mac
@@ -67,13 +68,16 @@ class _Filter(NamedTuple):
 
 def put_floors(rows: Sequence[NicRow]) -> _Refused:
     """A class for each of these NICs. Name -> why it has none; nothing is left of those."""
+    return _on_each_bridge(rows, _put_all)
+
+
+def _put_all(bridge: str, rows: Sequence[NicRow]) -> _Refused:
     refused: _Refused = {}
-    for bridge, there in _by_bridge(rows).items():
-        with tree_of(bridge) as tree:
-            tree.drop(tree.stale({_floor(row).guest_mac for row in there}))
-            for first in range(0, len(there), _BATCH):
-                refused |= _put(tree, there[first : first + _BATCH])
-            tree.settle()
+    with tree_of(bridge) as tree:
+        tree.drop(tree.stale({_floor(row).guest_mac for row in rows}))
+        for first in range(0, len(rows), _BATCH):
+            refused |= _put(tree, rows[first : first + _BATCH])
+        tree.settle()
     return refused
 
 
@@ -91,23 +95,24 @@ def _put(tree: _Tree, rows: Sequence[NicRow]) -> _Refused:
     return refused
 
 
-def remove_floors(rows: Sequence[NicRow]) -> None:
-    """Those that are there, by the guests' MACs; the bridge may have gone, or its tree."""
-    for bridge, there in _by_bridge(rows).items():
-        _remove(bridge, {_floor(row).guest_mac for row in there})
+def remove_floors(rows: Sequence[NicRow]) -> _Refused:
+    """Those that are there, by the guests' MACs; the bridge, or its tree, may have gone. Name -> why one is left."""
+    return _on_each_bridge(rows, _remove_all)
 
 
-def _remove(bridge: str, macs: set[bytes]) -> None:
+def _remove_all(bridge: str, rows: Sequence[NicRow]) -> _Refused:
+    macs = {_floor(row).guest_mac for row in rows}
     with contextlib.suppress(_Lacking), tree_of(bridge) as tree:
         tree.drop([found for found in tree.filters() if found.mac in macs])
         tree.settle()
+    return {}
 
 
 def change_floor(row: NicRow) -> None:
     """Make it what the row says now: another, on another bridge, or none (a rate of 0)."""
     floor = _floor(row)
     if floor.before:
-        _remove(floor.before, {floor.guest_mac})
+        _remove_all(floor.before, [row])
     if floor.rate:
         for error in put_floors([row]).values():
             raise error
@@ -115,14 +120,12 @@ def change_floor(row: NicRow) -> None:
 
 def look(rows: Sequence[NicRow]) -> _Refused:
     """Name -> why the bridge will not guarantee that."""
-    refused: _Refused = {}
-    for bridge, there in _by_bridge(rows).items():
-        try:
-            with tree_of(bridge) as tree:
-                refused |= _fitting(tree.classes(), bridge, there)[0]
-        except _Lacking as error:
-            refused |= {row.ifname: error for row in there}
-    return refused
+    return _on_each_bridge(rows, _look)
+
+
+def _look(bridge: str, rows: Sequence[NicRow]) -> _Refused:
+    with tree_of(bridge) as tree:
+        return _fitting(tree.classes(), bridge, rows)[0]
 
 
 def left_over(bridge: str) -> list[bytes]:
@@ -156,11 +159,18 @@ def _left(classes: dict[int, _Class]) -> int:
     )
 
 
-def _by_bridge(rows: Sequence[NicRow]) -> dict[str, list[NicRow]]:
+def _on_each_bridge(rows: Sequence[NicRow], work: Callable[[str, Sequence[NicRow]], _Refused]) -> _Refused:
+    """What one refuses is no matter of another's."""
     found: dict[str, list[NicRow]] = {}
     for row in rows:
         found.setdefault(_floor(row).bridge, []).append(row)
-    return found
+    refused: _Refused = {}
+    for bridge, there in found.items():
+        try:
+            refused |= work(bridge, there)
+        except OSError as error:
+            refused |= {row.ifname: error for row in there}
+    return refused
 
 
 def _floor(row: NicRow) -> Floor:
@@ -242,7 +252,8 @@ class _Tree:
         asked = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
         links = self._list(uapi.RTM_GETLINK, uapi.RTM_NEWLINK, asked)
         taps = {dict(attributes(body[uapi.IFINFOMSG.size :])).get(uapi.IFLA_ADDRESS) for body in links}
-        return [one for one in found if one.mac in macs or tap_mac(one.mac.hex(":")) not in taps]
+        whole = not self._netlink.torn  # or a link that is there may be missing
+        return [one for one in found if one.mac in macs or (whole and tap_mac(one.mac.hex(":")) not in taps)]
 
     def add(self, floors: Sequence[Floor]) -> list[tuple[int, str]]:
         """What became of each: an errno and the call, and nothing is left of it; or 0."""
@@ -299,11 +310,8 @@ class _Tree:
         self._put_class(tag, 0, _REST, was._replace(rate=rate, burst=burst))
 
     def _put_class(self, tag: int, flags: int, classid: int, numbers: _Class) -> None:
-        _, rate, ceil, burst, ceil_burst, quantum = numbers
-        options = wide(uapi.TCA_HTB_RATE64, rate) + wide(uapi.TCA_HTB_CEIL64, ceil)
-        told = uapi.TC_HTB_OPT.pack(narrow(rate), narrow(ceil), burst, ceil_burst, quantum)
-        options += attribute(uapi.TCA_HTB_PARMS, told)
-        self._put(tag, uapi.RTM_NEWTCLASS, flags, (classid, numbers.parent, 0), b"htb", options)
+        parent, *told = numbers
+        self._put(tag, uapi.RTM_NEWTCLASS, flags, (classid, parent, 0), b"htb", htb_class(*told))
 
     def _put(
         self, tag: int, kind: int, flags: int, where: tuple[int, int, int], what: bytes = b"", options: bytes = b""
@@ -317,14 +325,7 @@ class _Tree:
     def _exchange(self) -> dict[int, int]:
         """The errno that each was answered with."""
         codes: dict[int, int] = {}
-
-        def answer(tag: int, kind: int, body: bytes) -> int:
-            if kind != uapi.NLMSG_ERROR:
-                return 0
-            codes[tag] = error_of(body)
-            return 1
-
-        self._netlink.exchange(answer)
+        self._netlink.exchange(partial(take_ack, codes))
         return codes
 
     def _list(self, kind: int, wanted: int, body: bytes) -> list[bytes]:
@@ -336,11 +337,14 @@ class _Tree:
 
     def _list_once(self, kind: int, wanted: int, body: bytes) -> list[bytes]:
         found: list[bytes] = []
+        least = len(body)  # what is asked and what is told begin alike
 
         def answer(tag: int, kind: int, body: bytes) -> int:  # noqa: ARG001
             if kind == uapi.NLMSG_ERROR and (code := error_of(body)):
                 raise _error(code, "recv")
             if kind == wanted:
+                if len(body) < least:
+                    raise malformed()
                 found.append(body)
             return kind in (uapi.NLMSG_DONE, uapi.NLMSG_ERROR)
 

@@ -21,7 +21,7 @@ import vhostnet
 from bench import openvswitch
 from bench.cases import Case
 from vhostnet.engines import _uapi as uapi
-from vhostnet.program.program import NicRow, Plug, Slow, TunFlag
+from vhostnet.program.parts import NicRow, Plug, Slow, TunFlag
 from vhostnet.program.rows import shaping_of
 from vhostnet.slow import ovsdb
 

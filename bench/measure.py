@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import vhostnet
 from bench.cases import Case
 from bench.contestants import Contestant, Floor, Opened, bridge_names, close_all, specs_of
-from vhostnet.program.program import Fds
+from vhostnet.program.parts import Fds
 
 DELETE_AT_ONCE = 128
 

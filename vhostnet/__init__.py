@@ -39,7 +39,8 @@ from vhostnet.host.marks import Mark
 from vhostnet.host.nic import Nic, Timing, Vhost
 from vhostnet.host.opening import limits, open_nic, open_nics, plan_nics
 from vhostnet.program.cost import Cost, Limits, cost
-from vhostnet.program.program import Act, Fds, NicRow, Op, Program
+from vhostnet.program.parts import Act, Fds, NicRow, Op
+from vhostnet.program.program import Program
 from vhostnet.qemu.argv import assign_aliases, assign_machine, caveats, fitted, qemu_argv, qemu_properties
 from vhostnet.spec.interface import InterfaceSpec
 from vhostnet.spec.parse import parse_any, parse_domain, parse_interface

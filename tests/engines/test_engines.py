@@ -12,7 +12,8 @@ import vhostnet
 from vhostnet import engines
 from vhostnet.engines import CALLS, Engine, _uapi
 from vhostnet.engines._protocol import MAX_SAID
-from vhostnet.program.program import SLOW, Act, Fds, Macvtap, NicRow, Op, Program, Shaping, TunFlag
+from vhostnet.program.parts import SLOW, Act, Fds, Macvtap, NicRow, Op, Shaping, TunFlag
+from vhostnet.program.program import Program
 
 
 @pytest.mark.parametrize("verb", ["run", "close", "describe", "features"])

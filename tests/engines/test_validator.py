@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import TESTS, need
 
-from vhostnet.program.program import Op, TunFlag
+from vhostnet.program.parts import Op, TunFlag
 
 BIG = 2**32 - 1  # a -1 that became unsigned
 UNTOUCHED = -7

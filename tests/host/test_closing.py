@@ -17,8 +17,9 @@ import vhostnet
 from vhostnet import InterfaceSpec
 from vhostnet.engines import _uapi
 from vhostnet.others import bridge as bridges
+from vhostnet.program.parts import Act, Fds, Op, held_row
 from vhostnet.program.plan import plan_delete
-from vhostnet.program.program import Act, Fds, Op, Program, held_row
+from vhostnet.program.program import Program
 
 pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
 
@@ -227,7 +228,7 @@ def test_those_of_another_namespace_leave_ours_alone(engine, bridge, namespaces)
 NO_WAY_IN = """
 import os, sys, vhostnet
 from vhostnet.host.closing import _delete
-from vhostnet.program.program import Fds, held_row
+from vhostnet.program.parts import Fds, held_row
 fd = int(sys.argv[2])
 _delete([(vhostnet.select_engine(sys.argv[1]), held_row("there", 2, Fds((fd,), ())), None)])
 print(os.path.exists(f"/proc/self/fd/{fd}"))

@@ -102,7 +102,7 @@ def test_a_batch_that_fails_leaves_none(engine, bridge):
 KILLED = """
 import os, signal, sys, vhostnet
 from vhostnet.engines import _acts
-from vhostnet.program.program import Op
+from vhostnet.program.parts import Op
 real, batch = _acts.ACTS[Op.UP]
 def put_up(netlink, nic, running):
     os.kill(os.getpid(), signal.SIGKILL)

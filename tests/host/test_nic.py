@@ -22,7 +22,7 @@ import vhostnet
 from vhostnet import InterfaceSpec, NicClosed
 from vhostnet.engines import _uapi
 from vhostnet.others import bridge as bridges
-from vhostnet.program.program import TunFlag
+from vhostnet.program.parts import TunFlag
 
 pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
 

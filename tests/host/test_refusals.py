@@ -18,7 +18,8 @@ import vhostnet
 from vhostnet import InterfaceSpec
 from vhostnet.engines import _uapi
 from vhostnet.others import bridge as bridges
-from vhostnet.program.program import Act, NicRow, Op, Program, TunFlag
+from vhostnet.program.parts import Act, NicRow, Op, TunFlag
+from vhostnet.program.program import Program
 
 pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
 
@@ -366,7 +367,8 @@ def test_a_name_the_kernel_makes_another_of(engine):
 
 TIGHT = """
 import pathlib, resource, sys, vhostnet
-from vhostnet.program.program import Act, NicRow, Op, Program
+from vhostnet.program.parts import Act, NicRow, Op
+from vhostnet.program.program import Program
 row = NicRow("mine", 1, 2, "/dev/net/tun", "/dev/null")
 program = Program((row,), (Act(Op.TAP_OPEN, 0), Act(Op.SELFTEST, 0)))
 engine = vhostnet.select_engine(sys.argv[1])

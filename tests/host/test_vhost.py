@@ -66,7 +66,8 @@ def test_the_selftest_proves_and_leaves_the_fds_without_an_owner(engine, bridge,
 
 def test_a_selftest_that_fails_is_said(engine, bridge):
     """The TAP's fd is replaced by one that is no TAP before the ring is bound: ENOTSOCK, and nothing left."""
-    from vhostnet.program.program import Act, NicRow, Op, Program
+    from vhostnet.program.parts import Act, NicRow, Op
+    from vhostnet.program.program import Program
 
     before = state()
     row = NicRow("none", 1, 0x1002, "/dev/net/tun", "/dev/net/tun")

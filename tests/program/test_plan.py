@@ -17,6 +17,7 @@ from vhostnet import (
     Vlan,
 )
 from vhostnet.program.cost import Cost, cost
+from vhostnet.program.parts import SLOW, Act, Fds, Link, Op, Persist, TunFlag, held_row
 from vhostnet.program.plan import (
     plan,
     plan_delete,
@@ -26,7 +27,7 @@ from vhostnet.program.plan import (
     plan_up,
     resolve,
 )
-from vhostnet.program.program import SLOW, Act, Fds, Link, Op, Persist, Program, TunFlag, held_row
+from vhostnet.program.program import Program
 from vhostnet.program.rows import Features, tun_flags, vhost_policy
 
 ALL = Features(tun=0x7173, ipv6=True)

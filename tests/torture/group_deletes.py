@@ -24,7 +24,8 @@ from tests.torture.kit import (
 )
 from vhostnet.engines import _uapi as uapi
 from vhostnet.engines import select
-from vhostnet.program.program import Op, Program
+from vhostnet.program.parts import Op
+from vhostnet.program.program import Program
 
 BATCH = 32
 DECOYS = 8

@@ -23,7 +23,7 @@ from tests.torture.kit import (
 )
 from vhostnet import HostError, Nic
 from vhostnet.engines import _uapi as uapi
-from vhostnet.program.program import TunFlag
+from vhostnet.program.parts import TunFlag
 
 NAME = "held0"
 

@@ -21,8 +21,9 @@ from vhostnet.host.nic import Nic
 from vhostnet.host.opening import open_nic, plan_nics
 from vhostnet.others import bridge
 from vhostnet.process import netns
+from vhostnet.program.parts import Op, held_row
 from vhostnet.program.plan import plan_delete
-from vhostnet.program.program import Op, Program, held_row
+from vhostnet.program.program import Program
 from vhostnet.spec.interface import InterfaceSpec
 from vhostnet.spec.parse import parse_interface
 

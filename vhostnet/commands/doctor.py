@@ -38,7 +38,8 @@ from vhostnet.others.bridge_helper import find_helper
 from vhostnet.process.files import allowed_files, open_files
 from vhostnet.process.netns import call_aside, unshare_net
 from vhostnet.program.cost import cost
-from vhostnet.program.program import MAX_PORTS, Act, NicRow, Op, Program, TunFlag
+from vhostnet.program.parts import MAX_PORTS, Act, NicRow, Op, TunFlag
+from vhostnet.program.program import Program
 from vhostnet.program.rows import vhost_policy
 from vhostnet.qemu.argv import Version, caveats, check_qemu, dotted
 from vhostnet.qemu.vdpa import open_vdpa

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import vhostnet
-from vhostnet.program.program import Address, Route, address_text, route_text
+from vhostnet.program.parts import Address, Route
+from vhostnet.program.text import address_text, route_text
 
 
 def say(text: str) -> None:

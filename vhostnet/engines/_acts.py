@@ -21,19 +21,7 @@ from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute, device_num
 from vhostnet.engines._tc import put_bandwidth
 from vhostnet.engines._vhost import open_vhost, prove_vhost, try_vhost
 from vhostnet.process.files import close_fd
-from vhostnet.program.program import (
-    Act,
-    Fds,
-    Link,
-    Macvtap,
-    NicRow,
-    Op,
-    Persist,
-    Port,
-    TunFlag,
-    VlanEntry,
-    VlanFlag,
-)
+from vhostnet.program.parts import Act, Fds, Link, Macvtap, NicRow, Op, Persist, Port, TunFlag, VlanEntry, VlanFlag
 
 _IDENTIFY_TRIES: Final = 3
 _IPV6_MIN_MTU: Final = 1280

@@ -16,7 +16,7 @@ from typing import Final
 from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._calls import ifreq, ioctl, refusal
 from vhostnet.engines._rtnetlink import Netlink, attribute, attributes, error_of, malformed
-from vhostnet.program.program import ALIASSIZ, MAX_PORTS, Link, TunFlag
+from vhostnet.program.parts import ALIASSIZ, MAX_PORTS, Link, TunFlag
 from vhostnet.values import replace
 
 _NL_LOOKUPS: Final = 16  # each answer takes kilobytes of the receive buffer

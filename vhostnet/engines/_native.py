@@ -10,7 +10,8 @@ from typing import Any
 from vhostnet._vhostnet import ffi, lib
 from vhostnet.engines._protocol import CALLS, ActResult, NicResult, Result, failures_of, words_in
 from vhostnet.process.files import close_fd
-from vhostnet.program.program import PORT, UNSHAPED, Act, Fds, Link, NicRow, Port, Program
+from vhostnet.program.parts import PORT, UNSHAPED, Act, Fds, Link, NicRow, Port
+from vhostnet.program.program import Program
 
 
 class NativeEngine:

@@ -4,7 +4,8 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from vhostnet.program.program import Fds, Link, Program
+from vhostnet.program.parts import Fds, Link
+from vhostnet.program.program import Program
 
 MAX_SAID: Final = 95  # bytes of the kernel's words that are kept
 

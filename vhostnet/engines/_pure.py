@@ -21,7 +21,8 @@ from vhostnet.engines._removal import DELETE_BATCH, Doomed, claim, close_fds, de
 from vhostnet.engines._rtnetlink import NL_BATCH, NL_DISPENSABLE, NL_MESSAGE, NL_SEND, Netlink, error_of
 from vhostnet.engines._tc import bandwidth_call, bandwidth_messages, bandwidth_room
 from vhostnet.process.files import close_fd, fits
-from vhostnet.program.program import Fds, Link, Op, Program, fds_needed
+from vhostnet.program.parts import Fds, Link, Op
+from vhostnet.program.program import Program, fds_needed
 
 
 class _Run:

@@ -12,7 +12,7 @@ from typing import Final
 
 from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._rtnetlink import NL_DISPENSABLE, NL_MESSAGE, Netlink, attribute
-from vhostnet.program.program import Shaping
+from vhostnet.program.parts import Shaping
 
 _ROOT, _CLASS, _LEAF, _INGRESS = 1 << 16, 1 << 16 | 1, 2 << 16, 0xFFFF << 16
 _HTB_VERSION, _R2Q = 3, 10  # what tc says; our class has a quantum of its own

@@ -20,8 +20,8 @@ from vhostnet.host.nic import Nic, Surrendered, close_here, delete_macvtaps, que
 from vhostnet.process.files import close_fd
 from vhostnet.process.forks import under_way
 from vhostnet.process.netns import Home, NetNs, call_inside
+from vhostnet.program.parts import NicRow
 from vhostnet.program.plan import plan_delete
-from vhostnet.program.program import NicRow
 
 Doomed = list[Surrendered]
 

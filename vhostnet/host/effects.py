@@ -8,7 +8,8 @@ from typing import Final
 from vhostnet import engines
 from vhostnet.host.reasons import describe
 from vhostnet.process.netns import NetNs, call_inside
-from vhostnet.program.program import MACVTAP_MODES, Link, NicRow, Program
+from vhostnet.program.parts import MACVTAP_MODES, Link, NicRow
+from vhostnet.program.program import Program
 from vhostnet.program.rows import DEFAULT_MTU
 from vhostnet.qemu.argv import START_PASST
 from vhostnet.spec.interface import InterfaceSpec

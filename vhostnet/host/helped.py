@@ -14,8 +14,8 @@ from vhostnet.host.nic import Nic, Run
 from vhostnet.host.reasons import describe, refusal
 from vhostnet.others.bridge_helper import HelperRefused, find_helper, helped_tap
 from vhostnet.process.files import close_fd
+from vhostnet.program.parts import Fds, Link, held_row
 from vhostnet.program.plan import plan_helped
-from vhostnet.program.program import Fds, Link, held_row
 from vhostnet.spec.interface import DEFAULT_TAP, VNET_HDR_MODELS, InterfaceSpec, VhostPolicy
 from vhostnet.spec.mac import tap_mac
 

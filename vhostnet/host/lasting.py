@@ -13,8 +13,8 @@ from vhostnet.host.opening import How, make_nics
 from vhostnet.host.reasons import refusal
 from vhostnet.host.survey import FoundNic, survey
 from vhostnet.process.netns import NetNs, call_inside
+from vhostnet.program.parts import NOTHING_SLOW, Fds, Floor, Macvtap, NicRow, Plug, Slow, held_row
 from vhostnet.program.plan import plan_delete
-from vhostnet.program.program import NOTHING_SLOW, Fds, Floor, Macvtap, NicRow, Plug, Slow, held_row
 from vhostnet.spec.interface import InterfaceSpec
 from vhostnet.spec.mac import octets
 

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from vhostnet.engines import Engine
 from vhostnet.errors import host_error
 from vhostnet.host.reasons import describe
-from vhostnet.program.program import Op
+from vhostnet.program.parts import Op
 from vhostnet.spec.interface import InterfaceSpec
 
 _BEGINNINGS: Final = 10**6  # of the numbers in generated names: six digits, where there is room for more

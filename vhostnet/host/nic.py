@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from vhostnet import slow
 from vhostnet.engines import ActResult, Engine, NicResult, Result, get_mac, keep_mac
-from vhostnet.errors import NicClosed, SpecError, vhost_problem
+from vhostnet.errors import NicClosed, vhost_problem
 from vhostnet.host.reasons import refusal
 from vhostnet.others import udev
 from vhostnet.others.holders import TUN
@@ -25,8 +25,9 @@ from vhostnet.others.settling import watch
 from vhostnet.process.files import close_fd
 from vhostnet.process.forks import under_way
 from vhostnet.process.netns import Home
-from vhostnet.program.plan import plan_delete, plan_reset, plan_up, plan_update
-from vhostnet.program.program import NOTHING_SLOW, Act, Fds, Macvtap, NicRow, Op, Program, Slow, held_row
+from vhostnet.program.parts import NOTHING_SLOW, Act, Fds, Macvtap, NicRow, Op, Slow, held_row
+from vhostnet.program.plan import check_update, plan_delete, plan_reset, plan_up, plan_update
+from vhostnet.program.program import Program
 from vhostnet.program.rows import slow_of
 from vhostnet.qemu.argv import Dialect, fitted, qemu_argv, set_link
 from vhostnet.spec.interface import InterfaceSpec
@@ -204,7 +205,7 @@ class Nic:
         naming that; HostError, and then it is the port it was (``undoing`` says what was refused while it was made so
         again); NicClosed.
         """
-        _check_update(self.spec, spec)
+        check_update(self.spec, spec)
         with under_way, self._lock:
             held = self.held()
             asked = set_link(spec, alias)
@@ -385,46 +386,6 @@ class Nic:
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.spec.queues} queues, vhost {'on' if self.vhost else 'off'}"
         return f"<Nic {self.ifname} ({self.ifindex}): {state}>"
-
-
-# What can change, by where a NIC is.
-_CHANGES: Final = {
-    "on a Linux bridge": (
-        "type",
-        "bridge",
-        "network",
-        "mtu",
-        "isolated",
-        "vlan",
-        "mac_table_manager",
-        "rx_frames",
-        "bandwidth",
-        "link_state",
-    ),
-    "on a bridge of Open vSwitch": ("type", "network", "vlan", "virtualport", "bandwidth", "link_state"),
-    "on no bridge": ("bandwidth", "link_state"),
-}
-
-
-def _place(spec: InterfaceSpec) -> str:
-    if spec.virtualport:
-        return "on a bridge of Open vSwitch"
-    return "on a Linux bridge" if spec.type in ("bridge", "network") else "on no bridge"
-
-
-def _check_update(old: InterfaceSpec, new: InterfaceSpec) -> None:
-    place = _place(old)
-    if _place(new) != place:
-        attribute = "virtualport" if old.virtualport or new.virtualport else "type"
-        raise SpecError(f"is not for a NIC that is {place}", attribute=attribute, value=new.type, expected="a NIC anew")
-    for name, value in vars(old).items():
-        if name not in _CHANGES[place] and getattr(new, name) != value:
-            raise SpecError(
-                f"cannot change while the NIC is there, {place}",
-                attribute=name,
-                value=getattr(new, name),
-                expected=f"{value!r}, as it is",
-            )
 
 
 def _new_name(program: Program, row: int) -> str:

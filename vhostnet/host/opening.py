@@ -31,8 +31,9 @@ from vhostnet.process.files import allowed_files, open_files
 from vhostnet.process.forks import under_way
 from vhostnet.process.netns import Home, NetNs, call_inside
 from vhostnet.program.cost import Limits
+from vhostnet.program.parts import MAX_PORTS, Op, Persist
 from vhostnet.program.plan import QDISCS, Qdisc, plan, resolve
-from vhostnet.program.program import MAX_PORTS, Op, Persist, Program
+from vhostnet.program.program import Program
 from vhostnet.program.rows import Features
 from vhostnet.spec.interface import DEFAULT_TAP, VHOST_POLICIES, InterfaceSpec, VhostPolicy
 

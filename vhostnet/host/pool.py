@@ -31,8 +31,9 @@ from vhostnet.host.opening import How, make_nics
 from vhostnet.host.reasons import refusal
 from vhostnet.process.files import close_fd
 from vhostnet.process.netns import NetNs, call_inside, no_thread
+from vhostnet.program.parts import NicRow
 from vhostnet.program.plan import Qdisc, plan_take
-from vhostnet.program.program import NicRow, Program
+from vhostnet.program.program import Program
 from vhostnet.spec.interface import VNET_HDR_MODELS, InterfaceSpec
 from vhostnet.spec.mac import random_mac, tap_mac
 from vhostnet.values import replace

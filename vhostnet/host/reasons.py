@@ -25,7 +25,9 @@ from vhostnet.host.marks import read_mark
 from vhostnet.others.holders import find_holders
 from vhostnet.process.files import allowed_files, open_files
 from vhostnet.program.cost import cost
-from vhostnet.program.program import MAX_PORTS, SLOW, Link, NicRow, Op, Program, TunFlag, fds_needed, flag_names
+from vhostnet.program.parts import MAX_PORTS, SLOW, Link, NicRow, Op, TunFlag
+from vhostnet.program.program import Program, fds_needed
+from vhostnet.program.text import flag_names
 
 _SLOW: Final = tuple(op.name for op in Op if op >= SLOW)
 _ON_BRIDGE: Final = (Op.LINK, Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB)

@@ -21,7 +21,7 @@ from vhostnet.engines import _uapi
 from vhostnet.engines._calls import get_name, ifreq, ioctl, name_of, open_device
 from vhostnet.others import bridge, udev
 from vhostnet.process.files import close_fd
-from vhostnet.program.program import TunFlag
+from vhostnet.program.parts import TunFlag
 from vhostnet.spec.interface import DEFAULT_TAP
 
 UDEV_TIME: Final = 3.0  # seconds for udevd to be done with a link: 10 ms where it has nothing else to do

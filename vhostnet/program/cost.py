@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from vhostnet.program.program import NicRow, Op, Program, Shaping
+from vhostnet.program.parts import NicRow, Op, Shaping
+from vhostnet.program.program import Program
 
 _KIB: Final = 1024
 _SINGLE_QUEUE: Final = 62 * _KIB

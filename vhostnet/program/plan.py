@@ -56,20 +56,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
 
 from vhostnet.errors import SpecError
-from vhostnet.program.program import (
-    NOTHING_SLOW,
-    PORT,
-    UNSHAPED,
-    Act,
-    Fds,
-    Floor,
-    Link,
-    NicRow,
-    Op,
-    Persist,
-    Program,
-    Slow,
-)
+from vhostnet.program.parts import NOTHING_SLOW, PORT, UNSHAPED, Act, Fds, Floor, Link, NicRow, Op, Persist, Slow
+from vhostnet.program.program import Program
 from vhostnet.program.rows import Features, floor_of, port_of, port_row, row_of, shaping_of, slow_of, vhost_policy
 from vhostnet.spec.interface import InterfaceSpec, VhostPolicy
 
@@ -238,13 +226,55 @@ def plan_up(held: NicRow, spec: InterfaceSpec) -> Program:
     return Program((held._replace(port=port_of(spec)),), _UP + after)
 
 
+_ON_LINUX, _ON_OVS, _ON_NONE = "on a Linux bridge", "on a bridge of Open vSwitch", "on no bridge"
+# What can change, by where a NIC is.
+_CHANGES: Final = {
+    _ON_LINUX: (
+        "type",
+        "bridge",
+        "network",
+        "mtu",
+        "isolated",
+        "vlan",
+        "mac_table_manager",
+        "rx_frames",
+        "bandwidth",
+        "link_state",
+    ),
+    _ON_OVS: ("type", "network", "vlan", "virtualport", "bandwidth", "link_state"),
+    _ON_NONE: ("bandwidth", "link_state"),
+}
+
+
+def _place(spec: InterfaceSpec) -> str:
+    if spec.virtualport:
+        return _ON_OVS
+    return _ON_LINUX if spec.type in ("bridge", "network") else _ON_NONE
+
+
+def check_update(old: InterfaceSpec, new: InterfaceSpec) -> None:
+    """What a guest would have to know of cannot change under it. Raises SpecError, naming what that is."""
+    place = _place(old)
+    if _place(new) != place:
+        attribute = "virtualport" if old.virtualport or new.virtualport else "type"
+        raise SpecError(f"is not for a NIC that is {place}", attribute=attribute, value=new.type, expected="a NIC anew")
+    for name, value in vars(old).items():
+        if name not in _CHANGES[place] and getattr(new, name) != value:
+            raise SpecError(
+                f"cannot change while the NIC is there, {place}",
+                attribute=name,
+                value=getattr(new, name),
+                expected=f"{value!r}, as it is",
+            )
+
+
 def plan_update(held: NicRow, was: InterfaceSpec, spec: InterfaceSpec, *, up: bool = True) -> Program:
     """The Program that makes a NIC, which *was* another port or is on its way from that, the port that *spec* asks for.
 
     It leaves its bridge, and with that all that was set of the port, and joins as a new one does: at no time does a
     frame pass between what it was and what it is to be. One that is on no Linux bridge stays where it is.
     """
-    if spec.virtualport or spec.type not in ("bridge", "network"):
+    if _place(spec) != _ON_LINUX:
         return _plan_in_place(held, was, spec)
     row = port_row(held, spec, held.alias)._replace(slow=held.slow)
     before = shaping_of(was)

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final, cast
 
 from vhostnet.errors import SpecError
-from vhostnet.program.program import (
+from vhostnet.program.parts import (
     MACVTAP_MODES,
     MAX_VLANS,
     NOTHING_SLOW,

@@ -7,7 +7,8 @@ takes NICs away.
 from collections.abc import Sequence
 
 from vhostnet.engines import Engine, Result
-from vhostnet.program.program import NOTHING_SLOW, NicRow, Program
+from vhostnet.program.parts import NOTHING_SLOW, NicRow
+from vhostnet.program.program import Program
 
 
 def run(engine: Engine, program: Program) -> Result:

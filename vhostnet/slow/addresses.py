@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 
 from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._rtnetlink import Netlink, attribute, take_ack
-from vhostnet.program.program import Address, NicRow, Route, address_text, route_text
+from vhostnet.program.parts import Address, NicRow, Route
+from vhostnet.program.text import address_text, route_text
 
 _RTM_NEWADDR, _RTM_DELADDR, _RTM_NEWROUTE, _RTM_DELROUTE = 20, 21, 24, 25
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4

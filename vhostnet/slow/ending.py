@@ -12,8 +12,8 @@ from vhostnet.engines._uapi import TUNGETDEVNETNS
 from vhostnet.errors import HostError
 from vhostnet.process.files import close_fd
 from vhostnet.process.netns import call_inside
+from vhostnet.program.parts import NicRow
 from vhostnet.program.plan import plan_end
-from vhostnet.program.program import NicRow
 from vhostnet.slow.executor import execute
 
 

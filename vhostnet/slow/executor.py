@@ -19,8 +19,9 @@ from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._calls import ioctl
 from vhostnet.engines._protocol import failures_of
 from vhostnet.errors import HostError
+from vhostnet.program.parts import NOTHING_SLOW, SLOW, Act, Fds, NicRow, Op, Slow
 from vhostnet.program.plan import plan_delete, plan_end
-from vhostnet.program.program import NOTHING_SLOW, SLOW, Act, Fds, NicRow, Op, Program, Slow
+from vhostnet.program.program import Program
 from vhostnet.program.rows import DEFAULT_MTU
 from vhostnet.slow import addresses, floors, ovsdb, scripts
 

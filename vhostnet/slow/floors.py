@@ -25,7 +25,7 @@ from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._calls import ifreq, ioctl
 from vhostnet.engines._rtnetlink import Netlink, attribute, attributes, error_of, malformed, take_ack
 from vhostnet.engines._tc import htb_class, sfq
-from vhostnet.program.program import Floor, NicRow
+from vhostnet.program.parts import Floor, NicRow
 from vhostnet.program.rows import least_ticks
 from vhostnet.spec.mac import tap_mac
 from vhostnet.spec.parts import TICK

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from vhostnet.program.program import NicRow, Plug
+from vhostnet.program.parts import NicRow, Plug
 
 RUNDIR: Final = "/var/run/openvswitch"  # OVS_RUNDIR is another, as for Open vSwitch's own tools
 MARK: Final = "vhostnet"  # the key of the mark in external_ids

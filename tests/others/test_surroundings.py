@@ -49,9 +49,9 @@ def looked(net):
 # --- udevd -----------------------------------------------------------------------------------------------
 
 
-def beside_udevd(setup="true", *words):
-    """What doctor says in namespaces with a stock udevd."""
-    script = f"{setup} && {' '.join([DOCTOR, *words])}"
+def beside_udevd(setup="true", *words, under=""):
+    """What doctor says in namespaces with a stock udevd; *under* a command that runs it."""
+    script = f"{setup} && {under} {' '.join([DOCTOR, *words])}"
     command = [ROOT / "tools" / "with-udevd", "sh", "-c", script]
     return said(subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT))
 
@@ -116,6 +116,15 @@ def test_sysctl_settings_that_give_nics_addresses():
     assert given["sysctl"].state == "note"
     spared = CONFIGURED.format("sysctl.d", f"{every} >/run/sysctl.d/50-all.conf && echo '{line}'", "60-vhostnet.conf")
     assert "sysctl" not in beside_udevd(spared)
+
+
+@pytest.mark.udev
+def test_sysctl_settings_that_udevd_is_quicker_with():
+    """They are applied before doctor's own mode is there to be overwritten."""
+    need("strace")
+    every = CONFIGURED.format("sysctl.d", "echo net.ipv6.conf.*.addr_gen_mode = 0", "50-all.conf")
+    late = "-P /proc/sys/net/ipv6/conf/vnet0/addr_gen_mode -e inject=openat:delay_enter=300000:when=1"
+    assert beside_udevd(every, under=f"strace -qq -o /dev/null {late}")["sysctl"].state == "note"
 
 
 def test_without_the_privilege_it_is_said_to_be_unknown():

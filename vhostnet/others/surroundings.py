@@ -80,8 +80,7 @@ def try_tap() -> Trial:
 
 def _tried(fd: int, ifname: str, born: float) -> Trial:
     ifindex = _ifindex(fd)
-    listens = udev.listens()
-    heard = listens and _within(UDEV_TIME, lambda: udev.is_done(ifindex, born) and not os.path.exists(_QUEUE))
+    heard = udev.listens() and _settles(ifindex, born)
     state: str | None = None
     if runs_here(_NETWORKD):
         _within(NETWORKD_TIME, lambda: _networkd(ifindex).get("ADMIN_STATE") in _DECIDED)
@@ -89,6 +88,8 @@ def _tried(fd: int, ifname: str, born: float) -> Trial:
     renamed = get_name(fd)
     with _sysfs() as sysfs:
         assigned = _assigned(sysfs, renamed, ifindex)
+        if heard:
+            _add_again(sysfs, renamed, ifindex)
     return Trial(
         ifname,
         renamed,
@@ -99,6 +100,30 @@ def _tried(fd: int, ifname: str, born: float) -> Trial:
         state,
         _networkd(ifindex).get("NETWORK_FILE", ""),
     )
+
+
+def _settles(ifindex: int, since: float) -> bool:
+    """udevd is done with what it heard of a link since then, all that its rules run included."""
+    return _within(UDEV_TIME, lambda: udev.is_done(ifindex, since) and not os.path.exists(_QUEUE))
+
+
+def _add_again(sysfs: int, ifname: str, ifindex: int) -> None:
+    """Have udevd apply the host's sysctl settings once more: it may have done so before our own mode was written.
+
+    What ``udevadm trigger --action=add`` does. Nothing where this sysfs is of another namespace, or closed to us.
+    """
+    if _read(f"class/net/{ifname}/ifindex", sysfs) != str(ifindex):
+        return
+    with contextlib.suppress(OSError):
+        fd = os.open(f"class/net/{ifname}/uevent", os.O_WRONLY | os.O_CLOEXEC, dir_fd=sysfs)
+        try:
+            _write_gen_mode(ifname, "1")
+            time.sleep(2 * udev.TICK)  # so that what it writes now is newer than what it wrote before
+            again = time.time()
+            os.write(fd, b"add")
+        finally:
+            close_fd(fd)
+        _settles(ifindex, again)
 
 
 def runs_here(command: str) -> bool:

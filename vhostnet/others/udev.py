@@ -12,7 +12,7 @@ _DATA: Final = "/run/udev/data/n"  # and an ifindex: what its rules found, writt
 # A row of /proc/net/netlink: the kernel's uevents (NETLINK_KOBJECT_UEVENT) and a listener to group 1, which is theirs.
 _HEARS: Final = re.compile(rb"^\S+ +15 +\S+ +[0-9a-f]{7}[13579bdf] ", re.MULTILINE)
 _REMEMBERED: Final = 1.0  # seconds
-_TICK: Final = 0.01  # seconds a file's time may lag behind the clock
+TICK: Final = 0.01  # seconds a file's time may lag behind the clock
 
 _known: dict[tuple[int, int], tuple[float, bool]] = {}  # network namespace -> until when, what
 
@@ -47,7 +47,7 @@ def _is_heard() -> bool:
 def is_done(ifindex: int, since: float) -> bool:
     """udev's rules have run for the link of *ifindex* that appeared after *since* (``time.time()``)."""
     try:
-        return os.stat(f"{_DATA}{ifindex}").st_mtime > since - _TICK
+        return os.stat(f"{_DATA}{ifindex}").st_mtime > since - TICK
     except OSError:
         return False
 

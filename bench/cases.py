@@ -77,7 +77,7 @@ CASES = (
     Case(1, 100, rounds=5, who=PLUGGERS, what=PLUG),
     Case(8, 16, rounds=8, who=LIMITERS, what="limit"),
     Case(8, 1, rounds=30, direct=True, per_round=5),
-    Case(8, 16, rounds=30, direct=True),
+    Case(8, 128, rounds=20, direct=True),
     Case(8, 16, rounds=6, who=MACVTAP_CLOSERS, what="close", direct=True),
 )
 # Where the NICs are made: a udevd hears of them; or one listens in the parent's namespace only; or there is none.

@@ -39,11 +39,13 @@ class Absolute(NamedTuple):
 
 
 LIMITS = (
-    Limit(("8q x 1", "native"), ("8q x 1", "floor"), 1.25),
+    # What a NIC by itself takes of Python is the more beside the kernel's share, the faster a CPU enters the kernel:
+    # 1.15 to 1.40 were seen. So it is with the pure engine, and with a NIC that is taken.
+    Limit(("8q x 1", "native"), ("8q x 1", "floor"), 1.5),
     Limit(("8q x 100", "native"), ("8q x 100", "floor"), 1.10),
     Limit(("8q x 128", "native"), ("8q x 128", "floor"), 1.10),
     Limit(("8q x 128", "libvirt"), ("8q x 128", "native"), 8, at_least=True),
-    Limit(("8q x 128", "pure"), ("8q x 128", "native"), 1.4),
+    Limit(("8q x 128", "pure"), ("8q x 128", "native"), 1.5),
     Limit(("8q x 128 beside a busy thread", "pure"), ("8q x 128 beside a busy thread", "native"), 3, at_least=True),
     Limit(("8q x 128 with port settings", "native"), ("8q x 128 with port settings", "floor"), 1.15),
     Limit(("8q x 128 with port settings", "native"), ("8q x 128", "native"), 1.5),
@@ -53,9 +55,9 @@ LIMITS = (
     # 30 to 60: one by one it is the kernel's grace periods, of which each machine and each kernel has its own.
     Limit(("close 8q x 128", "one by one"), ("close 8q x 128", "close_nics"), 25, at_least=True),
     Limit(("close 8q x 128", "close_nics"), ("close 8q x 128", "bare group"), 1.15),
-    Limit(("8q x 16 macvtaps", "native"), ("8q x 16 macvtaps", "floor"), 1.15),
+    Limit(("8q x 128 macvtaps", "native"), ("8q x 128 macvtaps", "floor"), 1.15),
     Limit(("close 8q x 16 macvtaps", "each by itself"), ("close 8q x 16 macvtaps", "close_nics"), 4, at_least=True),
-    Limit(("take 8q x 1", "take"), ("take 8q x 1", "bare exchange"), 1.5),
+    Limit(("take 8q x 1", "take"), ("take 8q x 1", "bare exchange"), 1.7),
     Limit(("plug in 1q x 100", "ovs-vsctl"), ("plug in 1q x 100", "one transaction"), 10, at_least=True),
     *(
         Limit((f"8q x {batch}, {ASIDE}", engine), (f"8q x {batch}, {NONE}", engine), 1.10)

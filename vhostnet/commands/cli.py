@@ -8,7 +8,6 @@ import os
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +33,7 @@ from vhostnet.commands.options import (
     passt_options,
     reading_options,
 )
+from vhostnet.commands.shared import UsageError, await_udev, check_used_up, next_of, opening, specs_of
 from vhostnet.commands.showing import (
     check_json,
     cost_line,
@@ -46,11 +46,10 @@ from vhostnet.commands.showing import (
     warnings_shown,
 )
 from vhostnet.process.netns import call_inside
-from vhostnet.qemu.argv import RECONNECT_MS, START_PASST, STREAM_RECONNECT, Dialect, Version, check_qemu
-from vhostnet.qemu.command import Command, closers, read_command, settle, unplaced
+from vhostnet.qemu.argv import RECONNECT_MS, STREAM_RECONNECT, Dialect, Version, check_qemu
+from vhostnet.qemu.command import Command, closers, read_command, settle
 from vhostnet.values import replace
 
-UDEV_TIME = 3.0  # seconds that exec waits for udev, where one listens: it takes 2 to 13 ms
 OK, REFUSED, USAGE, BAD_SPEC, NOT_PERMITTED, BUSY, CANNOT = range(7)
 
 EXIT_CODES = """exit codes: 0 done, 1 the kernel refused, 2 usage, 3 bad XML or spec, 4 not permitted, 5 name busy,
@@ -93,15 +92,11 @@ def exit_code(error: BaseException) -> int:
     return REFUSED
 
 
-class UsageError(Exception):
-    """The command line cannot be followed: a file that cannot be read, a command that cannot be run."""
-
-
 # --- the commands ----------------------------------------------------------------------------------------
 
 
 def _argv(options: argparse.Namespace) -> int:
-    specs = vhostnet.assign_machine(_specs([options.file], options))
+    specs = vhostnet.assign_machine(specs_of([options.file], options))
     if len(specs) > 1 and (options.alias or options.addr):
         raise UsageError(f"--alias and --addr are for one NIC, and {options.file} has {len(specs)}: --nic picks one")
     given = {name: iter(getattr(options, name)) for name in ("tap_fds", "vhost_fds", "vdpa_fd", "passt_socket")}
@@ -110,53 +105,22 @@ def _argv(options: argparse.Namespace) -> int:
         for spec in specs
         for word in vhostnet.qemu_argv(
             spec,
-            **_next_of(spec, given),
+            **next_of(spec, given),
             alias=options.alias,
             bus=options.bus if spec.pci or len(specs) == 1 else None,
             addr=options.addr,
             dialect=options.dialect or "classic",
         )
     ]
-    _check_used_up(given)
+    check_used_up(given)
     print(to_json(argv) if options.json else shlex.join(argv))
     return OK
 
 
-def _next_of(spec: InterfaceSpec, given: Mapping[str, Iterator[Any]]) -> dict[str, Any]:
-    """What is the next NIC's, of the ones that take such."""
-    name = _taken(spec)
-    if not name:
-        return {}
-    found = {name: next(given[name], None)}
-    if found[name] is None:
-        start = f"; start one: {START_PASST[spec.type]}" if spec.passt else ""
-        raise UsageError(
-            f"NIC {spec.mac} of type {spec.type} needs {_option(name)}, and there is none left for it{start}"
-        )
-    return {**found, "vhost_fds": next(given["vhost_fds"], [])} if spec.tap else found
-
-
-def _taken(spec: InterfaceSpec) -> str:
-    """The argument that says what is there already of a NIC; "" where nothing is."""
-    if spec.passt:
-        return "passt_socket"
-    return "tap_fds" if spec.tap else "vdpa_fd" if spec.type == "vdpa" else ""
-
-
-def _check_used_up(given: Mapping[str, Iterator[Any]]) -> None:
-    for name, left in given.items():
-        if any(True for _ in left):
-            raise UsageError(f"{_option(name)} is given more often than there are NICs that take it")
-
-
-def _option(name: str) -> str:
-    return "--passt" if name == "passt_socket" else f"--{name.replace('_', '-')}"
-
-
 def _plan(options: argparse.Namespace) -> int:
-    specs = vhostnet.assign_machine(_specs(options.files, options))
+    specs = vhostnet.assign_machine(specs_of(options.files, options))
     made = [spec for spec in specs if spec.tap]
-    program = vhostnet.plan_nics(made, **_opening(options))
+    program = vhostnet.plan_nics(made, **opening(options))
     cost = vhostnet.cost(program)
     left = vhostnet.limits(program, engine=options.engine, netns=options.netns)
     notes = vhostnet.effects(specs, program, engine=options.engine, netns=options.netns)
@@ -172,7 +136,7 @@ def _exec(options: argparse.Namespace) -> int:
         raise UsageError("no command to run: vhostnet exec FILE... -- COMMAND [ARGUMENT...]")
     command = read_command(options.command_line)
     options.no_address |= options.bus is not None
-    specs = _settled(_specs(options.files, options), command)
+    specs = _settled(specs_of(options.files, options), command)
     version = _version(specs, command)
     options.dialect = options.dialect or ("json" if version and version >= RECONNECT_MS else "classic")
     specs = [_callable(spec, version, options.dialect) for spec in specs]
@@ -182,12 +146,12 @@ def _exec(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         vdpa_fds = [_vdpa_fd(spec, stack) for spec in specs if spec.type == "vdpa"]
         made = [spec for spec in specs if spec.tap]
-        nics = [stack.enter_context(nic) for nic in vhostnet.open_nics(made, **_opening(options))]
+        nics = [stack.enter_context(nic) for nic in vhostnet.open_nics(made, **opening(options))]
         for fd in [*vdpa_fds, *(fd for nic in nics for fd in nic.fds)]:
             os.set_inheritable(fd, True)
         given = {"vdpa_fd": iter(vdpa_fds), "passt_socket": iter(sockets)}
         words = [*options.command_line, *_arguments(specs, nics, given, options)]
-        _await_udev(nics)
+        await_udev(nics)
         if any(nic.needs_closing for nic in nics):
             return _stay(words, nics)
         for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and exec would hand that on
@@ -219,8 +183,8 @@ def _callable(spec: InterfaceSpec, version: Version | None, dialect: Dialect) ->
 def _sockets(specs: Sequence[InterfaceSpec], options: argparse.Namespace) -> list[str]:
     """Each NIC's that leads to a passt; none is missing, and none left."""
     given = {"passt_socket": iter(options.passt_socket)}
-    found = [_next_of(spec, given)["passt_socket"] for spec in specs if spec.passt]
-    _check_used_up(given)
+    found = [next_of(spec, given)["passt_socket"] for spec in specs if spec.passt]
+    check_used_up(given)
     return found
 
 
@@ -266,15 +230,7 @@ def _arguments(
         if spec.tap:
             yield from next(next_nic).qemu_argv(**how)
         else:
-            yield from vhostnet.qemu_argv(vhostnet.fitted(spec), **_next_of(spec, given), **how)
-
-
-def _await_udev(nics: Sequence[vhostnet.Nic]) -> None:
-    """Whoever looks at their MACs when udev is done is gone once this process is QEMU."""
-    until = time.monotonic() + UDEV_TIME
-    for nic in nics:
-        if not nic.settle(max(0.0, until - time.monotonic())):
-            say(f"{nic.ifname}: udev is not done with it after {UDEV_TIME:.0f} s, and may give it another MAC yet")
+            yield from vhostnet.qemu_argv(vhostnet.fitted(spec), **next_of(spec, given), **how)
 
 
 def _settled(specs: list[InterfaceSpec], command: Command) -> list[InterfaceSpec]:
@@ -312,7 +268,7 @@ def _examine(options: argparse.Namespace, doctor: Any) -> Iterator[Any]:
     yield from doctor.examine()
     if options.files:
         try:
-            specs = vhostnet.assign_machine(_specs(options.files, options))
+            specs = vhostnet.assign_machine(specs_of(options.files, options))
         except SpecError as error:
             yield doctor.Check("file", "fail", str(error), "", error)
         else:
@@ -320,10 +276,10 @@ def _examine(options: argparse.Namespace, doctor: Any) -> Iterator[Any]:
 
 
 def _create(options: argparse.Namespace) -> int:
-    specs = [spec for spec in _specs(options.files, options) if spec.tap and spec.managed is not False]
+    specs = [spec for spec in specs_of(options.files, options) if spec.tap and spec.managed is not False]
     how = {name: getattr(options, name) for name in ("engine", "netns", "qdisc", "owner", "group")}
     nics = vhostnet.open_nics(specs, vhost="off", persist=True, **how)
-    _await_udev(nics)
+    await_udev(nics)
     shown = [{"ifname": nic.ifname, "ifindex": nic.ifindex, "mac": nic.mac, "mtu": nic.mtu} for nic in nics]
     vhostnet.close_nics(nics)
     print(to_json(shown) if options.json else "\n".join(nic["ifname"] for nic in shown))
@@ -349,54 +305,6 @@ def _demo(options: argparse.Namespace) -> int:
     from vhostnet.commands import demo
 
     return demo.main(nics=options.nics)
-
-
-# --- reading ---------------------------------------------------------------------------------------------
-
-
-def _specs(files: Sequence[str], options: argparse.Namespace) -> list[InterfaceSpec]:
-    networks = _networks(options)
-    if options.nic is not None and len(files) > 1:
-        raise UsageError("--nic picks from one file, and more are given")
-    found: list[InterfaceSpec] = []
-    for file in files:
-        specs = vhostnet.parse_any(_read(file), networks=networks, strict=options.strict, nic=options.nic)
-        if not specs:
-            raise SpecError(f"{file!r} has no NICs", expected="an <interface>, or a <domain> with one")
-        found += specs
-    return [unplaced(spec) for spec in found] if options.no_address else found
-
-
-def _networks(options: argparse.Namespace) -> dict[str, Any] | None:
-    """Name -> bridge, or what its document says."""
-    found: dict[str, Any] = {}
-    for name, given in options.network or ():
-        if name:
-            found[name] = given
-            continue
-        try:
-            network = vhostnet.parse_network(_read(given), strict=options.strict)
-        except UsageError as error:
-            raise UsageError(f"--network {error}; expected NETWORK=BRIDGE, or a file with a <network>") from None
-        except SpecError as error:
-            error.problem = f"in {given!r} {error.problem}"  # which is not the file that has the NIC
-            raise
-        found[network.name] = network
-    return found or None
-
-
-def _read(file: str) -> bytes:
-    try:
-        if file == "-":
-            return sys.stdin.buffer.read()
-        with open(file, "rb") as opened:
-            return opened.read()
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror}") from None
-
-
-def _opening(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in ("engine", "vhost", "netns", "qdisc")}
 
 
 # --- the parser ------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ VhostnetError
 +-- NicClosed (ValueError)        a Nic that no longer owns its fds was used
 +-- PoolClosed (ValueError)       likewise a NicPool
 +-- EngineUnavailable (ImportError)
++-- QemuRefused                   what a QEMU that runs refused: command, error_class, alias, remedy
++-- QemuGone (ConnectionError)    it ended, or closed its monitor
 +-- HostError (OSError)           what the host refused: errno, act, call, ifname, queue, remedy
     +-- NotPermitted (PermissionError)
     +-- NameBusy                           holders
@@ -38,6 +40,37 @@ class EngineUnavailable(VhostnetError, ImportError):
 
 class PoolClosed(VhostnetError, ValueError):
     """The NicPool was closed, or this process is a forked child and the pool its parent's."""
+
+
+class QemuRefused(VhostnetError):
+    """A QEMU that runs refused a QMP command, or its guest did. What was done before that is undone.
+
+    ``problem`` is QEMU's word (``desc``), ``error_class`` QMP's class of it (``"GenericError"``), ``command`` the one
+    that was refused, ``alias`` the device's id, ``remedy`` what to do about it. ``undoing`` is what was refused while
+    the rest was being undone, None as a rule.
+    """
+
+    undoing: Exception | None = None
+
+    def __init__(
+        self, problem: str, *, command: str, error_class: str = "", alias: str | None = None, remedy: str = ""
+    ) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.command = command
+        self.error_class = error_class
+        self.alias = alias
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        nic = f" of {self.alias}" if self.alias else ""
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        undoing = f"; while undoing it: {self.undoing}" if self.undoing else ""
+        return f"QEMU, {self.command}{nic}: {self.problem}{remedy}{undoing}"
+
+
+class QemuGone(VhostnetError, ConnectionError):
+    """There is no QEMU behind a monitor, or no longer: whatever it had of a NIC has gone with it."""
 
 
 class SpecError(VhostnetError, ValueError):

@@ -11,6 +11,7 @@ from test_pool import until
 from test_refusals import spec
 
 import vhostnet
+from vhostnet import engines
 from vhostnet.commands.demo import ask_qemu
 from vhostnet.engines import _uapi
 from vhostnet.host import opening
@@ -44,6 +45,14 @@ def test_the_seed_as_it_stands(engine, bridge, seed):
             argv = nic.qemu_argv(alias="net2")
         assert f"vhost=on,vhostfds={':'.join(map(str, nic.vhost_fds))}" in argv[1]
     assert state() == before
+
+
+def test_whether_somebody_has_them(engine, bridge):
+    """To ask is not to have: who comes after us still can."""
+    with vhostnet.open_nic(spec(vhost="require"), engine=engine) as nic:
+        assert not any(map(engines.is_vhost_owned, nic.vhost_fds))
+        assert own_from_elsewhere(nic.vhost_fds) == ["owned", "2"]
+        assert all(map(engines.is_vhost_owned, nic.vhost_fds))
 
 
 def test_opening_leaves_no_worker_behind(engine, bridge):

@@ -22,7 +22,7 @@ FLOORS = (
     {"slow"},
     {"others"},
     {"host"},
-    {"the public names"},
+    {"the public names", "qmp"},
     {"commands"},
     {"__main__"},
 )

@@ -53,7 +53,7 @@ from vhostnet.values import replace
 OK, REFUSED, USAGE, BAD_SPEC, NOT_PERMITTED, BUSY, CANNOT = range(7)
 
 EXIT_CODES = """exit codes: 0 done, 1 the kernel refused, 2 usage, 3 bad XML or spec, 4 not permitted, 5 name busy,
-6 this host cannot (no tun, no vhost-net)"""
+6 this host cannot (no tun, no vhost-net); a QEMU that refused is 1, too"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -245,6 +245,18 @@ def _settled(specs: list[InterfaceSpec], command: Command) -> list[InterfaceSpec
     return vhostnet.assign_machine(settled, taken=command.aliases)
 
 
+def _plug(options: argparse.Namespace) -> int:
+    from vhostnet.commands import plugging
+
+    return plugging.plug(options)
+
+
+def _unplug(options: argparse.Namespace) -> int:
+    from vhostnet.commands import plugging
+
+    return plugging.unplug(options)
+
+
 def _doctor_there(options: argparse.Namespace) -> int:
     return call_inside(options.netns, _doctor, options)
 
@@ -350,6 +362,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--bus", help="the PCI bus of every NIC, such as pcie.0, instead of its <address>")
     run.set_defaults(run=_exec)
 
+    _add_plugging(commands, reading, opening, passt)
+
     doctor = commands.add_parser(
         "doctor", parents=[reading], help="say what this host can do, and why a file would fail"
     )
@@ -363,6 +377,26 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--nics", type=int, default=64, metavar="N", help="how many to time (default: 64)")
     demo.set_defaults(run=_demo, json=False)
     return top
+
+
+SOCKET = "QEMU's QMP socket: -qmp unix:PATH,server=on,wait=off"
+
+
+def _add_plugging(commands: Any, *parents: Parser) -> None:
+    plug = commands.add_parser("plug", parents=parents, help="open NICs and plug them into a QEMU that runs")
+    plug.add_argument("socket", metavar="SOCKET", help=SOCKET)
+    plug.add_argument("files", metavar="FILE", nargs="+", help="an <interface> or a <domain>; - reads standard input")
+    plug.add_argument("--alias", metavar="ID", help="the device's id (default: the XML's, or a netN that is free)")
+    plug.add_argument("--bus", help="the PCI bus, on q35 a pcie-root-port that is free")
+    plug.add_argument("--addr", help="the PCI slot, such as 0x7")
+    plug.set_defaults(run=_plug)
+
+    unplug = commands.add_parser("unplug", help="unplug NICs from a QEMU that runs, when its guest lets go of them")
+    unplug.add_argument("socket", metavar="SOCKET", help=SOCKET)
+    unplug.add_argument("aliases", metavar="ID", nargs="+", help="the device's id, as plug printed it")
+    unplug.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="of each guest (default: 30)")
+    unplug.add_argument("-j", "--json", action="store_true", help="errors as JSON")
+    unplug.set_defaults(run=_unplug)
 
 
 def _add_lasting(commands: Any, reading: Parser, making: Parser) -> None:

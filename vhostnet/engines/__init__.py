@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from functools import cache
 
-from vhostnet.engines._calls import get_mac, get_name, keep_mac
+from vhostnet.engines._calls import get_mac, get_name, is_detached, keep_mac
 from vhostnet.engines._protocol import CALLS, ActResult, Engine, Failure, NicResult, Result
 from vhostnet.errors import EngineUnavailable
 
@@ -24,6 +24,8 @@ __all__ = [
     "Result",
     "get_mac",
     "get_name",
+    "is_detached",
+    "is_vhost_owned",
     "keep_mac",
     "select",
 ]
@@ -39,6 +41,13 @@ def select(name: str = "auto") -> Engine:
     if name == "auto":
         name = os.environ.get("VHOSTNET_ENGINE") or "auto"
     return _load(name)
+
+
+def is_vhost_owned(fd: int) -> bool:
+    """Some process runs its queues by that vhost-net fd (VHOST_SET_OWNER). Raises OSError where it is none."""
+    from vhostnet.engines import _vhost  # with what who opens NICs does not need
+
+    return _vhost.is_owned(fd)
 
 
 @cache

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
 from vhostnet.engines import _uapi as uapi
+from vhostnet.program.parts import TunFlag
 
 EINTR_TRIES: Final = 16
 
@@ -77,6 +78,12 @@ def get_mac(fd: int) -> bytes:
 def get_name(fd: int) -> str:
     """What a TAP is called at the moment, by its fd."""
     return name_of(ioctl(fd, uapi.TUNGETIFF, bytes(uapi.IFREQ_FLAGS.size), "TUNGETIFF"))
+
+
+def is_detached(fd: int) -> bool:
+    """A TAP's queue that gets nothing: whoever had the NIC has not attached it, or has detached it since."""
+    answer = ioctl(fd, uapi.TUNGETIFF, bytes(uapi.IFREQ_FLAGS.size), "TUNGETIFF")
+    return bool(uapi.IFREQ_FLAGS.unpack(answer)[1] & TunFlag.DETACH_QUEUE)
 
 
 def set_mac(fd: int, mac: bytes) -> None:

@@ -38,6 +38,7 @@ BRCTL_GET_PORT_LIST: Final = 7
 VHOST_GET_FEATURES: Final = _ioc(_READ, "\xaf", 0x00, 8)
 VHOST_SET_FEATURES: Final = _ioc(_WRITE, "\xaf", 0x00, 8)
 VHOST_SET_OWNER: Final = _ioc(_NONE, "\xaf", 0x01, 0)
+VHOST_RESET_OWNER: Final = _ioc(_NONE, "\xaf", 0x02, 0)
 VHOST_SET_MEM_TABLE: Final = _ioc(_WRITE, "\xaf", 0x03, 8)
 VHOST_SET_VRING_NUM: Final = _ioc(_WRITE, "\xaf", 0x10, 8)
 VHOST_SET_VRING_ADDR: Final = _ioc(_WRITE, "\xaf", 0x11, 40)

@@ -36,6 +36,16 @@ def prove_vhost(fd: int) -> None:
         raise refusal(errno.EPROTONOSUPPORT, "VHOST_GET_FEATURES")
 
 
+def is_owned(fd: int) -> bool:
+    """Some process has it for its own: only then is a VHOST_SET_OWNER refused. One that nobody has stays nobody's."""
+    try:
+        ioctl(fd, uapi.VHOST_SET_OWNER, 0, "VHOST_SET_OWNER")
+    except OSError as refused:
+        return refused.errno == errno.EBUSY
+    ioctl(fd, uapi.VHOST_RESET_OWNER, 0, "VHOST_RESET_OWNER")
+    return False
+
+
 def try_vhost(path: str, tap: int) -> None:
     """That it takes this TAP: by an fd of its own, which nobody else gets."""
     fd = open_vhost(path)

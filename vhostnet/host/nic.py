@@ -22,7 +22,7 @@ from vhostnet.host.reasons import refusal
 from vhostnet.others import udev
 from vhostnet.others.holders import TUN
 from vhostnet.others.settling import watch
-from vhostnet.process.files import close_fd
+from vhostnet.process.files import close_fd, copy_fds
 from vhostnet.process.forks import under_way
 from vhostnet.process.netns import Home
 from vhostnet.program.parts import NOTHING_SLOW, Act, Fds, Macvtap, NicRow, Op, Slow, held_row
@@ -270,6 +270,16 @@ class Nic:
                 return False
             time.sleep(0.001)
         return True
+
+    def copies(self) -> Fds:
+        """Copies of its fds, which the caller closes: for who hands them on, whoever closes the NIC meanwhile.
+
+        They keep a TAP there, as its own do. Raises NicClosed; OSError where no more files may be open.
+        """
+        with under_way, self._lock:
+            tap, vhost = self._fds()
+            copies = copy_fds((*tap, *vhost))
+            return Fds(copies[: len(tap)], copies[len(tap) :])
 
     def detach(self) -> Fds:
         """Give the fds away: the caller closes them, and with the last TAP fd the NIC goes.

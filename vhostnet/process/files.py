@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import resource
 import sys
+from collections.abc import Iterable
 
 
 def allowed_files() -> int:
@@ -43,3 +45,15 @@ def close_fd(fd: int) -> None:
     """Close it, whatever the kernel answers: Linux has freed the fd by then, EINTR or not (close(2))."""
     with contextlib.suppress(OSError):
         os.close(fd)
+
+
+def copy_fds(fds: Iterable[int]) -> tuple[int, ...]:
+    """A copy of each, O_CLOEXEC, all of them or none. Raises OSError."""
+    copies: list[int] = []
+    try:
+        copies.extend(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0) for fd in fds)  # as far as it comes
+    except OSError:
+        for copy in copies:
+            close_fd(copy)
+        raise
+    return tuple(copies)

@@ -43,8 +43,8 @@ _LONG_TX_QUEUES: Final = ("vhostuser", "vdpa")  # get more
 def qemu_properties(
     spec: InterfaceSpec,
     *,
-    tap_fds: Sequence[int] = (),
-    vhost_fds: Sequence[int] = (),
+    tap_fds: Sequence[int | str] = (),
+    vhost_fds: Sequence[int | str] = (),
     vdpa_fd: int | None = None,
     passt_socket: str | None = None,
     alias: str | None = None,
@@ -54,9 +54,10 @@ def qemu_properties(
 ) -> tuple[Properties, Properties]:
     """The properties of the two halves of a NIC, netdev and device, typed and in *dialect*'s order.
 
-    In the ``json`` order they are what QMP's ``netdev_add`` and ``device_add`` take. The character device of type
-    vhostuser, ``char`` and the alias, is to be there before, and so is the fd set of type vdpa, its fd's number.
-    Arguments and errors are qemu_argv()'s.
+    In the ``json`` order they are what QMP's ``netdev_add`` and ``device_add`` take, with the names in the place of fds
+    that ``getfd`` gave them. The character device of type vhostuser, ``char`` and the alias, is to be there before, and
+    so is the fd set of type vdpa, *vdpa_fd* its number. Arguments and errors are otherwise qemu_argv()'s;
+    ``vhostnet.qmp`` does all of it.
     """
     device = _device(spec, tap_fds, vhost_fds, vdpa_fd, passt_socket, alias, bus, addr, dialect)
     return netdev_table(spec).properties(device), DEVICE.properties(device)
@@ -85,6 +86,8 @@ def qemu_argv(
 
     Raises SpecError, naming the argument. Warns (VhostnetWarning) where QEMU will not give what was asked.
     """
+    for name, fds in (("tap_fds", tap_fds), ("vhost_fds", vhost_fds)):
+        _check_choice(name, list(fds), not any(isinstance(fd, str) for fd in fds), "fd numbers: QMP alone has names")
     device = _device(spec, tap_fds, vhost_fds, vdpa_fd, passt_socket, alias, bus, addr, dialect)
     for caveat in caveats(spec, device.alias):
         warnings.warn(caveat, VhostnetWarning, stacklevel=2)
@@ -269,8 +272,8 @@ def dotted(version: Version) -> str:
 
 def _device(
     spec: InterfaceSpec,
-    tap_fds: Sequence[int],
-    vhost_fds: Sequence[int],
+    tap_fds: Sequence[int | str],
+    vhost_fds: Sequence[int | str],
     vdpa_fd: int | None,
     passt_socket: str | None,
     alias: str | None,
@@ -294,10 +297,11 @@ def _device(
     return Device(spec, tap_fds, vhost_fds, vdpa_fd, passt_socket, alias, bus, addr, dialect)
 
 
-def _check_fds(spec: InterfaceSpec, tap_fds: Sequence[int], vhost_fds: Sequence[int]) -> None:
+def _check_fds(spec: InterfaceSpec, tap_fds: Sequence[int | str], vhost_fds: Sequence[int | str]) -> None:
     for name, fds in (("tap_fds", tap_fds), ("vhost_fds", vhost_fds)):
-        if not all(type(fd) is int and fd >= 0 for fd in fds) or len(set(fds)) != len(fds):
-            raise SpecError("is not allowed", attribute=name, value=list(fds), expected="distinct fd numbers")
+        if not all(is_id(fd) or (type(fd) is int and fd >= 0) for fd in fds) or len(set(fds)) != len(fds):
+            expected = "distinct fd numbers, or the names that QMP's getfd gave them"
+            raise SpecError("is not allowed", attribute=name, value=list(fds), expected=expected)
     if not spec.tap:
         for name, fds in (("tap_fds", tap_fds), ("vhost_fds", vhost_fds)):
             _check_choice(name, list(fds), not fds, f"none: type {spec.type} has no TAP")

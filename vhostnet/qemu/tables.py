@@ -17,8 +17,8 @@ class Device(NamedTuple):
     """What a row may look at."""
 
     spec: InterfaceSpec
-    tap_fds: Sequence[int]
-    vhost_fds: Sequence[int]
+    tap_fds: Sequence[int | str]  # numbers, or names that a monitor has for them
+    vhost_fds: Sequence[int | str]
     vdpa_fd: int | None
     passt_socket: str | None
     alias: str
@@ -72,7 +72,7 @@ def _id(device: Device) -> Value:
     return f"host{device.alias}"
 
 
-def _fds(fds: Sequence[int], plural: bool) -> Value | None:
+def _fds(fds: Sequence[int | str], plural: bool) -> Value | None:
     """libvirt's rule: the singular key for exactly one fd, the plural for more; QEMU refuses a mix."""
     return ":".join(map(str, fds)) if fds and (len(fds) > 1) is plural else None
 

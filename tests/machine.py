@@ -1,0 +1,61 @@
+"""A QEMU that runs, with a monitor, and what it has of NICs."""
+
+import os
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import vhostnet
+from vhostnet.qmp import Monitor
+
+COMMAND = ["qemu-system-x86_64", "-accel", "tcg", "-m", "64", "-nodefaults", "-no-user-config", "-display", "none"]
+# Slots that are off until a guest switches them on: what is in one comes out without asking a guest.
+OFF = ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]
+PORTS = [word for port in (1, 2) for word in ("-device", f"pcie-root-port,id=pci.{port},slot={port},chassis={port}")]
+Q35 = ["-M", "q35", *OFF, *PORTS]  # named as libvirt names them
+
+
+class Machine:
+    """Its process, and the path of its monitor's socket."""
+
+    def __init__(self, process, socket):
+        self.process = process
+        self.socket = socket
+
+    def fds(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+
+@contextmanager
+def running(*words, **how):
+    """Started with these arguments; it is killed in the end."""
+    with tempfile.TemporaryDirectory() as directory:
+        socket = str(Path(directory) / "qmp")
+        command = [*COMMAND, *words, "-qmp", f"unix:{socket},server=on,wait=off"]
+        with subprocess.Popen(command, **how) as process:
+            try:
+                deadline = time.monotonic() + 60
+                while not Path(socket).exists():
+                    assert time.monotonic() < deadline and process.poll() is None, "it does not start"
+                    time.sleep(0.01)
+                yield Machine(process, socket)
+            finally:
+                process.kill()
+
+
+def inventory(machine):
+    """All that a NIC could leave in it."""
+    with Monitor(machine.socket) as monitor:
+        asked = {
+            "devices": monitor.execute("qom-list", {"path": "/machine/peripheral"}),
+            "netdevs": monitor.execute("human-monitor-command", {"command-line": "info network"}),
+            "chardevs": monitor.execute("query-chardev"),
+            "fd sets": monitor.execute("query-fdsets"),
+        }
+        return {**asked, "fds": machine.fds()}
+
+
+def is_there(ifname):
+    return any(nic.ifname == ifname for nic in vhostnet.list_nics())

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 from conftest import BRIDGE, need, state
+from machine import Q35, inventory, running
 from test_pool import until
 from test_refusals import spec
 
@@ -15,6 +16,7 @@ from vhostnet import engines
 from vhostnet.commands.demo import ask_qemu
 from vhostnet.engines import _uapi
 from vhostnet.host import opening
+from vhostnet.qmp import Monitor
 
 pytestmark = [pytest.mark.tap, pytest.mark.vhost, pytest.mark.usefixtures("net")]
 
@@ -140,6 +142,24 @@ def what_qemu_has(nic):
     assert f"vhost=on,vhostfds={':'.join(map(str, nic.vhost_fds))}" in argv[1]
     ask = [("human-monitor-command", {"command-line": "info network"})]
     return ask_qemu([*QEMU, "-qmp", "stdio", *argv], nic.fds, ask)[0]
+
+
+def test_plugged_into_a_qemu_that_runs(engine, bridge, seed):
+    """It owns them, which it does not say; out of it, and into it again."""
+    need("qemu")
+    before = state()
+    with vhostnet.open_nic(seed, engine=engine) as nic, running("-S", *Q35) as machine:
+        empty = inventory(machine)
+        for _ in range(2):
+            with Monitor(machine.socket) as monitor:
+                with pytest.warns(vhostnet.VhostnetWarning):
+                    plugged = monitor.plug(nic, bus="pci.1")
+                assert (plugged.queues, plugged.vhost, plugged.notes) == (8, True, ())
+                assert machine.fds() >= empty["fds"] + 16
+                monitor.unplug("net0", timeout=100)
+            assert inventory(machine) == empty
+            nic.reset_queues()
+    assert state() == before
 
 
 def test_one_qemu_after_the_other_on_the_same_nic(engine, bridge, seed):

@@ -271,9 +271,9 @@ def test_a_qemu_that_ends_meanwhile(machine):
 
 def test_a_qemu_that_is_stopped(machine):
     """It never answers."""
-    with vhostnet.open_nic(wish()) as nic, Monitor(machine.socket, timeout=0.3) as monitor:
+    with vhostnet.open_nic(wish()) as nic, Monitor(machine.socket, timeout=3) as monitor:
         machine.process.send_signal(signal.SIGSTOP)
-        with pytest.raises(QemuGone, match=r"not answered in 0.3 s"):
+        with pytest.raises(QemuGone, match=r"not answered in 3 s"):
             monitor.plug(nic, bus="pci.1")
 
 

@@ -1,9 +1,9 @@
 """A QEMU that runs, with a monitor, and what it has of NICs."""
 
 import os
+import socket
 import subprocess
 import tempfile
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,9 +20,9 @@ Q35 = ["-M", "q35", *OFF, *PORTS]  # named as libvirt names them
 class Machine:
     """Its process, and the path of its monitor's socket."""
 
-    def __init__(self, process, socket):
+    def __init__(self, process, path):
         self.process = process
-        self.socket = socket
+        self.socket = path
 
     def fds(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
@@ -30,17 +30,20 @@ class Machine:
 
 @contextmanager
 def running(*words, **how):
-    """Started with these arguments; it is killed in the end."""
-    with tempfile.TemporaryDirectory() as directory:
-        socket = str(Path(directory) / "qmp")
-        command = [*COMMAND, *words, "-qmp", f"unix:{socket},server=on,wait=off"]
-        with subprocess.Popen(command, **how) as process:
+    """Started with these arguments; it is killed in the end.
+
+    Its monitor listens before it runs, as libvirt has it: between QEMU's own bind() and listen() a client is refused.
+    """
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as listener:
+        path = str(Path(directory) / "qmp")
+        listener.bind(path)
+        listener.listen()
+        fd = listener.fileno()
+        monitor = ["-chardev", f"socket,id=monitor,fd={fd},server=on,wait=off", "-mon", "chardev=monitor,mode=control"]
+        with subprocess.Popen([*COMMAND, *words, *monitor], pass_fds=[fd], **how) as process:
+            listener.close()  # or who asks a QEMU that has ended would wait
             try:
-                deadline = time.monotonic() + 60
-                while not Path(socket).exists():
-                    assert time.monotonic() < deadline and process.poll() is None, "it does not start"
-                    time.sleep(0.01)
-                yield Machine(process, socket)
+                yield Machine(process, path)
             finally:
                 process.kill()
 

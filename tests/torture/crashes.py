@@ -16,7 +16,7 @@ def crashes() -> Outcome:
 
     By the fault sweep, which needs a preloaded shim and so a process of its own.
     """
-    command = [sys.executable, "-m", "tests.faults", "crashes"]
+    command = [str(ROOT / "tests" / "faults" / "apart"), sys.executable, "-m", "tests.faults", "crashes"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     *told, last = done.stdout.splitlines() or [f"nothing: {done.stderr[-500:]}"]
     broken = [line for line in told if ": " in line] if done.returncode == 0 else [*told, last, done.stderr[-500:]]

@@ -81,8 +81,13 @@ def facts(name):
 
 
 def nodes():
-    """But for those of others, who were killed."""
-    return [path for path in os.listdir("/dev") if path.startswith(".vhostnet") and path not in STALE]
+    """That stay: others, who have the same /dev, have theirs for a moment, or were killed."""
+    deadline = time.monotonic() + 2
+    while True:
+        found = [path for path in os.listdir("/dev") if path.startswith(".vhostnet") and path not in STALE]
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.01)
 
 
 STALE = [path for path in os.listdir("/dev") if path.startswith(".vhostnet")]

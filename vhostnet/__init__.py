@@ -16,6 +16,7 @@ from vhostnet.errors import (
     DeviceGone,
     EngineUnavailable,
     FlagMismatch,
+    HandoverError,
     Holder,
     HostError,
     NameBusy,
@@ -63,6 +64,8 @@ from vhostnet.spec.parts import (
 )
 
 if TYPE_CHECKING:
+    from vhostnet.handover.passing import recv_nics, send_nics
+    from vhostnet.handover.restart import inherit_nics, restore_nics, store_nics, unstore_nics
     from vhostnet.host.effects import effects
     from vhostnet.host.lasting import delete_nics
     from vhostnet.host.pool import NicPool, PoolStats
@@ -85,6 +88,7 @@ __all__ = [
     "Fds",
     "FlagMismatch",
     "FoundNic",
+    "HandoverError",
     "Holder",
     "HostError",
     "HostIp",
@@ -141,6 +145,7 @@ __all__ = [
     "delete_nics",
     "effects",
     "fitted",
+    "inherit_nics",
     "limits",
     "list_nics",
     "open_nic",
@@ -153,7 +158,12 @@ __all__ = [
     "plan_nics",
     "qemu_argv",
     "qemu_properties",
+    "recv_nics",
+    "restore_nics",
     "select_engine",
+    "send_nics",
+    "store_nics",
+    "unstore_nics",
 ]
 
 # What opening a NIC does not need is imported when it is asked for.
@@ -165,6 +175,8 @@ _LATER = {
     "NicPool": "vhostnet.host.pool",
     "PoolStats": "vhostnet.host.pool",
     "open_vdpa": "vhostnet.qemu.vdpa",
+    **dict.fromkeys(("recv_nics", "send_nics"), "vhostnet.handover.passing"),
+    **dict.fromkeys(("inherit_nics", "restore_nics", "store_nics", "unstore_nics"), "vhostnet.handover.restart"),
     **dict.fromkeys(("Network", "PortGroup", "parse_network"), "vhostnet.spec.network"),
     **dict.fromkeys(
         ("DirectSource", "PasstSource", "SocketSource", "UserSource", "VdpaSource", "VhostUserSource"),

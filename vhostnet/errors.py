@@ -4,6 +4,7 @@ VhostnetError
 +-- SpecError (ValueError)        what was asked cannot be meant
 +-- NicClosed (ValueError)        a Nic that no longer owns its fds was used
 +-- PoolClosed (ValueError)       likewise a NicPool
++-- HandoverError (ConnectionError)  NICs that did not pass from one process to another
 +-- EngineUnavailable (ImportError)
 +-- QemuRefused                   what a QEMU that runs refused: command, error_class, alias, remedy
 +-- QemuGone (ConnectionError)    it ended, or closed its monitor
@@ -40,6 +41,10 @@ class EngineUnavailable(VhostnetError, ImportError):
 
 class PoolClosed(VhostnetError, ValueError):
     """The NicPool was closed, or this process is a forked child and the pool its parent's."""
+
+
+class HandoverError(VhostnetError, ConnectionError):
+    """NICs did not pass to another process, or what came is not what was said: whoever had them has them still."""
 
 
 class QemuRefused(VhostnetError):

@@ -22,6 +22,7 @@ FLOORS = (
     {"slow"},
     {"others"},
     {"host"},
+    {"handover"},
     {"the public names", "qmp"},
     {"commands"},
     {"__main__"},

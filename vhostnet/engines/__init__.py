@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from functools import cache
 
-from vhostnet.engines._calls import get_mac, get_name, is_detached, keep_mac
+from vhostnet.engines._calls import get_mac, get_name, get_tun_flags, is_detached, keep_mac, netns_of_tap
 from vhostnet.engines._protocol import CALLS, ActResult, Engine, Failure, NicResult, Result
 from vhostnet.errors import EngineUnavailable
 
@@ -24,9 +24,12 @@ __all__ = [
     "Result",
     "get_mac",
     "get_name",
+    "get_tun_flags",
     "is_detached",
     "is_vhost_owned",
     "keep_mac",
+    "netns_of_tap",
+    "prove_vhost",
     "select",
 ]
 
@@ -48,6 +51,13 @@ def is_vhost_owned(fd: int) -> bool:
     from vhostnet.engines import _vhost  # with what who opens NICs does not need
 
     return _vhost.is_owned(fd)
+
+
+def prove_vhost(fd: int) -> None:
+    """Raises OSError where it is not vhost-net, or lacks what QEMU needs; whoever has it for its own has it still."""
+    from vhostnet.engines import _vhost
+
+    _vhost.prove_vhost(fd)
 
 
 @cache

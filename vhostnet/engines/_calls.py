@@ -80,10 +80,21 @@ def get_name(fd: int) -> str:
     return name_of(ioctl(fd, uapi.TUNGETIFF, bytes(uapi.IFREQ_FLAGS.size), "TUNGETIFF"))
 
 
+def get_tun_flags(fd: int) -> TunFlag:
+    """Of a queue of a TAP or a macvtap."""
+    answer = ioctl(fd, uapi.TUNGETIFF, bytes(uapi.IFREQ_FLAGS.size), "TUNGETIFF")
+    return TunFlag(uapi.IFREQ_FLAGS.unpack(answer)[1])
+
+
 def is_detached(fd: int) -> bool:
     """A TAP's queue that gets nothing: whoever had the NIC has not attached it, or has detached it since."""
-    answer = ioctl(fd, uapi.TUNGETIFF, bytes(uapi.IFREQ_FLAGS.size), "TUNGETIFF")
-    return bool(uapi.IFREQ_FLAGS.unpack(answer)[1] & TunFlag.DETACH_QUEUE)
+    return TunFlag.DETACH_QUEUE in get_tun_flags(fd)
+
+
+def netns_of_tap(fd: int) -> int:
+    """An fd (O_CLOEXEC, the caller's) of the network namespace that a TAP is in, which takes CAP_NET_ADMIN there."""
+    netns: int = ioctl(fd, uapi.TUNGETDEVNETNS, 0, "TUNGETDEVNETNS")
+    return netns
 
 
 def set_mac(fd: int, mac: bytes) -> None:

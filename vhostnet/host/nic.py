@@ -96,6 +96,7 @@ class Nic:
         self.ifindex: Final = made.ifindex
         self.mtu = made.mtu
         self._raised = False  # it was left down, and was told to come up
+        self.resets = 0  # how often its vhost-net fds were replaced
         self._adopted = nic.adopted
         self._stays = nic.adopted or nic.persist is not None  # whoever closes it
         self._slow = nic.slow
@@ -126,10 +127,27 @@ class Nic:
         program, result, row = self._runs[0]
         if cast(NicResult, result.nics[row]).fds.vhost:
             return Vhost(True)
-        for act, outcome in self._acts():
-            if act.op == Op.VHOST_OPEN:
-                return Vhost(False, vhost_problem(outcome.errno, outcome.call, program.nics[row].vhost_path))
+        if refused := self.vhost_refused:
+            return Vhost(False, vhost_problem(refused.errno, refused.call, program.nics[row].vhost_path))
         return Vhost(False, "asked for without: driver name='qemu', vhost='off', or a model that is not virtio")
+
+    @property
+    def vhost_refused(self) -> ActResult | None:
+        """What opening its vhost-net fds came to, where it was tried and it goes without."""
+        tried = (outcome for act, outcome in self._acts() if act.op == Op.VHOST_OPEN)
+        return next((outcome for outcome in tried if outcome.errno), None)
+
+    @property
+    def mark(self) -> str:
+        """What its link has as its alias (IFLA_IFALIAS); "" of one that was adopted."""
+        program, _, row = self._runs[-1]
+        return program.nics[row].alias
+
+    @property
+    def persistent(self) -> bool:
+        """It outlives its fds (``persist=True``)."""
+        program, _, row = self._runs[-1]
+        return program.nics[row].persist is not None
 
     @property
     def timings(self) -> tuple[Timing, ...]:
@@ -215,7 +233,8 @@ class Nic:
             self.spec = spec
             return told
 
-    def _is_up(self) -> bool:
+    @property
+    def is_up(self) -> bool:
         """By what was done to it; looked for when it is asked, since a run has the acts of all its NICs."""
         program, _, row = self._runs[-1]
         made_up = program.nics[row].up or any(act.op == Op.UP and act.nic == row for act in program.acts)
@@ -223,11 +242,11 @@ class Nic:
 
     def _change(self, held: NicRow, spec: InterfaceSpec) -> None:
         """As update() does, and with its lock."""
-        program = plan_update(held, self.spec, spec, up=self._is_up())
+        program = plan_update(held, self.spec, spec, up=self.is_up)
         result = self._run(program)
         if result.failures:
             error = refusal(program, result.failures[0])
-            before = plan_update(held._replace(slow=program.nics[0].slow), spec, self.spec, up=self._is_up())
+            before = plan_update(held._replace(slow=program.nics[0].slow), spec, self.spec, up=self.is_up)
             undone = self._run(before)
             error.undoing = refusal(before, undone.failures[0]) if undone.failures else None
             raise error
@@ -255,6 +274,7 @@ class Nic:
                 raise refusal(program, result.failures[0])
             if stale:
                 self._owned[0] = cast(NicResult, result.nics[0]).fds
+                self.resets += 1
                 self._engine.close([Fds((), stale)])
 
     def settle(self, timeout: float = 3.0) -> bool:
@@ -328,9 +348,8 @@ class Nic:
         return self._row(self._fds(), self._slow)
 
     def _row(self, fds: Fds, left: Slow) -> NicRow:
-        program, _, row = self._runs[-1]
-        alias = program.nics[row].alias
-        return held_row(self.ifname, self.ifindex, fds, alias, adopted=self._stays, macvtap=self._macvtap, slow=left)
+        mark = self.mark
+        return held_row(self.ifname, self.ifindex, fds, mark, adopted=self._stays, macvtap=self._macvtap, slow=left)
 
     @property
     def needs_closing(self) -> bool:
@@ -361,6 +380,19 @@ class Nic:
         row, home = self._row(self._give_away(), self._ends()), self._home
         self._home = None
         return Surrendered(self._engine, row, home)
+
+    @property
+    def home_fds(self) -> tuple[int, ...]:
+        """The network namespace that it was made in, of a macvtap; its, not the caller's."""
+        return (self._home.fd,) if self._home else ()
+
+    def leave_to_other(self) -> None:
+        """Another process owns it now: its fds here go, and nothing of it is ended. Idempotent."""
+        with contextlib.suppress(NicClosed), under_way:
+            _, row, home = self._surrender()
+            close_here(row.fds)
+            if home:
+                home.release()
 
     def leave_to_parent(self) -> None:
         """In a forked child: its copies of the fds go. A thread that is not there may have had the lock."""

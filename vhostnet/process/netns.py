@@ -123,10 +123,10 @@ class Home:
     def __init__(self) -> None:
         try:
             self._which: Final = _here()
-            self._fd: Final = os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
+            self.fd: Final = os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise _refused(error.errno or 0, _HERE, "open") from None
-        self._owned = [self._fd]  # whoever pops it closes it
+        self._owned = [self.fd]  # whoever pops it closes it
         self._holders = [None]
 
     def hold(self) -> Home:
@@ -149,7 +149,7 @@ class Home:
 
     def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """What *function* returns or raises, called there: by this thread, if it is there. Raises HostError."""
-        return call_inside(None if _here() == self._which else self._fd, function, *arguments)
+        return call_inside(None if _here() == self._which else self.fd, function, *arguments)
 
 
 def _here() -> tuple[int, int]:

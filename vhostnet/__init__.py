@@ -26,6 +26,7 @@ from vhostnet.errors import (
     NoSuchTap,
     NotABridge,
     NotPermitted,
+    PolicyRefused,
     PoolClosed,
     QemuGone,
     QemuRefused,
@@ -64,6 +65,7 @@ from vhostnet.spec.parts import (
 )
 
 if TYPE_CHECKING:
+    from vhostnet.broker.client import Broker, connect
     from vhostnet.handover.passing import recv_nics, send_nics
     from vhostnet.handover.restart import inherit_nics, restore_nics, store_nics, unstore_nics
     from vhostnet.host.effects import effects
@@ -80,6 +82,7 @@ __all__ = [
     "Act",
     "Bandwidth",
     "BridgeFull",
+    "Broker",
     "CcwAddress",
     "Cost",
     "DeviceGone",
@@ -111,6 +114,7 @@ __all__ = [
     "Op",
     "PasstSource",
     "PciAddress",
+    "PolicyRefused",
     "PoolClosed",
     "PoolStats",
     "PortGroup",
@@ -141,6 +145,7 @@ __all__ = [
     "assign_machine",
     "caveats",
     "close_nics",
+    "connect",
     "cost",
     "delete_nics",
     "effects",
@@ -175,6 +180,7 @@ _LATER = {
     "NicPool": "vhostnet.host.pool",
     "PoolStats": "vhostnet.host.pool",
     "open_vdpa": "vhostnet.qemu.vdpa",
+    **dict.fromkeys(("Broker", "connect"), "vhostnet.broker.client"),
     **dict.fromkeys(("recv_nics", "send_nics"), "vhostnet.handover.passing"),
     **dict.fromkeys(("inherit_nics", "restore_nics", "store_nics", "unstore_nics"), "vhostnet.handover.restart"),
     **dict.fromkeys(("Network", "PortGroup", "parse_network"), "vhostnet.spec.network"),

@@ -10,6 +10,7 @@ VhostnetError
 +-- QemuGone (ConnectionError)    it ended, or closed its monitor
 +-- HostError (OSError)           what the host refused: errno, act, call, ifname, queue, remedy
     +-- NotPermitted (PermissionError)
+    |   +-- PolicyRefused                  rule
     +-- NameBusy                           holders
     |   +-- FlagMismatch                   asked, found
     +-- ResourceExhausted                  needed, allowed
@@ -171,6 +172,14 @@ class NotPermitted(HostError, PermissionError):
     """A capability or the access to a device node is missing."""
 
 
+class PolicyRefused(NotPermitted):
+    """A broker's policy does not allow it: ``rule`` is the name of the one that says so, None where none is for us."""
+
+    def __init__(self, problem: str, *, rule: str | None, ifname: str | None = None) -> None:
+        super().__init__(_errno.EACCES, problem, act="POLICY", ifname=ifname, remedy=_POLICY)
+        self.rule = rule
+
+
 class Holder(NamedTuple):
     """A process that has a TAP open."""
 
@@ -240,6 +249,7 @@ class Unsupported(HostError):
     """This kernel or host cannot do it at all."""
 
 
+_POLICY = "ask for what is allowed, or whoever keeps the broker's policy"
 _CAP = "needs CAP_NET_ADMIN in the user namespace that owns the network namespace (run as root, or grant it)"
 _DEVICES = "the device is closed to this process: allow it in its device cgroup (systemd: DeviceAllow={subject} rw)"
 _GONE = "the TAP was deleted or its namespace destroyed: open the NIC anew"

@@ -23,6 +23,7 @@ FLOORS = (
     {"others"},
     {"host"},
     {"handover"},
+    {"broker"},
     {"the public names", "qmp"},
     {"commands"},
     {"__main__"},

@@ -29,6 +29,7 @@ __all__ = [
     "is_vhost_owned",
     "keep_mac",
     "netns_of_tap",
+    "open_vhost",
     "prove_vhost",
     "select",
 ]
@@ -51,6 +52,19 @@ def is_vhost_owned(fd: int) -> bool:
     from vhostnet.engines import _vhost  # with what who opens NICs does not need
 
     return _vhost.is_owned(fd)
+
+
+def open_vhost(path: str) -> int:
+    """A vhost-net fd (O_CLOEXEC, the caller's), proven. Raises OSError, its ``filename`` the call that refused."""
+    from vhostnet.engines import _vhost
+
+    fd = _vhost.open_vhost(path)
+    try:
+        _vhost.prove_vhost(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def prove_vhost(fd: int) -> None:

@@ -84,9 +84,9 @@ def _value(cls: type[Any], fields: object, place: str) -> Any:
         given[name] = (
             _address(value, inside) if cls is InterfaceSpec and name == "address" else _given(name, value, inside)
         )
-    missing = next((name for name in known if name not in {**given, **cls._defaults, **cls._makers}), "")
+    missing = cls._names - given.keys() - cls._defaults.keys() - cls._makers.keys()
     if missing:
-        raise SpecError("is missing", attribute=f"{place}.{missing}" if place else missing)
+        raise SpecError("is missing", attribute=f"{place}.{min(missing)}" if place else min(missing))
     try:
         return cls(**given)
     except SpecError as error:

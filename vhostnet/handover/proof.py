@@ -23,14 +23,14 @@ from vhostnet.spec.interface import InterfaceSpec
 _MUST: Final = TunFlag.TAP | TunFlag.NO_PI
 
 
-def told_of(nic: Nic) -> dict[str, Any]:
+def told_of(nic: Nic, *, spec: bool = True) -> dict[str, Any]:
     """What whoever receives *nic* has to know: JSON's values. Its fds go along: the TAP's, then vhost-net's, then of a
     macvtap its network namespace.
     """
     row = nic.held()
     refused = nic.vhost_refused
     return {
-        "spec": fields_of(nic.spec),
+        **({"spec": fields_of(nic.spec)} if spec else {}),
         "ifname": nic.ifname,
         "ifindex": nic.ifindex,
         "mtu": nic.mtu,
@@ -40,18 +40,20 @@ def told_of(nic: Nic) -> dict[str, Any]:
         "resets": nic.resets,
         "tap": len(row.fds.tap),
         "vhost": len(row.fds.vhost),
-        **({"refused": [refused.errno, refused.call]} if refused else {}),
+        **({"refused": {"errno": refused.errno, "call": refused.call}} if refused else {}),
     }
 
 
-def proven(told: Mapping[str, Any], fds: Sequence[int]) -> Nic:
-    """The Nic that *told* speaks of, which owns *fds* from then on.
+def proven(
+    told: Mapping[str, Any], fds: Sequence[int], *, spec: InterfaceSpec | None = None, kind: type[Nic] = Nic
+) -> Nic:
+    """The Nic that *told* speaks of, which owns *fds* from then on; with a *spec* it is not asked what that is.
 
     Raises HandoverError, or SpecError, and then they are the caller's: each queue is one of that TAP, by name and
     flags, in one network namespace, where the link of that name has the ifindex, the MAC and the mark that were said;
     and what is to be vhost-net is that, with the features QEMU needs.
     """
-    spec = spec_of(_said(told, "spec", dict))
+    spec = spec or spec_of(_said(told, "spec", dict))
     taps, vhosts = _said(told, "tap", int), _said(told, "vhost", int)
     macvtap = spec.type == "direct"
     if taps != spec.queues or vhosts not in (0, taps) or len(fds) != taps + vhosts + macvtap:
@@ -66,21 +68,21 @@ def proven(told: Mapping[str, Any], fds: Sequence[int]) -> Nic:
     row = _row(told, name, spec, held)
     run = _run(told, row)
     if macvtap:
-        nic = _macvtap(spec, run, fds[-1])
+        nic = _macvtap(spec, run, fds[-1], kind)
     else:
         _check_link(row, _link_of(held.tap, name))
-        nic = Nic(spec, engines.select(), run)
+        nic = kind(spec, engines.select(), run)
     nic.resets = told["resets"]
     return nic
 
 
-def _macvtap(spec: InterfaceSpec, run: Run, netns: int) -> Nic:
+def _macvtap(spec: InterfaceSpec, run: Run, netns: int, kind: type[Nic]) -> Nic:
     """It is to be deleted where it was made."""
     row = run.program.nics[0]
     home = _home(netns)
     try:
         _check_link(row, home.call(_find, row.ifname))
-        nic = Nic(spec, engines.select(), run, home=home)
+        nic = kind(spec, engines.select(), run, home=home)
     finally:
         home.release()
     close_fd(netns)
@@ -112,8 +114,9 @@ def _run(told: Mapping[str, Any], row: NicRow) -> Run:
     acts: tuple[Act, ...] = ()
     results: tuple[ActResult, ...] = ()
     if "refused" in told:
-        code, call = _said(told, "refused", list)
-        acts, results = (Act(Op.VHOST_OPEN, 0, optional=True),), (ActResult(int(code), str(call), 0, 0),)
+        refused = _said(told, "refused", dict)
+        outcome = ActResult(_said(refused, "errno", int), _said(refused, "call", str), 0, 0)
+        acts, results = (Act(Op.VHOST_OPEN, 0, optional=True),), (outcome,)
     return Run(Program((row,), acts), Result((NicResult(row.ifindex, row.mtu, row.fds),), results), 0)
 
 

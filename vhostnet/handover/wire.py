@@ -39,7 +39,7 @@ class Reader:
     def __init__(self, most: int = MAX_MESSAGE) -> None:
         self._most = most
         self._parts: list[bytes] = []
-        self._size = 0
+        self.size = 0  # bytes of the message that is not whole yet
         self._fds: list[int] = []
 
     def feed(self, data: bytes, fds: Sequence[int]) -> list[Message]:
@@ -63,13 +63,13 @@ class Reader:
 
     def _keep(self, part: bytes) -> None:
         self._parts.append(part)
-        self._size += len(part)
-        if self._size > self._most or len(self._fds) > MAX_MESSAGE_FDS:
+        self.size += len(part)
+        if self.size > self._most or len(self._fds) > MAX_MESSAGE_FDS:
             raise HandoverError(f"a message of more than {self._most} bytes, or {MAX_MESSAGE_FDS} fds")
 
     def _whole(self, end: bytes) -> Message:
         self._keep(end)
-        text, self._parts, self._size = b"".join(self._parts), [], 0
+        text, self._parts, self.size = b"".join(self._parts), [], 0
         try:
             said = json.loads(text)
         except (ValueError, RecursionError):

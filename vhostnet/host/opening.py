@@ -11,7 +11,7 @@ from vhostnet import engines, slow
 from vhostnet.engines import Engine, Result
 from vhostnet.errors import HostError, NameBusy, NotPermitted, SpecError
 from vhostnet.host.closing import await_names
-from vhostnet.host.marks import make_marks
+from vhostnet.host.marks import Maker, make_marks
 from vhostnet.host.names import free_names, is_template, names_for
 from vhostnet.host.nic import Nic, Run, settle_later
 from vhostnet.host.reasons import (
@@ -202,7 +202,10 @@ def _check(vhost: object, qdisc: object) -> None:
 
 
 class How(NamedTuple):
-    """What holds for a whole batch, as open_nics() has it; ``park`` leaves the NICs down, for a pool."""
+    """What holds for a whole batch, as open_nics() has it; ``park`` leaves the NICs down, for a pool.
+
+    ``makers`` are those that a broker makes them for, one a NIC.
+    """
 
     vhost: VhostPolicy | None
     qdisc: Qdisc
@@ -211,6 +214,7 @@ class How(NamedTuple):
     park: bool = False
     up: bool = True
     persist: Persist | None = None
+    makers: tuple[Maker, ...] = ()
 
 
 def make_nics(engine: Engine, specs: Sequence[InterfaceSpec], how: How) -> list[Nic]:
@@ -233,7 +237,7 @@ def _make(engine: Engine, specs: Sequence[InterfaceSpec], how: How, names: Seque
         specs,
         names,
         _features(engine, specs[0].tap_path),
-        marks=make_marks(len(specs), parked=how.park),
+        marks=make_marks(len(specs), parked=how.park, makers=how.makers),
         vhost=how.vhost,
         qdisc=how.qdisc,
         selftest=how.selftest and not _selftested,
@@ -285,7 +289,8 @@ def _go_on(
         if row not in snatched
     ]
     if snatched:
-        again = _once_more(engine, [specs[row] for row in snatched], how, tries - 1)
+        their = how._replace(makers=tuple([how.makers[row] for row in snatched]) if how.makers else ())
+        again = _once_more(engine, [specs[row] for row in snatched], their, tries - 1)
         for row, nic in zip(snatched, again, strict=True):
             made.insert(row, nic)
     return made

@@ -24,7 +24,7 @@ from vhostnet import engines
 from vhostnet.engines import Result
 from vhostnet.errors import DeviceGone, PoolClosed, SpecError, VhostnetError
 from vhostnet.host.closing import await_names, close_nics
-from vhostnet.host.marks import taken
+from vhostnet.host.marks import Maker, taken
 from vhostnet.host.names import is_template, name_for
 from vhostnet.host.nic import Nic, Run
 from vhostnet.host.opening import How, make_nics
@@ -100,7 +100,9 @@ class NicPool:
         engine: str = "auto",
         netns: NetNs | None = None,
         qdisc: Qdisc = "noqueue",
+        maker: Maker | None = None,
     ) -> None:
+        """*maker* is whom a broker has it for."""
         _check(shape, size, low, max_age)
         self.shape: Final = replace(shape, ifname=shape.ifname or NAMES)
         self.size: Final = size
@@ -111,6 +113,7 @@ class NicPool:
         self._home = None if netns is not None else os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._netns = netns
         self._how = How(None, qdisc, park=True)
+        self._makers = (maker,) if maker else ()
         self._key = _shape(self.shape)
         self._reset()
         self._refill = threading.Thread(
@@ -280,7 +283,7 @@ class NicPool:
         return program, lambda: self._engine.run(program)
 
     def _make_now(self, spec: InterfaceSpec) -> Nic:
-        how = self._how._replace(park=False)
+        how = self._how._replace(park=False, makers=self._makers)
         return call_inside(self._away(), make_nics, self._engine, [spec], how)[0]
 
     def _away(self) -> NetNs | None:
@@ -300,7 +303,8 @@ class NicPool:
             if missing <= 0:
                 return False
             specs = [replace(self.shape, mac=random_mac()) for _ in range(min(missing, BATCH))]
-            made = call_inside(self._away(), make_nics, self._engine, specs, self._how)
+            how = self._how._replace(makers=self._makers * len(specs))
+            made = call_inside(self._away(), make_nics, self._engine, specs, how)
             with self._lock:
                 self._error = None
                 if not self._closed:

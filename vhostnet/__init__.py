@@ -63,6 +63,7 @@ from vhostnet.spec.parts import (
     Vlan,
     ZpciAddress,
 )
+from vhostnet.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from vhostnet.broker.client import Broker, connect
@@ -75,8 +76,6 @@ if TYPE_CHECKING:
     from vhostnet.qemu.vdpa import open_vdpa
     from vhostnet.spec.network import Network, PortGroup, parse_network
     from vhostnet.spec.sources import DirectSource, PasstSource, SocketSource, UserSource, VdpaSource, VhostUserSource
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Act",

@@ -30,7 +30,8 @@ from vhostnet.spec.interface import InterfaceSpec, VhostPolicy
 from vhostnet.spec.mac import random_mac
 from vhostnet.values import replace
 
-DEFAULT_PATH: Final = "/run/vhostnet/broker"
+DEFAULT_PATH: Final = "/run/vhostnet/broker"  # where the shipped units have it
+_GONE: Final = "the broker has gone, or does not want this client: its log has why"
 TIMEOUT: Final = 30.0  # seconds that one reply may take
 
 
@@ -226,7 +227,7 @@ class Line:
             while True:
                 message = self._channel.receive()
                 if message is None:
-                    raise HandoverError("the broker has gone, or does not want this client: its log has why")
+                    raise HandoverError(_GONE)
                 self.sound = not message.said.get("continues")
                 if "error" in message.said:
                     raise read_error(str(message.said["error"]), message.said.get("parameters") or {})
@@ -238,7 +239,7 @@ class Line:
         except OSError as error:
             if isinstance(error, HostError):
                 raise
-            raise HandoverError(f"the broker does not answer: {error}") from None
+            raise HandoverError(_GONE if isinstance(error, ConnectionError) else f"the broker: {error}") from None
 
     def close(self) -> None:
         self._channel.close()

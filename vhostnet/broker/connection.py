@@ -20,7 +20,7 @@ PATIENCE: Final = 10.0  # seconds to say what was begun, or to take a reply
 _FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 _T = TypeVar("_T")
-Given = Callable[[Sequence[Nic], bool], None]  # NICs that were sent with a reply; or could not be
+Given = Callable[[Sequence[Nic], bool], None]  # NICs that are on their way with a reply; or could not be sent
 
 
 class Call:
@@ -152,9 +152,10 @@ class Connection:
             self._done(nic, fds, sent=not self.closed and not nic)
             return
         with_fds = [*nic.fds, *nic.home_fds] if nic else fds
-        *first, last = pieces(data, with_fds)
+        *first, (part, some) = pieces(data, with_fds)
         self._leaving += [(part, some, None, ()) for part, some in first]
-        self._leaving.append((*last, nic, fds))
+        # Our own copies go before the end of it does: when the client has the NIC nobody else has.
+        self._leaving += [(part[:-1], some, nic, fds), (part[-1:], (), None, ())]
 
     def write(self) -> None:
         """As much as the client takes now. Raises OSError where it takes none any more."""

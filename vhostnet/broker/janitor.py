@@ -1,5 +1,5 @@
-"""What a broker does aside, on a thread of its own, since the kernel waits there: NICs that are given away are let go
-of, NICs that are to go are deleted, all that wait in one round.
+"""What a broker does aside, on a thread of its own, since the kernel waits there: NICs that are to go are deleted, all
+that have gathered in one round.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from vhostnet.host.pool import NicPool
 
 class _Job(NamedTuple):
     nics: Sequence[Nic]
-    delete: bool
     then: Callable[[], None] | None
     pool: NicPool | None = None
 
@@ -30,17 +29,13 @@ class Janitor:
         self._thread: Final = threading.Thread(target=self._work, name="vhostnet-broker-janitor")
         self._thread.start()
 
-    def leave(self, nics: Sequence[Nic]) -> None:
-        """Let go of NICs that a client has."""
-        self._jobs.put(_Job(nics, False, None))
-
     def delete(self, nics: Sequence[Nic], then: Callable[[], None] | None = None) -> None:
         """Take them away; when they are gone *then* is posted."""
-        self._jobs.put(_Job(nics, True, then))
+        self._jobs.put(_Job(nics, then))
 
     def close_pool(self, pool: NicPool) -> None:
         """And what is parked in it."""
-        self._jobs.put(_Job((), False, None, pool))
+        self._jobs.put(_Job((), None, pool))
 
     def close(self) -> None:
         """When everything is done."""
@@ -55,10 +50,7 @@ class Janitor:
                 waiting.append(self._jobs.get())
             going = None not in waiting
             jobs = [job for job in waiting if job]
-            for job in jobs:
-                for nic in () if job.delete else job.nics:
-                    nic.leave_to_other()
-            close_nics([nic for job in jobs if job.delete for nic in job.nics])
+            close_nics([nic for job in jobs for nic in job.nics])
             for job in jobs:
                 if job.pool:
                     job.pool.close()

@@ -209,7 +209,7 @@ def _rule(number: int, table: Any, path: str) -> Rule:
         read, expected = _KEYS[key]
         try:
             fields[key] = read(value)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise SpecError("is not allowed", attribute=f"{place}, {key}", value=value, expected=expected) from None
     return Rule(**fields)
 
@@ -240,7 +240,8 @@ def _ranges(value: Any) -> Iterator[tuple[int, int]]:
 
 
 def _prefixes(value: Any) -> tuple[str, ...]:
-    if not all(re.fullmatch("([0-9a-f]{2}:){0,5}[0-9a-f]{0,2}", one.lower()) for one in _texts(value)):
+    """An empty one is of all."""
+    if not isinstance(value, list) or not all(re.fullmatch(_PREFIX, one.lower()) for one in value):
         raise ValueError
     return tuple(one.lower() for one in value)
 
@@ -272,6 +273,7 @@ def _name(value: Any) -> str:
     return value
 
 
+_PREFIX: Final = "([0-9a-f]{2}:){0,5}[0-9a-f]{0,2}"
 _COUNT: Final = _number(0, 2**31)
 _PATTERNS: Final = 'a list of patterns, such as ["br0", "vm-*"]'
 _KEYS: Final[dict[str, tuple[Callable[[Any], Any], str]]] = {

@@ -9,13 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import select
-import signal
 import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import FrameType
 from typing import Final
 
 from vhostnet.broker.connection import Call, Connection
@@ -260,18 +258,3 @@ def passed_listeners() -> list[socket.socket]:
         sock = socket.socket(fileno=fd)
         found.append(sock)
     return found
-
-
-def serve(server: Server) -> None:
-    """Run it in this process's main thread: SIGHUP reloads, SIGTERM and SIGINT end it."""
-
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        server.stop()
-
-    def reload(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        server.reload()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    signal.signal(signal.SIGHUP, reload)
-    server.run()

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import vhostnet.engines as engines
+from vhostnet import engines
 from vhostnet.broker.accounts import Accounts, marked_links, queues_of
 from vhostnet.broker.connection import Call
 from vhostnet.broker.errors import INTERFACE, packed_error, refusal_of
@@ -26,6 +26,7 @@ from vhostnet.host.nic import Nic
 from vhostnet.host.opening import make_nics
 from vhostnet.host.pool import NicPool
 from vhostnet.qemu.argv import fitted, qemu_argv
+from vhostnet.version import __version__
 
 SERVICE: Final = "org.varlink.service"
 _FIRST: Final = 3  # the number that a reply's first fd has in a program that is started with them
@@ -65,8 +66,12 @@ class Service:
             self._make(group)
 
     def given(self, nics: Sequence[Nic], sent: bool) -> None:
-        """A client has them; or it has gone, and they go."""
-        (self._janitor.leave if sent else self._janitor.delete)(nics)
+        """They are on their way to a client; or it has gone, and they go."""
+        if not sent:
+            self._janitor.delete(nics)
+            return
+        for nic in nics:
+            nic.leave_to_other()
 
     def forget(self, kept: Mapping[str, Any]) -> None:
         """A connection has ended, and this is what it had."""
@@ -221,8 +226,6 @@ class Service:
     # --- the broker itself ---
 
     def _get_status(self, call: Call) -> None:
-        from vhostnet import __version__
-
         clients, held = self._clients(), self._accounts.total
         names = ("calls", "refused", "made", "programs", "deleted")
         call.reply(
@@ -241,8 +244,6 @@ class Service:
         )
 
     def _get_info(self, call: Call) -> None:
-        from vhostnet import __version__
-
         url = "https://pypi.org/project/vhostnet/"
         about = {"vendor": "vhostnet", "product": "vhostnet serve", "version": __version__, "url": url}
         call.reply({**about, "interfaces": [SERVICE, INTERFACE]})

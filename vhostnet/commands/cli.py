@@ -23,9 +23,12 @@ from vhostnet import (
     VhostUnavailable,
 )
 from vhostnet.commands.options import (
+    BROKER,
     FDS,
     NETNS,
+    POLICY,
     Parser,
+    broker_options,
     dialect_options,
     making_options,
     number_or_name,
@@ -33,7 +36,7 @@ from vhostnet.commands.options import (
     passt_options,
     reading_options,
 )
-from vhostnet.commands.shared import UsageError, await_udev, check_used_up, next_of, opening, specs_of
+from vhostnet.commands.shared import UsageError, await_udev, check_used_up, next_of, open_nics, opening, specs_of
 from vhostnet.commands.showing import (
     check_json,
     cost_line,
@@ -146,7 +149,7 @@ def _exec(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         vdpa_fds = [_vdpa_fd(spec, stack) for spec in specs if spec.type == "vdpa"]
         made = [spec for spec in specs if spec.tap]
-        nics = [stack.enter_context(nic) for nic in vhostnet.open_nics(made, **opening(options))]
+        nics = [stack.enter_context(nic) for nic in open_nics(made, options)]
         for fd in [*vdpa_fds, *(fd for nic in nics for fd in nic.fds)]:
             os.set_inheritable(fd, True)
         given = {"vdpa_fd": iter(vdpa_fds), "passt_socket": iter(sockets)}
@@ -257,6 +260,18 @@ def _unplug(options: argparse.Namespace) -> int:
     return plugging.unplug(options)
 
 
+def _serve(options: argparse.Namespace) -> int:
+    from vhostnet.commands import serving
+
+    return serving.serve(options)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from vhostnet.commands import serving
+
+    return serving.status(options)
+
+
 def _doctor_there(options: argparse.Namespace) -> int:
     return call_inside(options.netns, _doctor, options)
 
@@ -332,7 +347,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"vhostnet {vhostnet.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     reading, making, dialect, passt = reading_options(), making_options(), dialect_options(), passt_options()
-    opening = opening_options(making)
+    opening, broker = opening_options(making), broker_options()
 
     argv = commands.add_parser(
         "argv", parents=[reading, dialect, passt], help="print QEMU's arguments for fds you have"
@@ -353,7 +368,7 @@ def parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser(
         "exec",
-        parents=[reading, opening, dialect, passt],
+        parents=[reading, opening, dialect, passt, broker],
         help="open the NICs, append their arguments to a command and become it (or wait for it, where something of "
         "theirs would be left behind: a port of Open vSwitch, a downscript)",
         usage="vhostnet exec [options] FILE... -- COMMAND [ARGUMENT...]",
@@ -362,7 +377,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--bus", help="the PCI bus of every NIC, such as pcie.0, instead of its <address>")
     run.set_defaults(run=_exec)
 
-    _add_plugging(commands, reading, opening, passt)
+    _add_plugging(commands, reading, opening, passt, broker)
 
     doctor = commands.add_parser(
         "doctor", parents=[reading], help="say what this host can do, and why a file would fail"
@@ -372,11 +387,28 @@ def parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=_doctor_there)
 
     _add_lasting(commands, reading, making)
+    _add_broker(commands)
 
     demo = commands.add_parser("demo", help="the whole job, in a network namespace of its own")
     demo.add_argument("--nics", type=int, default=64, metavar="N", help="how many to time (default: 64)")
     demo.set_defaults(run=_demo, json=False)
     return top
+
+
+def _add_broker(commands: Any) -> None:
+    serve = commands.add_parser("serve", help="be a broker: make NICs for users who may make none, as a policy has it")
+    serve.add_argument("--socket", default=BROKER, metavar="PATH", help=f"where (default: systemd's, or {BROKER})")
+    serve.add_argument("--policy", default=POLICY, metavar="FILE", help=f"who may have what, TOML (default: {POLICY})")
+    serve.add_argument("--check", action="store_true", help="read the policy, say what it is, and serve nobody")
+    serve.add_argument("--engine", choices=("auto", "native", "pure"), default="auto", help="default: auto")
+    serve.add_argument("-v", "--verbose", action="store_true", help="log each connection's end, too")
+    serve.add_argument("-j", "--json", action="store_true", help="the checked rules as JSON, errors too")
+    serve.set_defaults(run=_serve)
+
+    status = commands.add_parser("status", help="say what a broker does, and for whom")
+    status.add_argument("socket", nargs="?", default=BROKER, metavar="SOCKET", help=f"its socket (default: {BROKER})")
+    status.add_argument("-j", "--json", action="store_true", help="JSON out, errors on stderr too")
+    status.set_defaults(run=_status)
 
 
 SOCKET = "QEMU's QMP socket: -qmp unix:PATH,server=on,wait=off"

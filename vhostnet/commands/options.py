@@ -7,6 +7,8 @@ import contextlib
 import os
 from typing import Any, Final
 
+BROKER: Final = "/run/vhostnet/broker"
+POLICY: Final = "/etc/vhostnet/policy.toml"
 NETNS = "this network namespace: a name (ip netns), or a path"
 
 
@@ -90,6 +92,13 @@ def making_options() -> Parser:
     group.add_argument("--engine", choices=("auto", "native", "pure"), default="auto", help="default: auto")
     group.add_argument("-n", "--netns", metavar="NETNS", help=f"make the NICs in {NETNS}")
     group.add_argument("--qdisc", choices=("noqueue", "default"), default="noqueue", help="default: noqueue")
+    return group
+
+
+def broker_options() -> Parser:
+    group = Parser(add_help=False)
+    what = f"have a broker make them (vhostnet serve), at {BROKER} or at this socket"
+    group.add_argument("--broker", nargs="?", const=BROKER, metavar="SOCKET", help=what)
     return group
 
 

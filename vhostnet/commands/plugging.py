@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import vhostnet
 from vhostnet import InterfaceSpec, VhostnetError
-from vhostnet.commands.shared import UsageError, await_udev, check_used_up, next_of, opening, specs_of
+from vhostnet.commands.shared import UsageError, await_udev, check_used_up, next_of, open_nics, specs_of
 from vhostnet.commands.showing import say, to_json
 from vhostnet.qmp import Monitor, Plugged
 
@@ -21,7 +21,7 @@ def plug(options: argparse.Namespace) -> int:
         raise UsageError(f"--alias, --bus and --addr are for one NIC, and here are {len(specs)}: --nic picks one")
     made = [spec for spec in specs if spec.tap]
     with _monitor(options.socket) as monitor, contextlib.ExitStack() as stack:
-        nics = [stack.enter_context(nic) for nic in vhostnet.open_nics(made, **opening(options))]
+        nics = [stack.enter_context(nic) for nic in open_nics(made, options)]
         plugged = _plug_each(monitor, specs, nics, options)
         await_udev(nics)
         for nic in nics:

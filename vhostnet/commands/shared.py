@@ -66,6 +66,17 @@ def opening(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("engine", "vhost", "netns", "qdisc")}
 
 
+def open_nics(specs: Sequence[InterfaceSpec], options: argparse.Namespace) -> list[vhostnet.Nic]:
+    """By this process, or by a broker."""
+    how = opening(options)
+    if options.broker is None:
+        return vhostnet.open_nics(specs, **how)
+    engine, netns = how.pop("engine"), how.pop("netns")
+    if netns is not None or engine != "auto":
+        raise UsageError("--netns and --engine are not for --broker: its NICs are where it is, and made as it likes")
+    return vhostnet.connect(options.broker).open_nics(specs, **how)
+
+
 def next_of(spec: InterfaceSpec, given: Mapping[str, Iterator[Any]]) -> dict[str, Any]:
     """What is the next NIC's, of the ones that take such."""
     name = _taken(spec)

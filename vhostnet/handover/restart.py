@@ -11,7 +11,6 @@ import json
 import os
 import re
 import select
-import socket
 import time
 import warnings
 from collections import defaultdict
@@ -20,15 +19,14 @@ from typing import Any, Final
 
 from vhostnet.errors import HandoverError, VhostnetError, VhostnetWarning
 from vhostnet.handover.proof import proven, told_of
-from vhostnet.handover.wire import send_some
 from vhostnet.host.marks import read_mark
 from vhostnet.host.nic import Nic
 from vhostnet.process.files import close_fd
+from vhostnet.process.notify import PATIENCE, is_service, notify
 
 _NAME: Final = re.compile(r"vhostnet-([A-Za-z0-9_.-]{1,64})-(about|tap|vhost|netns)-([0-9]{1,20})-([0-9]{1,20})")
 _EXEC: Final = "VHOSTNET_NICS"
 _FIRST: Final = 3  # SD_LISTEN_FDS_START
-_PATIENCE: Final = 30.0  # seconds until systemd has taken what it was sent
 
 _stored: dict[str, set[str]] = {}  # by a NIC's key, the names of what systemd has of it
 _claimed: list[str] = []  # that this process has what systemd passed to it, by its pid
@@ -147,17 +145,12 @@ def _memfd(said: Any) -> int:
 
 
 def _notify(text: str, *fds: int) -> None:
-    """To the service manager, as sd_pid_notify_with_fds(3) does it."""
-    path = os.environ.get("NOTIFY_SOCKET", "")
-    if path[:1] not in ("/", "@"):
+    if not is_service():
         raise HandoverError("no systemd keeps NICs for this process: it is no service with NotifyAccess=main")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
-            sock.settimeout(_PATIENCE)
-            sock.connect("\0" + path[1:] if path[0] == "@" else path)
-            send_some(sock, text.encode(), fds)
-        except OSError as error:
-            raise HandoverError(f"systemd does not take them ({path}): {error}") from None
+    try:
+        notify(text, *fds)
+    except OSError as error:
+        raise HandoverError(f"systemd does not take them ({os.environ['NOTIFY_SOCKET']}): {error}") from None
 
 
 def _forget(names: Iterable[str]) -> None:
@@ -167,7 +160,7 @@ def _forget(names: Iterable[str]) -> None:
 
 def _await() -> None:
     """Until systemd has done what it was told: of a process that has ended by then it takes nothing (sd_notify(3))."""
-    if "NOTIFY_SOCKET" not in os.environ:
+    if not is_service():
         return
     ours, its = os.pipe2(os.O_CLOEXEC)
     try:
@@ -177,8 +170,8 @@ def _await() -> None:
             close_fd(its)
         poll = select.poll()
         poll.register(ours, 0)
-        if not poll.poll(_PATIENCE * 1000):
-            raise HandoverError(f"systemd has not answered in {_PATIENCE:g} s")
+        if not poll.poll(PATIENCE * 1000):
+            raise HandoverError(f"systemd has not answered in {PATIENCE:g} s")
     finally:
         close_fd(ours)
 

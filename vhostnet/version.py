@@ -1,0 +1,3 @@
+"""Which vhostnet this is."""
+
+__version__ = "0.1.0"

@@ -204,7 +204,7 @@ def _check(vhost: object, qdisc: object) -> None:
 class How(NamedTuple):
     """What holds for a whole batch, as open_nics() has it; ``park`` leaves the NICs down, for a pool.
 
-    ``makers`` are those that a broker makes them for, one a NIC.
+    ``makers`` are those that a broker makes them for, one a NIC; without ``helped`` QEMU's bridge helper is no way out.
     """
 
     vhost: VhostPolicy | None
@@ -215,6 +215,7 @@ class How(NamedTuple):
     up: bool = True
     persist: Persist | None = None
     makers: tuple[Maker, ...] = ()
+    helped: bool = True
 
 
 def make_nics(engine: Engine, specs: Sequence[InterfaceSpec], how: How) -> list[Nic]:
@@ -307,7 +308,7 @@ def _once_more(engine: Engine, specs: Sequence[InterfaceSpec], how: How, tries: 
 def _helped(engine: Engine, specs: Sequence[InterfaceSpec], how: How, error: HostError) -> list[Nic]:
     """All of them by QEMU's bridge helper, where *error* is that this process may make no TAP; else it is raised."""
     powerless = isinstance(error, NotPermitted) and (error.act, error.call) == (Op.TAP_OPEN.name, "TUNSETIFF")
-    if not powerless or not how.up or how.park or how.persist:
+    if not powerless or not how.helped or not how.up or how.park or how.persist:
         raise error
     from vhostnet.host.helped import open_helped  # who may make TAPs needs none of it
 

@@ -42,15 +42,19 @@ mount --bind /dev/net/etc /etc
 """
 
 
+def housed(helper: str, rules: str, *, privilege: str = "chmod 4755") -> list[str]:
+    """The words before a command that finds *helper* and *rules* there, and may write to that /etc."""
+    named = {"rules": shlex.quote(rules), "helper": helper, "privilege": privilege, "directory": Path(helper).parent}
+    uncover = "\n".join(_uncover([sys.base_prefix, sys.prefix, str(ROOT)])) + HELPER.format(**named)
+    return ["unshare", "--mount", "sh", "-c", DEVICES.format(mode="666", uncover=uncover), "sh"]
+
+
 def helped(helper: str, rules: str, *, privilege: str = "chmod 4755") -> list[str]:
     """The words before a command that has no capability, but *helper*, with *rules*; ``dropped()`` may have none of it,
     since there nobody gains a privilege.
     """
-    named = {"rules": shlex.quote(rules), "helper": helper, "privilege": privilege, "directory": Path(helper).parent}
-    uncover = "\n".join(_uncover([sys.base_prefix, sys.prefix, str(ROOT)])) + HELPER.format(**named)
-    script = DEVICES.format(mode="666", uncover=uncover)
     who = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all"]
-    return ["unshare", "--mount", "sh", "-c", script, "sh", "setpriv", *who]
+    return [*housed(helper, rules, privilege=privilege), "setpriv", *who]
 
 
 def _uncover(paths: list[str]) -> list[str]:

@@ -12,8 +12,11 @@ from test_cli import PLAIN
 
 NEVER = {"asyncio", "cffi", "json", "logging", "pathlib", "pyroute2", "shutil", "subprocess", "tempfile", "uuid"}
 LATER = "commands.demo commands.doctor host.effects host.helped host.pool host.survey qemu.vdpa others.bridge "
-LATER += "others.bridge_helper others.surroundings spec.network spec.sources spec.tapless"
+LATER += (
+    "commands.helper others.bridge_acl others.bridge_helper others.surroundings spec.network spec.sources spec.tapless"
+)
 OURS = {f"vhostnet.{name}" for name in LATER.split()}
+HELPER = {"vhostnet.commands.helper", "vhostnet.others.bridge_acl"}
 HERE = f"import sys; sys.path[:0] = {[str(ROOT), *sys.path]!r}; "
 
 
@@ -43,6 +46,15 @@ def test_exec(bridge):
     assert not found & (NEVER | OURS)
     if sys.version_info < (3, 14):  # from then on argparse takes them itself, for its colours
         assert not found & {"dataclasses", "inspect"}
+
+
+@pytest.mark.tap
+def test_a_nic_for_who_runs_the_helper():
+    code = "import socket; from vhostnet.__main__ import _helper; a, b = socket.socketpair(); "
+    code += "_helper(['--br=none', f'--fd={b.fileno()}'], 'helper'); print(*sys.modules)"
+    found = imported(code)
+    assert {"argparse", "socket"} | HELPER <= found
+    assert not found & (NEVER | OURS - HELPER | {"vhostnet.commands.cli"})
 
 
 def test_named_tuples_are_annotated_with_types():

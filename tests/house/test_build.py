@@ -76,8 +76,10 @@ def test_the_wheel_comes_from_the_sdist_and_has_everything(tmp_path):
     env = installed(wheel, tmp_path / "site")
     assert engine_of(env, tmp_path) == "native"
     manual = (tmp_path / "site/share/man/man1/vhostnet.1").read_text()
-    for command in ("argv", "plan", "exec", "doctor", "demo"):
+    for command in ("argv", "plan", "exec", "doctor", "demo", "helper"):
         assert command in manual
+    for command in ("vhostnet", "vhostnet-helper"):
+        assert os.access(tmp_path / "site" / "bin" / command, os.X_OK)
 
 
 def test_without_a_compiler_it_installs_and_goes_on_pure(tmp_path):

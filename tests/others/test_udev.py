@@ -147,6 +147,30 @@ with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as started:
     assert beside_udevd(code) == ["fe:54:00:00:00:01"]
 
 
+HELPED = """
+import socket
+sh("mkdir /run/etc; cp -a /etc/. /run/etc; mkdir -p /run/etc/qemu; mount --bind /run/etc /etc")
+open("/etc/qemu/bridge.conf", "w").write("allow br0")
+ours, its = socket.socketpair()
+command = [sys.executable, "-m", "vhostnet", "helper", "--br=br0", f"--fd={its.fileno()}"]
+os.kill(udevd, signal.SIGSTOP)
+with subprocess.Popen(command, pass_fds=[its.fileno()]) as started:
+    while not (names := [name for name in os.listdir("/sys/class/net") if name.startswith("tap")]):
+        time.sleep(0.01)
+    time.sleep(0.2)
+    sh(f"ip link set {names[0]} address 02:00:00:00:00:01")
+    os.kill(udevd, signal.SIGCONT)
+_, (tap,), _, _ = socket.recv_fds(ours, 1, 1)
+print(started.returncode, vhostnet.engines.get_mac(tap).hex(":")[:2])
+"""
+
+
+def test_a_helpers_nic_is_given_when_udev_is_done(engine, monkeypatch):
+    """Likewise."""
+    monkeypatch.setenv("VHOSTNET_ENGINE", engine)
+    assert beside_udevd(HELPED) == ["0", "fe"]
+
+
 def test_exec_does_not_wait_for_a_udev_that_is_never_done():
     code = (
         EXEC

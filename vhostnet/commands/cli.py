@@ -25,11 +25,13 @@ from vhostnet import (
 from vhostnet.commands.options import (
     BROKER,
     FDS,
+    HELPER,
     NETNS,
     POLICY,
     Parser,
     broker_options,
     dialect_options,
+    helper_options,
     making_options,
     number_or_name,
     opening_options,
@@ -328,6 +330,12 @@ def _list(options: argparse.Namespace) -> int:
     return OK
 
 
+def _helper(options: argparse.Namespace) -> int:
+    from vhostnet.commands import helper
+
+    return helper.run(options)
+
+
 def _demo(options: argparse.Namespace) -> int:
     from vhostnet.commands import demo
 
@@ -388,6 +396,9 @@ def parser() -> argparse.ArgumentParser:
 
     _add_lasting(commands, reading, making)
     _add_broker(commands)
+
+    helping = commands.add_parser("helper", parents=[helper_options()], help=HELPER)
+    helping.set_defaults(run=_helper, json=False)
 
     demo = commands.add_parser("demo", help="the whole job, in a network namespace of its own")
     demo.add_argument("--nics", type=int, default=64, metavar="N", help="how many to time (default: 64)")

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 BROKER: Final = "/run/vhostnet/broker"
 POLICY: Final = "/etc/vhostnet/policy.toml"
+HELPER = "make a NIC for QEMU's -netdev bridge,helper= or libvirt's session mode, as qemu-bridge-helper does"
 NETNS = "this network namespace: a name (ip netns), or a path"
 
 
@@ -115,3 +116,17 @@ def passt_options() -> Parser:
         "--passt", dest="passt_socket", type=os.path.abspath, action="append", default=[], metavar="SOCKET", help=what
     )
     return group
+
+
+def helper_options() -> Parser:
+    group = Parser(add_help=False)
+    group.add_argument("--use-vnet", action="store_true", help="with virtio-net headers, where the kernel has them")
+    group.add_argument("--br", required=True, metavar="BRIDGE", help="a bridge that /etc/qemu/bridge.conf allows")
+    group.add_argument("--fd", required=True, type=_fd, metavar="N", help="the Unix socket that the TAP is sent to")
+    return group
+
+
+def _fd(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected the number of an fd")
+    return int(text)

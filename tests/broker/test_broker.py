@@ -226,7 +226,7 @@ def test_exec_by_a_broker(broker):
             qemu.stdin.write("info network\n")
             qemu.stdin.flush()
             assert any("type=tap,fd=" in line for line in qemu.stdout), "it has no NIC"
-            until(lambda: [nic.attached for nic in there().values()] == [4])
+            until(lambda: [nic.attached + nic.detached for nic in there().values()] == [4])
             qemu.stdin.write("quit\n")
             qemu.stdin.flush()
             qemu.wait(timeout=30)

@@ -130,6 +130,12 @@ def _lacks_systemd() -> str | None:
     return None if shutil.which("systemd-analyze") else "no systemd-analyze in PATH"
 
 
+def _lacks_varlinkctl() -> str | None:
+    done = run("varlinkctl", "--version") if shutil.which("varlinkctl") else None
+    version = int(done.stdout.split()[1]) if done else 0
+    return None if version >= 257 else f"no varlinkctl of systemd 257, whose is the first that passes fds: {version}"
+
+
 def _lacks_netfilter() -> str | None:
     done = run("sh", "-c", "iptables -S FORWARD && iptables-legacy -S FORWARD && nft list chains && sysctl --version")
     return done.stderr.strip() if done.returncode else None
@@ -173,6 +179,7 @@ _PROBES = {
     "helper": _lacks_helper,
     "seccomp": _lacks_seccomp,
     "systemd": _lacks_systemd,
+    "varlinkctl": _lacks_varlinkctl,
     "netfilter": _lacks_netfilter,
     "ovs": _lacks_ovs,
     "datapath": _lacks_datapath,

@@ -470,6 +470,9 @@ def test_status(broker, net_):
         code, said, _ = command("status", broker.path)
         assert code == 0
         assert "uid 0: at most 1 NICs of 2 queues" in said
+        code, said, _ = command("status", "--metrics", broker.path)
+        assert "# TYPE vhostnet_nics_made_total counter\nvhostnet_nics_made_total 1\n" in said
+        assert 'vhostnet_user_queues{uid="0"} 2\n' in said
         code, said, _ = command("status", "-j", broker.path)
         assert json.loads(said)["made"] == 1
 

@@ -102,7 +102,7 @@ class Broker:
         """
         if not specs:
             return []
-        asked: dict[str, Any] = {"specs": [fields_of(spec) for spec in specs]}
+        asked: dict[str, Any] = {"specs": [fields_of(spec) for spec in specs], "release": True}
         asked |= {"vhost": vhost} if vhost is not None else {}
         asked |= {"qdisc": qdisc} if qdisc != "noqueue" else {}
         asked |= {} if up else {"up": False}
@@ -143,6 +143,11 @@ class Broker:
         """What the broker does and has done, and each user's NICs."""
         with self._line() as line:
             return dict(line.call("GetStatus", {}))
+
+    def metrics(self) -> str:
+        """The same as Prometheus reads it, in its text format."""
+        with self._line() as line:
+            return str(line.call("GetMetrics", {})["text"])
 
     def NicPool(  # noqa: N802
         self, shape: InterfaceSpec, *, size: int = 64, low: int | None = None, max_age: float | None = None
@@ -332,7 +337,7 @@ class Pool:
         spec = spec or replace(self.shape, mac=random_mac(), ifname=None)
         born = time.time()
         with contextlib.ExitStack() as made:
-            (message,) = self._open_line().replies("Take", {"spec": fields_of(spec), "rename": rename})
+            (message,) = self._open_line().replies("Take", {"spec": fields_of(spec), "rename": rename, "release": True})
             nic = _received(self._broker, spec, message, made)
             made.pop_all()
         assert isinstance(nic, Nic)

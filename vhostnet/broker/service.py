@@ -15,6 +15,7 @@ from vhostnet.broker.accounts import Accounts, marked_links, queues_of
 from vhostnet.broker.connection import Call
 from vhostnet.broker.errors import INTERFACE, packed_error, refusal_of
 from vhostnet.broker.janitor import Janitor
+from vhostnet.broker.metrics import exposition
 from vhostnet.broker.policy import Policy
 from vhostnet.broker.queues import nic_of, open_vhosts
 from vhostnet.broker.wishes import Wish, grouped, read_wish
@@ -225,23 +226,29 @@ class Service:
 
     # --- the broker itself ---
 
-    def _get_status(self, call: Call) -> None:
+    def status(self) -> dict[str, Any]:
+        """What it is doing, and has done, as GetStatus answers it."""
         clients, held = self._clients(), self._accounts.total
         names = ("calls", "refused", "made", "programs", "deleted")
-        call.reply(
-            {
-                "version": __version__,
-                "seconds": time.monotonic() - self._since,
-                "policy": self.policy.path,
-                "rules": len(self.policy.rules),
-                "clients": sum(clients.values()),
-                **{name: getattr(self, name) for name in names},
-                "users": [
-                    {"uid": uid, **self._accounts.of(uid)._asdict(), "clients": clients.get(uid, 0)}
-                    for uid in sorted({*clients, *held})
-                ],
-            }
-        )
+        users = [
+            {"uid": uid, **self._accounts.of(uid)._asdict(), "clients": clients.get(uid, 0)}
+            for uid in sorted({*clients, *held})
+        ]
+        return {
+            "version": __version__,
+            "seconds": time.monotonic() - self._since,
+            "policy": self.policy.path,
+            "rules": len(self.policy.rules),
+            "clients": sum(clients.values()),
+            **{name: getattr(self, name) for name in names},
+            "users": users,
+        }
+
+    def _get_status(self, call: Call) -> None:
+        call.reply(self.status())
+
+    def _get_metrics(self, call: Call) -> None:
+        call.reply({"text": exposition(self.status())})
 
     def _get_info(self, call: Call) -> None:
         url = "https://pypi.org/project/vhostnet/"
@@ -267,6 +274,7 @@ _METHODS: Final[dict[str, Callable[[Service, Call], None]]] = {
     f"{INTERFACE}.Take": Service._take,
     f"{INTERFACE}.GetPool": Service._get_pool,
     f"{INTERFACE}.GetStatus": Service._get_status,
+    f"{INTERFACE}.GetMetrics": Service._get_metrics,
     f"{SERVICE}.GetInfo": Service._get_info,
     f"{SERVICE}.GetInterfaceDescription": Service._get_description,
 }

@@ -419,6 +419,7 @@ def _add_broker(commands: Any) -> None:
     status = commands.add_parser("status", help="say what a broker does, and for whom")
     status.add_argument("socket", nargs="?", default=BROKER, metavar="SOCKET", help=f"its socket (default: {BROKER})")
     status.add_argument("-j", "--json", action="store_true", help="JSON out, errors on stderr too")
+    status.add_argument("--metrics", action="store_true", help="as Prometheus reads it (a textfile, or an exporter's)")
     status.set_defaults(run=_status)
 
 

@@ -73,6 +73,9 @@ _LINES: Final = (
 def status(options: argparse.Namespace) -> int:
     """Text or JSON."""
     with vhostnet.connect(options.socket) as broker:
+        if options.metrics:
+            print(broker.metrics(), end="")
+            return 0
         found = broker.status()
     if options.json:
         print(to_json(found))

@@ -258,7 +258,8 @@ static bool sound_for(uint32_t op, const struct vn_nic *nic)
 	case VN_VLAN_DEL:
 		return nic->bridge >= 0 && nic->n_vlans > 0 && !nic->adopted;
 	case VN_FDB:
-		return nic->bridge >= 0 && nic->set_fdb && !nic->adopted;
+	case VN_UNFDB:
+		return (nic->bridge >= 0 || nic->held) && nic->set_fdb && !nic->adopted;
 	case VN_COALESCE:
 		return !nic->adopted && !nic->macvtap;
 	case VN_TC:

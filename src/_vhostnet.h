@@ -27,12 +27,14 @@
 #define VN_COALESCE 11
 #define VN_TC 12
 #define VN_UP 13
-#define VN_PERSIST 14
-#define VN_ATTACH 15
-#define VN_ALTNAME 16
-#define VN_RENAME 17
-#define VN_DELETE 18
-#define VN_ACTS 19
+#define VN_DOWN 14
+#define VN_UNFDB 15
+#define VN_PERSIST 16
+#define VN_ATTACH 17
+#define VN_ALTNAME 18
+#define VN_RENAME 19
+#define VN_DELETE 20
+#define VN_ACTS 21
 
 /* vn_act.flags */
 #define VN_OPTIONAL 1
@@ -82,6 +84,7 @@
 #define VN_CALL_RTM_NEWTFILTER 40
 #define VN_CALL_UEVENT 41
 #define VN_CALL_MKNOD 42
+#define VN_CALL_RTM_DELNEIGH 43
 
 /* One VLAN of a port, or an end of a range of them: struct bridge_vlan_info. */
 struct vn_vlan {

@@ -529,17 +529,31 @@ static int put_link(struct run *run, struct vn_nic *nic, struct vn_act *act)
 	return 0;
 }
 
-/* Down, and then off its bridge: with the port goes all that was set of it. */
-static int put_leave(struct run *run, struct vn_nic *nic, struct vn_act *act)
+static struct nlmsghdr *begin_down(struct run *run, const struct vn_nic *nic, struct vn_act *act)
 {
 	struct nlmsghdr *message = begin_link(run, nic, act);
 	struct ifinfomsg *body = NLMSG_DATA(message);
-	uint32_t none = 0;
 
 	act->call = VN_CALL_RTM_NEWLINK;
 	body->ifi_change = IFF_UP;
+	return message;
+}
+
+/* Down, and then off its bridge: with the port goes all that was set of it. */
+static int put_leave(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	struct nlmsghdr *message = begin_down(run, nic, act);
+	uint32_t none = 0;
+
 	nl_attr(message, IFLA_MASTER, &none, sizeof(none));
 	nl_end(&run->nl, message);
+	return 0;
+}
+
+/* On its bridge as it is: what that has learned of the port goes, and nothing that was set. */
+static int put_down(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	nl_end(&run->nl, begin_down(run, nic, act));
 	return 0;
 }
 
@@ -602,17 +616,29 @@ static int put_vlan_del(struct run *run, struct vn_nic *nic, struct vn_act *act)
 }
 
 /* Static (NUD_NOARP): any other entry is refused on a port that is down. Without a VLAN it is in all of the port's. */
-static int put_fdb(struct run *run, struct vn_nic *nic, struct vn_act *act)
+static void put_neighbour(struct run *run, const struct vn_nic *nic, uint32_t tag, uint16_t type, uint16_t flags)
 {
 	struct ndmsg body = {
 		.ndm_family = AF_BRIDGE, .ndm_ifindex = nic->ifindex, .ndm_state = NUD_NOARP, .ndm_flags = NTF_MASTER
 	};
-	struct nlmsghdr *message = nl_begin(&run->nl, RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE,
-					    number(run, act), &body, sizeof(body));
+	struct nlmsghdr *message = nl_begin(&run->nl, type, NLM_F_ACK | flags, tag, &body, sizeof(body));
 
-	act->call = VN_CALL_RTM_NEWNEIGH;
 	nl_attr(message, NDA_LLADDR, nic->guest_mac, sizeof(nic->guest_mac));
 	nl_end(&run->nl, message);
+}
+
+static int put_fdb(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	act->call = VN_CALL_RTM_NEWNEIGH;
+	put_neighbour(run, nic, number(run, act), RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE);
+	return 0;
+}
+
+/* Dispensable: the guest may be at another port by now. */
+static int put_unfdb(struct run *run, struct vn_nic *nic, struct vn_act *act)
+{
+	act->call = VN_CALL_RTM_DELNEIGH;
+	put_neighbour(run, nic, number(run, act) | NL_DISPENSABLE, RTM_DELNEIGH, 0);
 	return 0;
 }
 
@@ -709,6 +735,8 @@ const struct act_kind ACTS[VN_ACTS] = {
 	[VN_COALESCE] = { coalesce, 0, THERE, GONE, 0 },
 	[VN_TC] = { put_tc, NL_BATCH, THERE, GONE, 0 },
 	[VN_UP] = { put_up, NL_BATCH, THERE, GONE, 0 },
+	[VN_DOWN] = { put_down, NL_BATCH, HELD, GONE, 0 },
+	[VN_UNFDB] = { put_unfdb, NL_BATCH, HELD, GONE, 0 },
 	[VN_PERSIST] = { persist, 0, THERE, GONE, 0 },
 	[VN_ATTACH] = { attach, 0, HELD, GONE, 0 },
 	[VN_ALTNAME] = { put_altname, NL_BATCH, THERE, GONE, 0 },

@@ -135,6 +135,12 @@ def test_one_that_is_left_down(net_):
         assert not there()[nic.ifname].up
         nic.up()
         assert there()[nic.ifname].up
+        nic.down()
+        assert not there()[nic.ifname].up
+        nic.update(replace(nic.spec, isolated=True))
+        assert not there()[nic.ifname].up
+        nic.up()
+        assert there()[nic.ifname].up
 
 
 def test_updates(net_):

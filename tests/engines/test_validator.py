@@ -94,16 +94,17 @@ FIELDS = [
 # Acts that are not for such a row, or for which it is too early or too late.
 ORDERS = [
     *[[(op, 1)] for op in (Op.TAP_OPEN, Op.VHOST_OPEN, Op.SELFTEST)],
-    *[[(Op.TAP_OPEN, 0), (op, 0)] for op in (Op.ATTACH, Op.DELETE, Op.TAP_OPEN)],
+    *[[(Op.TAP_OPEN, 0), (op, 0)] for op in (Op.ATTACH, Op.DELETE, Op.DOWN, Op.UNFDB, Op.TAP_OPEN)],
     *[[(op, 0)] for op in Op if op not in (Op.TAP_OPEN, Op.VHOST_OPEN)],
     *[[(op, 1)] for op in (Op.ADOPT, Op.MACVTAP)],
     # It has nothing of that.
     *[[(Op.TAP_OPEN, 0), (op, 0)] for op in (Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB, Op.TC, Op.PERSIST)],
+    [(Op.UNFDB, 1)],
     [(Op.PERSIST, 1)],
     [(Op.VHOST_OPEN, 0), (Op.TAP_OPEN, 0), (Op.VHOST_OPEN, 0)],
     *[
         [(Op.DELETE, 1), (op, 1)]
-        for op in (Op.DELETE, Op.ATTACH, Op.QDISC, Op.LINK, Op.TC, Op.UP, Op.ALTNAME, Op.RENAME)
+        for op in (Op.DELETE, Op.ATTACH, Op.QDISC, Op.LINK, Op.TC, Op.UP, Op.DOWN, Op.ALTNAME, Op.RENAME)
     ],
 ]
 

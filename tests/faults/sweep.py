@@ -421,6 +421,7 @@ def deeds() -> list[Deed]:
             Nic.reset_queues,
         ),
         Deed("up, a macvtap", lambda engine: vhostnet.open_nic(_direct(1)[0], engine=engine, up=False), Nic.up),
+        Deed("down, a macvtap", lambda engine: vhostnet.open_nic(_direct(1)[0], engine=engine), Nic.down),
         Deed("adopt", lambda engine: engine, lambda engine: vhostnet.open_nics([_there(), *nics(1)], engine=engine)),
         Deed(
             "persist",
@@ -449,6 +450,7 @@ def deeds() -> list[Deed]:
             lambda nic: nic.update(_wish(ifname="flt-u", **_OF_GUEST)),
         ),
         Deed("up", lambda engine: vhostnet.open_nic(_set_up()[0], engine=engine, up=False), Nic.up),
+        Deed("down", lambda engine: vhostnet.open_nic(_set_up()[0], engine=engine), Nic.down),
         Deed("reset_queues", lambda engine: vhostnet.open_nic(_wish(queues=4), engine=engine), Nic.reset_queues),
         Deed("take", _pool, lambda pool: pool.take()),
         Deed("take with an altname", _pool, lambda pool: pool.take(_wish(ifname="flt-alt"))),

@@ -338,6 +338,7 @@ static size_t head_of(const struct nlmsghdr *message)
 	case RTM_NEWTFILTER:
 		return sizeof(struct tcmsg);
 	case RTM_NEWNEIGH:
+	case RTM_DELNEIGH:
 		return sizeof(struct ndmsg);
 	default:
 		return sizeof(struct ifinfomsg);
@@ -836,6 +837,8 @@ static bool act_is_sound(const struct vn_act *act, const struct vn_program *prog
 		return program->nics[act->nic].persist && program->nics[act->nic].owner >= -1;
 	if (act->op == VN_VLAN_ADD || act->op == VN_VLAN_DEL)
 		return program->nics[act->nic].bridge >= 0 && program->nics[act->nic].n_vlans > 0;
+	if (act->op == VN_DOWN || act->op == VN_UNFDB)
+		return program->nics[act->nic].held && (act->op == VN_DOWN || program->nics[act->nic].set_fdb);
 	return (act->op != VN_ATTACH && act->op != VN_DELETE) || program->nics[act->nic].held;
 }
 

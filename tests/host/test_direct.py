@@ -258,6 +258,27 @@ def test_it_is_down_until_it_is_brought_up(engine):
         nic.up()
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_one_that_goes_down_makes_room_for_another(engine, mode):
+    """As a guest that migrates has it; in mode passthrough a link carries one alone."""
+    with vhostnet.open_nic(wish(mode, mac=MAC), engine=engine) as old:
+        before = facts(old.ifname)
+        if mode != "passthrough":
+            with vhostnet.open_nic(wish(mode, mac=MAC), engine=engine, up=False) as new:
+                with pytest.raises(HostError) as caught:
+                    new.up()
+                assert (caught.value.errno, caught.value.act) == (errno.EADDRINUSE, "UP")
+                old.down()
+                new.up()
+                assert (link(old.ifname)["up"], link(new.ifname)["up"]) == (False, True)
+                new.down()
+                old.up()
+        old.down()
+        assert link(PARENT)["up"]
+        old.up()
+        assert facts(old.ifname) == before
+
+
 # --- what the host refuses ---------------------------------------------------------------------------------
 
 

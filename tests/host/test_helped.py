@@ -197,16 +197,17 @@ def test_a_bridge_that_is_not_there_is_what_it_always_was(engine):
 def test_what_takes_the_capability_later_is_refused_and_the_nic_stays(engine):
     script = """
 with vhostnet.open_nic(spec(vhost="off"), **how) as nic:
-    try:
-        nic.update(spec(vhost="off", isolated=True))
-    except vhostnet.NotPermitted as error:
-        print(error.act)
+    for refused_later in (nic.down, lambda: nic.update(spec(vhost="off", isolated=True))):
+        try:
+            refused_later()
+        except vhostnet.NotPermitted as error:
+            print(error.act)
     print(len(links()))
 refused(spec(vhost="off"), up=False)
 refused(spec(vhost="off"), persist=True)
 """
-    act, left, *others = lived(script, engine)
-    assert (act, left, len(others)) == ("LEAVE", "1", 2)
+    down, update, left, *others = lived(script, engine)
+    assert (down, update, left, len(others)) == ("DOWN", "LEAVE", "1", 2)
     assert all(error.endswith("(run as root, or grant it)") for error in others)
 
 

@@ -94,6 +94,17 @@ def test_left_down_they_come_when_it_comes_up(engine):
         assert len(addresses()) == 3
 
 
+def test_they_go_with_it_when_it_goes_down_and_come_back(engine):
+    with vhostnet.open_nic(wish(tap_ips=IPS, tap_routes=ROUTES), engine=engine) as nic:
+        before = sorted(addresses()), routes(), routes(6)
+        for _ in range(2):
+            nic.down()
+            assert (addresses(), routes(), routes(6)) == ([], {}, {})
+        for _ in range(2):
+            nic.up()
+            assert (sorted(addresses()), routes(), routes(6)) == before
+
+
 def test_a_tap_that_is_there_is_what_it_was_before(engine):
     subprocess.run(["ip", "tuntap", "add", "nic0", "mode", "tap"], check=True)
     ip("address add 192.168.9.1/24 dev nic0")

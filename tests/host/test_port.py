@@ -132,10 +132,71 @@ def test_left_down_until_it_is_told(engine, bridge):
 def test_one_that_is_gone_cannot_be_brought_up(engine, bridge):
     nic = vhostnet.open_nic(wish(), engine=engine, up=False)
     ip(f"link del {nic.ifname}")
-    with pytest.raises(vhostnet.HostError) as caught:
-        nic.up()
-    assert caught.value.act == "UP"
+    for turn in (nic.up, nic.down):
+        with pytest.raises(vhostnet.HostError) as caught:
+            turn()
+        assert (caught.value.act, caught.value.ifname) == (turn.__name__.upper(), nic.ifname)
     nic.close()
+    with pytest.raises(vhostnet.NicClosed):
+        nic.down()
+
+
+# --- down, and up again ----------------------------------------------------------------------------------
+
+
+def learned(nic):
+    return any(row["mac"] == nic.spec.mac for row in run_json(f"bridge fdb show dev {nic.ifname}"))
+
+
+@pytest.mark.parametrize("settings", [{}, {"isolated": True, "rx_frames": 5}, {"mac_table_manager": "libvirt"}])
+def test_down_it_is_the_port_that_it_was_and_nobody_hears_of_it(engine, bridge, settings):
+    before = open_fds()
+    with vhostnet.open_nic(wish(9), engine=engine) as other, vhostnet.open_nic(wish(**settings), engine=engine) as nic:
+        said(nic, BROADCAST)
+        assert (len(heard(other, 1)), learned(nic)) == (1, True)
+        was = port_of(nic), frames_of(nic), link(nic.ifname)
+        said(other, BROADCAST)
+        for _ in range(2):  # again does no harm
+            nic.down()
+        assert (link(nic.ifname)["up"], link(nic.ifname)["master"], learned(nic)) == (False, BRIDGE, False)
+        with pytest.raises(OSError, match="Input/output error"):
+            said(nic, BROADCAST)
+        said(other, nic.spec.mac)
+        said(other, BROADCAST)
+        assert heard(other) == []
+        for _ in range(2):
+            nic.up()
+        assert (port_of(nic), frames_of(nic), link(nic.ifname)) == was
+        assert len(heard(nic, 1)) == 1  # what came before it went down, and nothing since
+        said(nic, BROADCAST)
+        assert (len(heard(other, 1)), learned(nic)) == (1, True)
+    assert open_fds() == before
+
+
+def test_one_that_was_never_up_goes_down_as_well(engine, bridge):
+    with vhostnet.open_nic(wish(), engine=engine, up=False) as nic:
+        nic.down()
+        nic.up()
+        nic.update(wish(isolated=True))
+        assert (link(nic.ifname)["up"], port_of(nic)["isolated"]) == (True, True)
+        nic.down()
+        nic.update(wish(mac_table_manager="libvirt"))
+        assert (link(nic.ifname)["up"], entries_of(nic)) == (False, [])
+        nic.up()
+        assert (link(nic.ifname)["up"], entries_of(nic)[0]) == (True, 0)
+
+
+def test_a_guest_that_is_at_another_port_next(engine, bridge):
+    """The forwarding table has it at one port at a time, whoever is the first to go."""
+    managed = wish(mac_table_manager="libvirt")
+    with vhostnet.open_nic(managed, engine=engine) as old, vhostnet.open_nic(managed, engine=engine, up=False) as new:
+        assert (entries_of(old)[0], entries_of(new)) == (0, [])
+        old.down()
+        new.up()
+        assert (entries_of(old), entries_of(new)[0]) == ([], 0)
+        old.up()
+        new.down()
+        assert (entries_of(old)[0], entries_of(new)) == (0, [])
 
 
 # --- VLANs, on a bridge that heeds them ------------------------------------------------------------------

@@ -230,6 +230,18 @@ def test_left_down_it_runs_when_it_comes_up(engine, script, said):
         assert said()[:2] == ["up nic0", ",UP,"]
 
 
+def test_it_runs_but_once(engine, script, said):
+    spec = wish(ifname="nic0", script=script("up"), downscript=script("down"))
+    for up in (True, False):
+        with vhostnet.open_nic(spec, engine=engine, up=up) as nic:
+            nic.down()
+            nic.up()
+            nic.down()
+            nic.up()
+            nic.up()
+    assert said() == ["up nic0", "down nic0"] * 2
+
+
 def test_of_a_tap_that_is_there(engine, script, said):
     subprocess.run(["ip", "tuntap", "add", "tap0", "mode", "tap"], check=True)
     spec = wish(ifname="tap0", managed=False, script=script("up"), downscript=script("down"))

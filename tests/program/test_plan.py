@@ -21,10 +21,12 @@ from vhostnet.program.parts import SLOW, Act, Fds, Link, Op, Persist, TunFlag, h
 from vhostnet.program.plan import (
     plan,
     plan_delete,
+    plan_down,
     plan_end,
     plan_reset,
     plan_take,
     plan_up,
+    plan_update,
     resolve,
 )
 from vhostnet.program.program import Program
@@ -285,6 +287,20 @@ def test_left_down_the_rest_waits_for_up():
     assert "ADDRESS" not in ops(program)
     held = held_row("c", 3, Fds((7,), ()), slow=program.nics[1].slow)
     assert ops(plan_up(held, SCRIPTED)) == ["UP", "SCRIPT", "ADDRESS"]
+
+
+def test_down_and_up_again():
+    """What a bridge has once, and what goes with a link that is down; a script but once."""
+    managed = InterfaceSpec(bridge=BRIDGE, mac_table_manager="libvirt", vhost="off")
+    assert "FDB" not in ops(plan([managed], ["a"], ALL, up=False))
+    held = held_row("a", 3, Fds((7,), ()))
+    assert ops(plan_down(held, managed)) == ["DOWN", "UNFDB"]
+    assert ops(plan_up(held, managed)) == ["FDB", "UP"]
+    for up, found in ((False, ["LEAVE", "LINK", "COALESCE"]), (True, ["LEAVE", "LINK", "FDB", "COALESCE", "UP"])):
+        assert ops(plan_update(held, managed, managed, up=up)) == found
+    held = held_row("c", 3, Fds((7,), ()), slow=plan([SCRIPTED], ["c"], ALL).nics[0].slow)
+    assert ops(plan_down(held, SCRIPTED)) == ["DOWN", "UNADDRESS"]
+    assert ops(plan_up(held, SCRIPTED, {Op.SCRIPT})) == ["UP", "ADDRESS"]
 
 
 def test_the_end_of_slow_acts_is_tried_whatever_comes_of_it():

@@ -256,11 +256,10 @@ class BrokerNic(Nic):
 
     broker: Broker
 
-    def up(self) -> None:
-        """As ``Nic.up()``."""
+    def _turn(self, *, up: bool) -> None:
         with self._lock:
-            self._ask("SetUp", {"spec": fields_of(self.spec), "up": True})
-            self._raised = True
+            self._ask("SetUp", {"spec": fields_of(self.spec), "up": up})
+            self._told = up
 
     def reset_queues(self) -> None:
         """As ``Nic.reset_queues()``; vhost-net fds that this process may not open come from the broker."""

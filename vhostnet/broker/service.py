@@ -174,11 +174,11 @@ class Service:
         call.reply({"mtu": nic.mtu})
 
     def _set_up(self, call: Call) -> None:
-        spec = spec_of(call.fields("spec"))
+        spec, up = spec_of(call.fields("spec")), call.flag("up", True)
         self.policy.check(call.peer, [spec])
-        nic = nic_of(self._engine, call.fd(), call.peer.uid, spec, up=False)
+        nic = nic_of(self._engine, call.fd(), call.peer.uid, spec, up=not up)
         try:
-            nic.up()
+            (nic.up if up else nic.down)()
         finally:
             nic.leave_to_other()
         call.reply({})

@@ -17,7 +17,15 @@ from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._calls import get_mac, ifreq, ioctl, kernel_call, name_of, open_device, refusal, retry, set_mac
 from vhostnet.engines._links import describe, ifreq_data
 from vhostnet.engines._removal import DELETE_BATCH, Doomed
-from vhostnet.engines._rtnetlink import NL_BATCH, Netlink, attribute, device_number, open_uevents, take_ack
+from vhostnet.engines._rtnetlink import (
+    NL_BATCH,
+    NL_DISPENSABLE,
+    Netlink,
+    attribute,
+    device_number,
+    open_uevents,
+    take_ack,
+)
 from vhostnet.engines._tc import put_bandwidth
 from vhostnet.engines._vhost import open_vhost, prove_vhost, try_vhost
 from vhostnet.process.files import close_fd
@@ -308,6 +316,12 @@ def _put_leave(netlink: Netlink, nic: Nic, running: Running) -> None:
     _put(netlink, running, uapi.RTM_NEWLINK, 0, body, "RTM_NEWLINK")
 
 
+def _put_down(netlink: Netlink, nic: Nic, running: Running) -> None:
+    """On its bridge as it is: what that has learned of the port goes, and nothing that was set."""
+    body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, 0, uapi.IFF_UP)
+    _put(netlink, running, uapi.RTM_NEWLINK, 0, body, "RTM_NEWLINK")
+
+
 def _put_up(netlink: Netlink, nic: Nic, running: Running) -> None:
     body = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, nic.ifindex, uapi.IFF_UP, uapi.IFF_UP)
     port = nic.row.port
@@ -355,10 +369,20 @@ def _vids(vlans: Sequence[VlanEntry]) -> Iterator[int]:
 
 
 def _put_fdb(netlink: Netlink, nic: Nic, running: Running) -> None:
+    flags = uapi.NLM_F_CREATE | uapi.NLM_F_REPLACE
+    _put(netlink, running, uapi.RTM_NEWNEIGH, flags, _neighbour(nic), "RTM_NEWNEIGH")
+
+
+def _put_unfdb(netlink: Netlink, nic: Nic, running: Running) -> None:
+    """Dispensable: the guest may be at another port by now."""
+    running.call = "RTM_DELNEIGH"
+    netlink.put(running.number | NL_DISPENSABLE, uapi.RTM_DELNEIGH, uapi.NLM_F_ACK, _neighbour(nic))
+
+
+def _neighbour(nic: Nic) -> bytes:
     """Static (NUD_NOARP): any other entry is refused on a port that is down. Without a VLAN it is in all of its."""
     body = uapi.NDMSG.pack(socket.AF_BRIDGE, nic.ifindex, uapi.NUD_NOARP, uapi.NTF_MASTER)
-    body += attribute(uapi.NDA_LLADDR, nic.row.port.guest_mac)
-    _put(netlink, running, uapi.RTM_NEWNEIGH, uapi.NLM_F_CREATE | uapi.NLM_F_REPLACE, body, "RTM_NEWNEIGH")
+    return body + attribute(uapi.NDA_LLADDR, nic.row.port.guest_mac)
 
 
 def _coalesce(netlink: Netlink, nic: Nic, running: Running) -> None:  # noqa: ARG001
@@ -424,6 +448,8 @@ ACTS: Final[dict[Op, tuple[Callable[[Netlink, Nic, Running], None], int]]] = {
     Op.COALESCE: (_coalesce, 0),
     Op.TC: (_put_tc, NL_BATCH),
     Op.UP: (_put_up, NL_BATCH),
+    Op.DOWN: (_put_down, NL_BATCH),
+    Op.UNFDB: (_put_unfdb, NL_BATCH),
     Op.PERSIST: (_persist, 0),
     Op.ATTACH: (_attach, 0),
     Op.ALTNAME: (_put_altname, NL_BATCH),

@@ -26,7 +26,7 @@ from vhostnet.process.files import close_fd, copy_fds
 from vhostnet.process.forks import under_way
 from vhostnet.process.netns import Home
 from vhostnet.program.parts import NOTHING_SLOW, Act, Fds, Macvtap, NicRow, Op, Slow, held_row
-from vhostnet.program.plan import check_update, plan_delete, plan_reset, plan_up, plan_update
+from vhostnet.program.plan import check_update, plan_delete, plan_down, plan_reset, plan_up, plan_update
 from vhostnet.program.program import Program
 from vhostnet.program.rows import slow_of
 from vhostnet.qemu.argv import Dialect, fitted, qemu_argv, set_link
@@ -95,7 +95,7 @@ class Nic:
         self.ifname: Final = _new_name(program, row) if nic.wish else nic.ifname
         self.ifindex: Final = made.ifindex
         self.mtu = made.mtu
-        self._raised = False  # it was left down, and was told to come up
+        self._told: bool | None = None  # to come up, or to go down, since it was made
         self.resets = 0  # how often its vhost-net fds were replaced
         self._adopted = nic.adopted
         self._stays = nic.adopted or nic.persist is not None  # whoever closes it
@@ -199,17 +199,41 @@ class Nic:
         return qemu_argv(spec, tap_fds=tap, vhost_fds=vhost, alias=alias, bus=bus, addr=addr, dialect=dialect)
 
     def up(self) -> None:
-        """Bring it up, which was opened with ``up=False``; its port is isolated and the like before it forwards.
+        """Bring it up, which was opened with ``up=False`` or went down(); its port is isolated and the like before it
+        forwards.
 
-        Nothing is done to one that is up. Then its script runs, and its addresses are set. Raises HostError (act
-        ``UP``; or ``SCRIPT`` or ``ADDRESS``, and then it is up); NicClosed.
+        The first time its script runs then, and each time its addresses and routes are set. Of one that is up nothing
+        changes. Raises HostError (act ``UP``, or ``FDB``; or ``SCRIPT`` or ``ADDRESS``, and then it is up); NicClosed.
         """
+        self._turn(up=True)
+
+    def down(self) -> None:
+        """Take it down, until it is to come up(): nobody on the network reaches its guest by it, nor does its guest
+        reach anybody.
+
+        It stays the port that it is, and keeps its fds, its VLANs, its bandwidth and what its script has done (a
+        downscript is for its end). What its bridge has learned of its guest goes, and so do a forwarding entry that was
+        made (``macTableManager='libvirt'``) and its addresses and routes: at another port, or on another host, that
+        guest can be reached at once. Frames that wait in its queues stay there, and its guest hears them when it is up
+        again or not at all. libvirt does so of a macvtap whose guest is stopped, and of a TAP's forwarding entry
+        (qemuInterfaceStopDevice), but leaves the TAP up; the link under a macvtap in mode passthrough, which libvirt
+        takes down as well, is the host's here. Of one that is down nothing changes. Raises HostError (act ``DOWN``; or
+        ``UNFDB`` or ``UNADDRESS``, and then it is down); NicClosed.
+        """
+        self._turn(up=False)
+
+    def _turn(self, *, up: bool) -> None:
         with under_way, self._lock:
-            program = plan_up(self.held()._replace(adopted=False), self.spec)
+            was = self.is_up
+            done = {Op.SCRIPT} if was or self._told is not None else set()
+            done |= {Op.ADDRESS, Op.UNADDRESS} if was == up else set()
+            plan = plan_up if up else plan_down
+            program = plan(self.held()._replace(adopted=False), self.spec, done)
             result = self._run(program)
             if result.failures:
                 raise refusal(program, result.failures[0])
-            self._raised = True
+            if was or up:
+                self._told = up
 
     def update(self, spec: InterfaceSpec, *, alias: str | None = None) -> tuple[dict[str, Any], ...]:
         """Make it the port that *spec* asks for: bridge, VLANs, isolation, forwarding entry, coalescing, MTU, and
@@ -238,7 +262,7 @@ class Nic:
         """By what was done to it; looked for when it is asked, since a run has the acts of all its NICs."""
         program, _, row = self._runs[-1]
         made_up = program.nics[row].up or any(act.op == Op.UP and act.nic == row for act in program.acts)
-        return self._raised or made_up
+        return made_up if self._told is None else self._told
 
     def _change(self, held: NicRow, spec: InterfaceSpec) -> None:
         """As update() does, and with its lock."""

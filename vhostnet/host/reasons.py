@@ -30,7 +30,7 @@ from vhostnet.program.program import Program, fds_needed
 from vhostnet.program.text import flag_names
 
 _SLOW: Final = tuple(op.name for op in Op if op >= SLOW)
-_ON_BRIDGE: Final = (Op.LINK, Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB)
+_ON_BRIDGE: Final = (Op.LINK, Op.VLAN_ADD, Op.VLAN_DEL, Op.FDB, Op.UNFDB)
 
 
 def refusal(program: Program, failure: Failure) -> HostError:

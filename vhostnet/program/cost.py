@@ -26,7 +26,10 @@ _POLICE: Final = 5 * _KIB  # with its ingress
 
 # Turns at RTNL, the lock that all of the host's network configuration takes, one at a time.
 # TAP_OPEN: two MACs, the ifindex, and the look at the MAC when all is done.
-_ONCE: Final = ("QDISC", "LEAVE", "LINK", "VLAN_ADD", "VLAN_DEL", "FDB", "COALESCE", "UP", "ALTNAME", "RENAME")
+_ONCE: Final = (
+    *("QDISC", "LEAVE", "LINK", "VLAN_ADD", "VLAN_DEL", "FDB", "COALESCE", "UP", "DOWN", "UNFDB"),
+    *("ALTNAME", "RENAME"),
+)
 # MACVTAP: it is made, and told its mark. FLOOR: class, qdisc, filter, and once for all the class of the others.
 _MANY: Final = {Op.TAP_OPEN: 4, Op.ADOPT: 2, Op.MACVTAP: 2, Op.FLOOR: 3, Op.DELETE: 4}
 _TURNS_EACH_NIC: Final = {**_MANY, **{Op[name]: 1 for name in _ONCE}}

@@ -29,11 +29,13 @@ class Op(enum.IntEnum):
     COALESCE = 11
     TC = 12
     UP = 13
-    PERSIST = 14
-    ATTACH = 15
-    ALTNAME = 16
-    RENAME = 17
-    DELETE = 18
+    DOWN = 14
+    UNFDB = 15
+    PERSIST = 16
+    ATTACH = 17
+    ALTNAME = 18
+    RENAME = 19
+    DELETE = 20
 
     PLUG = 64
     SCRIPT = 65
@@ -226,11 +228,11 @@ class NicRow(NamedTuple):
     (IFLA_IFALIAS); ``wish`` the name that ALTNAME or RENAME gives it. With ``held`` the NIC exists: its fds
     and ``ifindex`` are the caller's, and no act but DELETE closes them; held without vhost-net fds it can be
     given some. With ``up`` the LINK act brings it up, too: for one that was parked. ``port`` is what UP, VLAN_ADD,
-    VLAN_DEL and FDB set, ``frames`` what COALESCE does (rx-frames), ``shaping`` what TC does. One that is ``adopted``
-    is there already, is somebody else's, and stays when its fds are closed: ADOPT in the place of TAP_OPEN, and nothing
-    is set of it. With ``persist`` it stays, too, by PERSIST. A ``macvtap`` is made by MACVTAP: a link of its own, which
-    stays when its fds are closed, until DELETE, to which its ``ifindex`` and ``alias`` are enough. ``slow`` is what no
-    engine sees.
+    VLAN_DEL and FDB set (and UNFDB takes away), ``frames`` what COALESCE does (rx-frames), ``shaping`` what TC does.
+    One that is ``adopted`` is there already, is somebody else's, and stays when its fds are closed: ADOPT in the place
+    of TAP_OPEN, and nothing is set of it. With ``persist`` it stays, too, by PERSIST. A ``macvtap`` is made by MACVTAP:
+    a link of its own, which stays when its fds are closed, until DELETE, to which its ``ifindex`` and ``alias`` are
+    enough. ``slow`` is what no engine sees.
     """
 
     ifname: str

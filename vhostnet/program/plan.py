@@ -18,7 +18,8 @@ bridges that are only named: nothing is made where one is missing. Then:
 6. VLAN_ADD    the VLANs of its port, and then out of the one that every new port is in (VLAN_DEL): while it is down,
    VLAN_DEL    or a guest would have written some hundred frames into that one. Messages of the bridge's own, which
                cannot ride in LINK.
-7. FDB         the guest's MAC in the bridge's forwarding table, in every VLAN of the port.
+7. FDB         the guest's MAC in the bridge's forwarding table, in every VLAN of the port. Not of one that is left
+               down: a bridge has a MAC at one port, and its guest may still be at another.
 8. COALESCE    rx-frames, by ethtool's ioctl.
 9. PLUG        where its bridge is Open vSwitch's: a port there, with its VLANs, in one transaction for all NICs; with
                MAC and MTU, which the switch reads, and before UP. Then comes the QDISC of these: the switch takes away
@@ -40,10 +41,11 @@ A batch runs all acts of one kind before the next kind, so netlink messages go o
 
 A NIC that exists already (``held``) takes other acts: VHOST_OPEN and ATTACH for the next QEMU on it; ALTNAME or RENAME
 and LINK, in one send, for one that was made ahead and is taken now, and 6 to 11 where it has settings; DELETE, which
-takes link and fds away; LEAVE, and then as a new one from LINK on, for one that becomes another port. One that was or
-is to be limited in what it sends has QDISC in between: noqueue puts away whatever root there is, and all below it; one
-that is guaranteed something, or is to be, has REFLOOR. One
-that is on no Linux bridge stays where it is, and has REPLUG for its port of Open vSwitch, QDISC and TC for bandwidth.
+takes link and fds away; DOWN for one that goes down and stays a port, with UNFDB and UNADDRESS for what of it must not
+stay then, and 7, 11 to 13 when it comes up; LEAVE, and then as a new one from LINK on, for one that becomes another
+port. One that was or is to be limited in what it sends has QDISC in between: noqueue puts away whatever root there is,
+and all below it; one that is guaranteed something, or is to be, has REFLOOR. One that is on no Linux bridge stays where
+it is, and has REPLUG for its port of Open vSwitch, QDISC and TC for bandwidth.
 
 9, 12, 13 and FLOOR are slow acts (vhostnet/slow/). What of them a NIC would leave behind goes before it does:
 DOWNSCRIPT while it is there as it was, then UNADDRESS (of a link that stays), then UNPLUG, in one transaction for all,
@@ -51,7 +53,7 @@ and UNFLOOR. Each is tried, whatever becomes of the others.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
 
@@ -180,7 +182,8 @@ def _acts(
         acts += [Act(Op.QDISC, nic) for nic in every if nic not in plugged and nic not in rooted]
     acts += [Act(Op.LINK, nic) for nic in taps]
     for op in _SETTINGS:
-        acts += [Act(op, nic) for nic, ops in enumerate(settings) if op in ops]
+        if up or op != Op.FDB:
+            acts += [Act(op, nic) for nic, ops in enumerate(settings) if op in ops]
     if qdisc == "noqueue":
         acts += [Act(Op.QDISC, nic) for nic in plugged if nic not in rooted]
     if up:
@@ -220,10 +223,24 @@ _RENAME: Final = (Act(Op.RENAME, 0), *_LINK)
 _UP: Final = (Act(Op.UP, 0, barrier=True),)
 
 
-def plan_up(held: NicRow, spec: InterfaceSpec) -> Program:
-    """The Program that brings up a NIC that was left down, as the port it is to be."""
-    after = tuple([Act(op, 0) for op in _slow_ops(held.slow) if op in _WHEN_UP])
-    return Program((held._replace(port=port_of(spec)),), _UP + after)
+def plan_up(held: NicRow, spec: InterfaceSpec, done: Collection[Op] = ()) -> Program:
+    """The Program that brings up a NIC that is down, as the port it is to be; *done* are slow acts it has behind it."""
+    row = held._replace(port=port_of(spec))
+    before = _FDB if row.port.guest_mac else ()
+    after = tuple([Act(op, 0) for op in _slow_ops(held.slow) if op in _WHEN_UP and op not in done])
+    return Program((row,), before + _UP + after)
+
+
+def plan_down(held: NicRow, spec: InterfaceSpec, done: Collection[Op] = ()) -> Program:
+    """The Program that takes down a NIC that is up, and away with it what may be somewhere else next."""
+    row = held._replace(port=port_of(spec))
+    after = tuple([Act(op, 0) for op in _end_ops(held.slow) if op == Op.UNADDRESS and op not in done])
+    return Program((row,), _DOWN + (_UNFDB if row.port.guest_mac else ()) + after)
+
+
+_FDB: Final = (Act(Op.FDB, 0),)
+_DOWN: Final = (Act(Op.DOWN, 0),)
+_UNFDB: Final = (Act(Op.UNFDB, 0),)
 
 
 _ON_LINUX, _ON_OVS, _ON_NONE = "on a Linux bridge", "on a bridge of Open vSwitch", "on no bridge"
@@ -287,6 +304,8 @@ def plan_update(held: NicRow, was: InterfaceSpec, spec: InterfaceSpec, *, up: bo
         ops.add(Op.REFLOOR)
     if before is not UNSHAPED:
         ops.add(Op.TC)
+    if not up:
+        ops.discard(Op.FDB)
     root = _QDISC if before.rate or row.shaping.rate else ()
     return Program((row,), _LEAVE + root + _LINK + _these(ops) + (_UP if up else ()))
 

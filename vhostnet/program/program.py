@@ -49,8 +49,8 @@ class Program:
                 state = 1 + bool(nic.held.vhost)
             if nic.macvtap:
                 state += _MACVTAP + _NO_QUEUES * (nic.held is not None and not nic.held.tap)
-            if nic.port is not PORT and nic.bridge:
-                state += _HAS_VLANS * bool(nic.port.vlans) + _HAS_FDB * bool(nic.port.guest_mac)
+            if nic.port is not PORT and (nic.bridge or nic.held):
+                state += _HAS_VLANS * bool(nic.port.vlans and nic.bridge) + _HAS_FDB * bool(nic.port.guest_mac)
             if nic.persist:
                 state += _LASTS
             if nic.slow is not NOTHING_SLOW:
@@ -75,18 +75,18 @@ _STATES: Final = ("new", "held", "held with its vhost-net fds", "adopted")
 _MAKING: Final = (Op.TAP_OPEN, Op.ADOPT, Op.MACVTAP, Op.SELFTEST)
 # What is not for a NIC that is so.
 _BARRED: Final = (
-    (Op.ADOPT, Op.LEAVE, Op.ATTACH, Op.DELETE, Op.DOWNSCRIPT, Op.UNADDRESS, Op.REPLUG, Op.REFLOOR),
+    (Op.ADOPT, Op.LEAVE, Op.DOWN, Op.UNFDB, Op.ATTACH, Op.DELETE, Op.DOWNSCRIPT, Op.UNADDRESS, Op.REPLUG, Op.REFLOOR),
     _MAKING,
     (*_MAKING, Op.VHOST_OPEN),
     tuple(op for op in Op if op not in (Op.ADOPT, Op.VHOST_OPEN, Op.SELFTEST, Op.SCRIPT, Op.ADDRESS)),
 )
-# The first two where it is on a bridge, HAS_SHAPING also where it is held: it may have been shaped.
+# HAS_VLANS where it is on a bridge, HAS_FDB also where it is held, as HAS_SHAPING: it may have been shaped.
 _HAS_VLANS, _HAS_FDB, _LASTS, _HAS_SHAPING, _MACVTAP, _NO_QUEUES = 4, 8, 16, 32, 64, 128
 _HAS_PLUG, _HAS_SCRIPT, _HAS_DOWNSCRIPT, _HAS_ADDRESS, _HAS_FLOOR = 256, 512, 1024, 2048, 4096
 _NOT_MACVTAPS: Final = (Op.TAP_OPEN, Op.ADOPT, Op.COALESCE, Op.PERSIST)
 _NEEDED: Final = {
     **dict.fromkeys((Op.VLAN_ADD, Op.VLAN_DEL), _HAS_VLANS),
-    Op.FDB: _HAS_FDB,
+    **dict.fromkeys((Op.FDB, Op.UNFDB), _HAS_FDB),
     Op.PERSIST: _LASTS,
     Op.TC: _HAS_SHAPING,
     Op.MACVTAP: _MACVTAP,

@@ -35,6 +35,7 @@ def act_text(act: Act, nic: NicRow) -> str:
         Op.VLAN_ADD: (" ".join(_vlan_parts(nic.port.vlans)),),
         Op.VLAN_DEL: ("the bridge's default, unless it is one of those",),
         Op.FDB: (nic.port.guest_mac.hex(":"), "static"),
+        Op.UNFDB: (nic.port.guest_mac.hex(":"),),
         Op.COALESCE: (f"rx-frames {nic.frames}",),
         Op.TC: tuple(_shaping_parts(nic)),
         Op.UP: tuple(_port_parts(nic.port)),

@@ -133,7 +133,12 @@ def _lacks_systemd() -> str | None:
 def _lacks_varlinkctl() -> str | None:
     done = run("varlinkctl", "--version") if shutil.which("varlinkctl") else None
     version = int(done.stdout.split()[1]) if done else 0
-    return None if version >= 257 else f"no varlinkctl of systemd 257, whose is the first that passes fds: {version}"
+    return None if version >= 257 else f"no varlinkctl of systemd 257: {version}"
+
+
+def _lacks_varlinkctl_exec() -> str | None:
+    done = run("varlinkctl", "--help") if shutil.which("varlinkctl") else None
+    return None if done and "--exec" in done.stdout else "no varlinkctl of systemd 258, which has --exec"
 
 
 def _lacks_netfilter() -> str | None:
@@ -180,6 +185,7 @@ _PROBES = {
     "seccomp": _lacks_seccomp,
     "systemd": _lacks_systemd,
     "varlinkctl": _lacks_varlinkctl,
+    "varlinkctl --exec": _lacks_varlinkctl_exec,
     "netfilter": _lacks_netfilter,
     "ovs": _lacks_ovs,
     "datapath": _lacks_datapath,

@@ -65,7 +65,7 @@ def ctl(*words, code=0):
 
 @pytest.mark.tap
 class TestVarlinkctl:
-    """Of systemd 257 and later."""
+    """Of systemd 257 and later; it executes since 258."""
 
     @pytest.fixture(autouse=True)
     def _there(self):
@@ -93,6 +93,7 @@ class TestVarlinkctl:
         assert "Forbidden" in ctl("call", broker.path, f"{INTERFACE}.Open", asked, code=1)
 
     def test_what_it_executes_has_the_fds(self, broker):
+        need("varlinkctl --exec")
         script = "echo $LISTEN_FDS; readlink /proc/self/fd/3 /proc/self/fd/4; ls /sys/class/net >/dev/null"
         asked = json.dumps({"specs": [SPEC]})
         said = ctl("--exec", "call", broker.path, f"{INTERFACE}.Open", asked, "--", "sh", "-c", script).splitlines()
@@ -102,6 +103,7 @@ class TestVarlinkctl:
     @pytest.mark.qemu
     def test_it_executes_a_qemu(self, broker):
         """As it is: the numbers are those that the reply's argv has."""
+        need("varlinkctl --exec")
         asked = json.dumps({"specs": [SPEC]})
         qemu = ["qemu-system-x86_64", "-accel", "tcg", "-S", "-nodefaults", "-display", "none", "-monitor", "stdio"]
         argv = vhostnet.qemu_argv(vhostnet.InterfaceSpec(**SPEC), tap_fds=[3, 4])

@@ -31,7 +31,9 @@ from vhostnet.spec.mac import random_mac
 from vhostnet.values import replace
 
 DEFAULT_PATH: Final = "/run/vhostnet/broker"  # where the shipped units have it
+_SERVICE: Final = "org.varlink.service"
 _GONE: Final = "the broker has gone, or does not want this client: its log has why"
+_YOUNG: Final = 1.0  # seconds in which the broker may not have let go yet of a NIC that it has sent
 TIMEOUT: Final = 30.0  # seconds that one reply may take
 
 
@@ -56,8 +58,7 @@ class Broker:
         self.timeout: Final = timeout
         self._pid = os.getpid()
         self._idle: list[Line] = []
-        with self._line() as line:
-            line.call("GetInfo", {}, interface="org.varlink.service")
+        self.await_turn()
 
     def open_nic(
         self, spec: InterfaceSpec, *, vhost: VhostPolicy | None = None, qdisc: Qdisc = "noqueue", up: bool = True
@@ -102,7 +103,7 @@ class Broker:
         """
         if not specs:
             return []
-        asked: dict[str, Any] = {"specs": [fields_of(spec) for spec in specs], "release": True}
+        asked: dict[str, Any] = {"specs": [fields_of(spec) for spec in specs]}
         asked |= {"vhost": vhost} if vhost is not None else {}
         asked |= {"qdisc": qdisc} if qdisc != "noqueue" else {}
         asked |= {} if up else {"up": False}
@@ -126,9 +127,7 @@ class Broker:
             for start in range(0, len(nics), MAX_FDS):
                 some = nics[start : start + MAX_FDS]
                 lasting = any(nic.needs_closing for nic in some)
-                specs = (
-                    {"specs": [fields_of(nic.spec) if nic.needs_closing else None for nic in some]} if lasting else {}
-                )
+                specs = {"specs": [fields_of(nic.spec) if nic.needs_closing else {} for nic in some]} if lasting else {}
                 line.call("Close", specs, [nic.tap_fds[0] for nic in some])
         for nic in nics:
             nic.leave_to_other()
@@ -154,6 +153,11 @@ class Broker:
     ) -> Pool:
         """As ``vhostnet.NicPool``: the broker makes them ahead, until the pool is closed or this process ends."""
         return Pool(self, shape, size=size, low=low, max_age=max_age)
+
+    def await_turn(self) -> None:
+        """When this returns the broker has done all that it was doing before, and let go of every NIC that it sent."""
+        with self._line() as line:
+            line.call("GetInfo", {}, interface=_SERVICE)
 
     def close(self) -> None:
         """The connections; NICs stay. Idempotent."""
@@ -255,6 +259,7 @@ class BrokerNic(Nic):
     """A NIC of this process's, which the broker changes for it."""
 
     broker: Broker
+    born = 0.0  # by the monotonic clock
 
     def _turn(self, *, up: bool) -> None:
         with self._lock:
@@ -274,9 +279,12 @@ class BrokerNic(Nic):
 
     def close(self) -> None:
         """As ``Nic.close()``."""
-        if not self.closed and self.needs_closing:
+        if not self.closed:
             with contextlib.suppress(HandoverError, NicClosed):
-                self.broker.close_nics([self])
+                if self.needs_closing:
+                    self.broker.close_nics([self])
+                elif time.monotonic() - self.born < _YOUNG:
+                    self.broker.await_turn()
         super().close()
 
     def _change(self, _held: NicRow, spec: InterfaceSpec) -> None:
@@ -310,7 +318,7 @@ def _received(broker: Broker, spec: InterfaceSpec, message: Message, made: conte
         raise
     made.callback(nic.close)
     assert isinstance(nic, BrokerNic)
-    nic.broker = broker
+    nic.broker, nic.born = broker, time.monotonic()
     return nic
 
 

@@ -95,8 +95,7 @@ class Call:
 class Connection:
     """A socket, and what is on its way in and out. While a call is not answered the next is not read.
 
-    Our own copies of a NIC's fds go when they are sent. For a client that wants it (``release``) the reply's last byte
-    goes after that: when it has the NIC nobody else has. Others may expect a reply and its fds in one piece.
+    Our own copies of a NIC's fds go as soon as they are sent: before anybody's next call is read.
     """
 
     def __init__(self, sock: socket.socket, peer: Peer, given: Given) -> None:
@@ -158,8 +157,7 @@ class Connection:
         with_fds = [*nic.fds, *nic.home_fds] if nic else fds
         *first, (part, some) = pieces(data, with_fds)
         self._leaving += [(part, some, None, ()) for part, some in first]
-        end = len(part) - (call.parameters.get("release") is True)
-        self._leaving += [(part[:end], some, nic, fds), *([(part[end:], (), None, ())] if end < len(part) else ())]
+        self._leaving.append((part, some, nic, fds))
 
     def write(self) -> None:
         """As much as the client takes now. Raises OSError where it takes none any more."""

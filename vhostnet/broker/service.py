@@ -146,7 +146,7 @@ class Service:
     # --- NICs that are there ---
 
     def _close(self, call: Call) -> None:
-        specs = call.parameters.get("specs") or [None] * len(call.fds)
+        specs = call.parameters.get("specs") or [{}] * len(call.fds)
         if not isinstance(specs, list) or len(specs) != len(call.fds):
             raise SpecError(
                 "is not allowed", attribute="specs", value=specs, expected="one for each fd, or none at all"
@@ -154,7 +154,7 @@ class Service:
         nics: list[Nic] = []
         try:
             for fd, fields in zip(call.fds, specs, strict=True):
-                spec = None if fields is None else spec_of(fields)
+                spec = None if fields == {} else spec_of(fields)
                 nics.append(nic_of(self._engine, fd, call.peer.uid, spec))
         except BaseException:
             for nic in nics:

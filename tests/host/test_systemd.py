@@ -7,7 +7,10 @@ import sys
 import pytest
 from conftest import ROOT, TESTS, lacks, need
 
-UNIT = ROOT / "examples" / "vhostnet.service"
+from vhostnet.broker.policy import read_policy
+
+UNIT = ROOT / "examples" / "broker" / "vhostnet-broker.service"
+SOCKET = UNIT.with_suffix(".socket")
 SWITCH = ROOT / "examples" / "host" / "vms-switch"
 EXPOSURE = 20  # tenths: "OK" on the scale of systemd-analyze, where 100 is a service with every privilege
 
@@ -16,7 +19,7 @@ PLAIN = "[Unit]\nDefaultDependencies=no\n"
 SPEC = "vhostnet.InterfaceSpec(bridge='br0', queues=2, vhost='off')"
 
 # What ends it.
-END = "After=vhostnet.service\nSuccessAction=exit-force\nFailureAction=exit-force\n"
+END = "After=vhostnet-broker.service\nSuccessAction=exit-force\nFailureAction=exit-force\n"
 
 # What only this checkout needs: the interpreter and vhostnet may lie where the unit has nothing to look for.
 HERE = f"""[Service]
@@ -28,21 +31,7 @@ ExecStart=
 # A process that may connect, and can do nothing else.
 CLIENT = """
 import json, os, socket, time
-from vhostnet.engines import _uapi
-import fcntl
-
-def ask(text):
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
-                server.connect("/run/vhostnet/socket")
-                server.send(text)
-                told, fds, _, _ = socket.recv_fds(server, 1 << 16, 253)
-                return json.loads(told), fds
-        except (FileNotFoundError, ConnectionRefusedError):
-            assert time.monotonic() < deadline, "there is no socket"
-            time.sleep(0.05)
+import vhostnet
 
 def until_gone(name):
     deadline = time.monotonic() + 60
@@ -50,17 +39,22 @@ def until_gone(name):
         assert time.monotonic() < deadline, "it is still there"
         time.sleep(0.05)
 
-xml = b"<interface type='bridge'><mac address='52:54:00:00:00:07'/><model type='virtio'/>"
-xml += b"<source bridge='%s'/><driver queues='2'/></interface>"
-told, fds = ask(xml % b"another")
-name = fcntl.ioctl(fds[0], _uapi.TUNGETIFF, bytes(_uapi.IFREQ_INDEX.size))[:16].rstrip(bytes(1)).decode()
-told["fds"] = [os.readlink(f"/proc/self/fd/{fd}") for fd in fds]
-told["master"] = os.path.basename(os.readlink(f"/sys/class/net/{name}/master"))
-told["named"] = name == told["ifname"]
-for fd in fds:
-    os.close(fd)
-until_gone(name)
-told["refused"] = ask(b"<interface type='user'/>")[0]["error"]
+net = vhostnet.connect()
+told = {}
+for bridge in ("another", "br0"):
+    spec = vhostnet.InterfaceSpec(bridge=bridge, queues=2, mac="52:54:00:00:00:07", isolated=True)
+    try:
+        nic = net.open_nic(spec)
+    except vhostnet.PolicyRefused as error:
+        told["refused"] = str(error)
+told |= {"fds": [os.readlink(f"/proc/self/fd/{fd}") for fd in nic.fds], "why": nic.vhost.why, "mac": nic.spec.mac}
+told["master"] = os.path.basename(os.readlink(f"/sys/class/net/{nic.ifname}/master"))
+mark = open(f"/sys/class/net/{nic.ifname}/ifalias").read().split(":")
+told["mark"] = [int(mark[2]) == os.getpid(), mark[3] != "0", mark[4].strip()]
+nic.reset_queues()
+nic.close()
+until_gone(nic.ifname)
+told["status"] = net.status()["made"]
 print(json.dumps(told))
 """
 
@@ -74,9 +68,16 @@ def analyze(*arguments):
     return subprocess.run(["systemd-analyze", "--no-pager", *arguments], capture_output=True, text=True, check=False)
 
 
-def test_the_unit_is_sound():
-    done = analyze("verify", "--man=no", str(UNIT))
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+def test_the_units_are_sound():
+    for unit in (UNIT, SOCKET):
+        done = analyze("verify", "--man=no", str(unit))
+        lines = (done.stdout + done.stderr).splitlines()
+        said = [line for line in lines if "/usr/bin/vhostnet is not exec" not in line]
+        assert said == []
+
+
+def test_the_example_of_a_policy_is_one():
+    assert [rule.name for rule in read_policy(str(UNIT.with_name("policy.toml"))).rules] == ["virtual machines", "CI"]
 
 
 def test_the_unit_is_closed():
@@ -122,19 +123,23 @@ def python(tmp_path, name, *words):
 @pytest.mark.parametrize("engine", ["native", pytest.param("pure", marks=pytest.mark.slow)])
 def test_a_client_without_privileges_gets_a_nic(engine, units, tmp_path):
     (tmp_path / "client.py").write_text(CLIENT)
-    creator = python(tmp_path, "log", ROOT / "examples" / "creator.py", "/run/vhostnet/socket", "br0")
-    units("vhostnet.service", f"Environment=VHOSTNET_ENGINE={engine}\n{creator}")
+    rule = "users = ['root']\nbridges = ['br0']\ncgroups = ['*/client.service']\n"
+    (tmp_path / "policy.toml").write_text(f"[[rule]]\n{rule}")
+    serve = python(tmp_path, "log", "-m", "vhostnet", "serve", "--policy", tmp_path / "policy.toml")
+    units("vhostnet-broker.service", f"Environment=VHOSTNET_ENGINE={engine}\nBindReadOnlyPaths={tmp_path}/policy.toml\n{serve}")
+    units("vhostnet-broker.socket", text=SOCKET.read_text())
     # Root without root's capabilities, but for what reads an interpreter in root's home.
     who = "[Service]\nType=oneshot\nGroup=kvm\nCapabilityBoundingSet=CAP_DAC_READ_SEARCH\n"
     units("client.service", text=END + who + python(tmp_path, "told", tmp_path / "client.py"))
-    units("main.target", text="Wants=vhostnet.service client.service\n")
+    units("main.target", text="Wants=vhostnet-broker.service client.service\n")
     log = boot(tmp_path)
     text = (tmp_path / "told").read_text()
-    assert text.startswith("{"), text + log
+    assert text.startswith("{"), text + log + (tmp_path / "log").read_text()
     told = json.loads(text)
     assert told["fds"][:2] == ["/dev/net/tun", "/dev/net/tun"]
-    assert (told["master"], told["named"], told["tap"], told["mac"]) == ("br0", True, 2, "52:54:00:00:00:07")
-    assert "user" in told["refused"]
+    assert (told["master"], told["mac"], told["mark"]) == ("br0", "52:54:00:00:00:07", [True, True, "0"])
+    assert "allows the bridges br0, not another" in told["refused"]
+    assert told["status"] == 1
     assert told["fds"][2:] == ([] if lacks("vhost") else ["/dev/vhost-net", "/dev/vhost-net"]), told["why"]
 
 
@@ -179,7 +184,7 @@ def test_a_switch_is_there_from_boot_on_and_other_units_run_in_it(units, tmp_pat
     once = f"Type=oneshot\nRestart=no\nBindReadOnlyPaths={tmp_path}/nic.py\n"
     units("nic.service", f"{once}{there}{python(tmp_path, 'made', tmp_path / 'nic.py')}")
     where = f"[Service]\nType=oneshot\n{there}StandardOutput=file:{tmp_path}/told\nExecStart=ip -br link\n"
-    units("inside.service", text=END.replace("vhostnet", "nic") + where)
+    units("inside.service", text=END.replace("vhostnet-broker", "nic") + where)
     (tmp_path / "nic.service.d" / "after.conf").write_text(
         "[Unit]\nRequires=vms-switch.service\nAfter=vms-switch.service\n"
     )

@@ -10,6 +10,7 @@ import logging
 import os
 import select
 import socket
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -17,7 +18,6 @@ from contextlib import suppress
 from typing import Final
 
 from vhostnet.broker.connection import Call, Connection
-from vhostnet.broker.janitor import Janitor
 from vhostnet.broker.peer import Peer, peer_of
 from vhostnet.broker.policy import read_policy
 from vhostnet.broker.service import Service
@@ -52,17 +52,20 @@ class Server:
         self._next: list[Call] = []  # that came with others which are answered
         self._most: Final = max(16, min(8192, allowed_files() // 4))
         self._running = True
-        self._janitor: Final = Janitor(self.post)
-        self.service: Final = Service(policy, self._janitor, lambda: self._clients, engine=engine)
+        self._lock: Final = threading.RLock()  # a signal handler may post
+        self._closed = False
+        self.service: Final = Service(policy, self.post, lambda: self._clients, engine=engine)
         self._epoll.register(self._wakeup, select.EPOLLIN)
         for fd, sock in self._listeners.items():
             sock.setblocking(False)
             self._epoll.register(fd, select.EPOLLIN)
 
     def post(self, what: Callable[[], None]) -> None:
-        """Have it done by the thread that runs, soon."""
-        self._posted.append(what)
-        os.eventfd_write(self._wakeup, 1)
+        """Have it done by the thread that runs, soon; by nobody where that has ended."""
+        with self._lock:
+            if not self._closed:
+                self._posted.append(what)
+                os.eventfd_write(self._wakeup, 1)
 
     def stop(self) -> None:
         """End ``run()``."""
@@ -95,14 +98,15 @@ class Server:
         self.close()
 
     def close(self) -> None:
-        """Every connection and listener, and the janitor when it is done."""
+        """Every connection and listener."""
         for connection in list(self._connections.values()):
             self._drop(connection)
         for sock in self._listeners.values():
             sock.close()
-        self._janitor.close()
         self._epoll.close()
-        os.close(self._wakeup)
+        with self._lock:
+            self._closed = True
+            os.close(self._wakeup)
 
     # --- a turn ---
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ from vhostnet import engines
 from vhostnet.broker.accounts import Accounts, marked_links, queues_of
 from vhostnet.broker.connection import Call
 from vhostnet.broker.errors import INTERFACE, packed_error, refusal_of
-from vhostnet.broker.janitor import Janitor
 from vhostnet.broker.metrics import exposition
 from vhostnet.broker.policy import Policy
 from vhostnet.broker.queues import nic_of, open_vhosts
@@ -22,6 +22,7 @@ from vhostnet.broker.wishes import Wish, grouped, read_wish
 from vhostnet.errors import HostError, PolicyRefused, SpecError, VhostnetError
 from vhostnet.handover.fields import spec_of
 from vhostnet.handover.proof import told_of
+from vhostnet.host.closing import close_later, close_nics
 from vhostnet.host.marks import Mark
 from vhostnet.host.nic import Nic
 from vhostnet.host.opening import make_nics
@@ -35,16 +36,21 @@ _log: Final = logging.getLogger("vhostnet.broker")
 
 
 class Service:
-    """The methods. One thread calls; what the kernel takes long for the janitor does.
+    """The methods. One thread calls; what the kernel takes long for is done in the background.
 
-    ``clients`` says how many connections there are, by uid.
+    *post* has that thread do something soon; *clients* says how many connections there are, by uid.
     """
 
     def __init__(
-        self, policy: Policy, janitor: Janitor, clients: Callable[[], Mapping[int, int]], *, engine: str = "auto"
+        self,
+        policy: Policy,
+        post: Callable[[Callable[[], None]], None],
+        clients: Callable[[], Mapping[int, int]],
+        *,
+        engine: str = "auto",
     ) -> None:
         self.policy = policy
-        self._janitor: Final = janitor
+        self._post: Final = post
         self._clients: Final = clients
         self._engine: Final = engines.select(engine)
         self._accounts: Final = Accounts()
@@ -69,7 +75,7 @@ class Service:
     def given(self, nics: Sequence[Nic], sent: bool) -> None:
         """They are on their way to a client; or it has gone, and they go."""
         if not sent:
-            self._janitor.delete(nics)
+            close_nics(nics, wait=False)
             return
         for nic in nics:
             nic.leave_to_other()
@@ -77,7 +83,7 @@ class Service:
     def forget(self, kept: Mapping[str, Any]) -> None:
         """A connection has ended, and this is what it had."""
         if "pool" in kept:
-            self._janitor.close_pool(kept["pool"])
+            threading.Thread(target=kept["pool"].close, name="vhostnet-broker-pool").start()
 
     @contextmanager
     def _answering(self, call: Call) -> Iterator[None]:
@@ -126,7 +132,7 @@ class Service:
     def _give(self, wish: Wish, made: Sequence[Nic | HostError]) -> None:
         refused = next((one for one in made if isinstance(one, HostError)), None)
         if refused and not wish.keep:
-            self._janitor.delete([one for one in made if isinstance(one, Nic)])
+            close_nics([one for one in made if isinstance(one, Nic)], wait=False)
             self._refuse(wish, refused)
             return
         for number, (one, spec) in enumerate(zip(made, wish.specs, strict=True), 1):
@@ -161,7 +167,7 @@ class Service:
                 nic.leave_to_other()
             raise
         self.deleted += len(nics)
-        self._janitor.delete(nics, lambda: call.reply({}))
+        close_later(nics, lambda: self._post(lambda: call.reply({})))
 
     def _update(self, call: Call) -> None:
         was, spec = spec_of(call.fields("was")), spec_of(call.fields("spec"))

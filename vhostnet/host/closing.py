@@ -11,7 +11,7 @@ import fcntl
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from vhostnet import slow
 from vhostnet.engines import Engine, _uapi
@@ -43,7 +43,18 @@ def close_nics(nics: Iterable[Nic], *, wait: bool = True) -> None:
         if wait:
             _delete(doomed)
         else:
-            _background.add(doomed, {name for nic in nics for name in (nic.ifname, nic.spec.ifname) if name})
+            _background.add(doomed, _names_of(nics))
+
+
+def close_later(nics: Sequence[Nic], then: Callable[[], None]) -> None:
+    """As close_nics() without *wait*; when they are gone the thread in the background calls *then*."""
+    with under_way:
+        doomed = [given for nic in nics if (given := nic.surrender())]
+        _background.add(doomed, _names_of(nics), then)
+
+
+def _names_of(nics: Iterable[Nic]) -> set[str]:
+    return {name for nic in nics for name in (nic.ifname, nic.spec.ifname) if name}
 
 
 def await_names(names: Iterable[str]) -> None:
@@ -118,14 +129,16 @@ class _Background:
         self._working = False
         # Of those that are gathered, and of those that are being deleted; with the names that were wished for.
         self._names: set[str] = set()
+        self._then: list[Callable[[], None]] = []  # what is to be called when they are gone
         self._leaving: set[str] = set()
         self._deleted = threading.Condition(self._lock)
 
-    def add(self, doomed: Doomed, names: set[str]) -> None:
+    def add(self, doomed: Doomed, names: set[str], then: Callable[[], None] | None = None) -> None:
         with self._lock:
             self._gathered += doomed
             self._names |= names
-            idle = not self._working and bool(self._gathered)
+            self._then += [then] if then else []
+            idle = not self._working and bool(self._gathered or self._then)
             self._working = self._working or idle
         if idle:
             self._start()
@@ -151,14 +164,17 @@ class _Background:
             with self._lock:
                 doomed, self._gathered = self._gathered, []
                 self._leaving, self._names = self._names, set()
-                self._working = bool(doomed)
+                then, self._then = self._then, []
+                self._working = bool(doomed or then)
             try:
                 _delete(doomed)
             finally:
                 with self._deleted:
                     self._leaving = set()
                     self._deleted.notify_all()
-            return bool(doomed)
+            for call in then:
+                call()
+            return bool(doomed or then)
 
     def forget(self) -> None:
         """In a forked child, which has neither the thread nor the NICs: its copies of the fds go."""

@@ -64,9 +64,9 @@ def plug(
     Plugged, whose ``notes`` say what is otherwise. Raises QemuRefused; SpecError; NicClosed; HostError (act
     ``ATTACH``) where a QEMU has the NIC, or had it and ``Nic.reset_queues()`` has not been called since.
     """
-    with _given(nic, passt_socket) as (spec, given):
+    with handed(nic, passt_socket) as (spec, given):
         steps = plugging(spec, given, alias=alias, bus=bus, addr=addr, seconds=timeout)
-        return _told(_drive(steps, lambda step: _answer(client, step)), given)
+        return granted(_drive(steps, lambda step: _answer(client, step)), given)
 
 
 def unplug(client: Client, alias: str, *, timeout: float = TIMEOUT) -> None:
@@ -107,8 +107,8 @@ class Monitor:
         passt_socket: str | None = None,
     ) -> Plugged:
         """As plug() does."""
-        with _given(nic, passt_socket) as (spec, given):
-            return _told(self._drive(plugging(spec, given, alias=alias, bus=bus, addr=addr)), given)
+        with handed(nic, passt_socket) as (spec, given):
+            return granted(self._drive(plugging(spec, given, alias=alias, bus=bus, addr=addr)), given)
 
     def unplug(self, alias: str, *, timeout: float = TIMEOUT) -> None:
         """As unplug() does."""
@@ -238,7 +238,7 @@ async def _in_time(doing: Awaitable[Result], seconds: float) -> Result:
 
 
 @contextlib.contextmanager
-def _given(nic: Nic | InterfaceSpec, passt_socket: str | None) -> Iterator[tuple[InterfaceSpec, Given]]:
+def handed(nic: Nic | InterfaceSpec, passt_socket: str | None) -> Iterator[tuple[InterfaceSpec, Given]]:
     """Copies of its fds, for as long as it takes: somebody else may close it meanwhile."""
     if isinstance(nic, Nic):
         spec, copies = nic.spec, nic.copies()
@@ -266,7 +266,7 @@ def _check_attached(nic: Nic, given: Given) -> None:
     raise HostError(errno.EBUSY, problem, act="ATTACH", call="TUNGETIFF", ifname=nic.ifname, queue=queue, remedy=remedy)
 
 
-def _told(plugged: Plugged, given: Given) -> Plugged:
+def granted(plugged: Plugged, given: Given) -> Plugged:
     """Whether QEMU runs its queues by vhost-net: it says nothing where it tried that, and goes on without."""
     owned = [is_vhost_owned(fd) for fd in given.vhost_fds]
     vhost = bool(owned) and all(owned)

@@ -24,7 +24,8 @@ FLOORS = (
     {"host"},
     {"handover"},
     {"broker"},
-    {"the public names", "qmp"},
+    {"qmp"},
+    {"the public names", "aio"},
     {"commands"},
     {"__main__"},
 )

@@ -91,7 +91,7 @@ def test_what_is_cancelled_leaves_nothing(engine, bridge, no_leaks):
 
 def test_cancelled_twice(bridge, no_leaks):
     async def life():
-        task = asyncio.create_task(aio.open_nics([wish() for _ in range(32)]))
+        task = asyncio.create_task(aio.open_nics([wish() for _ in range(32)]))  # noqa: RUF006
         await asyncio.sleep(0.001)
         for _ in range(20):
             task.cancel()
@@ -171,7 +171,7 @@ def test_a_broker(bridge, no_leaks):
             await net.close_nics(nics)
             assert there() == []
             for delay in (0, 0.0005, 0.001, 0.002, 0.005, 0.01):
-                task = asyncio.create_task(net.open_nics([wish() for _ in range(8)]))
+                task = asyncio.create_task(net.open_nics([wish() for _ in range(8)]))  # noqa: RUF006
                 await asyncio.sleep(delay)
                 if task.cancel():
                     with pytest.raises(asyncio.CancelledError):

@@ -2,12 +2,16 @@
 
 import os
 import re
+import shutil
 import subprocess
+import sys
 import threading
 from dataclasses import replace
 
 import pytest
+from brokers import serving
 from conftest import BRIDGE, ROOT, SEED, TESTS, lacks, state
+from drop import NOBODY, dropped
 from kernel import ip
 from machine import running
 
@@ -70,6 +74,43 @@ def test_the_seeds_nic_pings(bridge, guest):
         verdict, said = boot(guest, nic)
         assert verdict, said
         assert verdict[0].strip() == "VHOSTNET-E2E ok queues=8 mac=20:90:6f:28:84:f2"
+    assert state() == before
+
+
+UNPRIVILEGED = """
+import os, subprocess, sys, warnings
+import vhostnet
+warnings.simplefilter("ignore")
+path, vhost, *command = sys.argv[1:]
+with vhostnet.connect(path) as net, net.open_nic(vhostnet.parse_interface(sys.stdin.read()), vhost=vhost) as nic:
+    print("by uid", os.getuid(), "vhost", bool(nic.vhost), len(nic.fds), flush=True)
+    for _ in range(2):  # as boot() does
+        argv = nic.qemu_argv(alias="net2", bus="pci.0", addr="0x7")
+        done = subprocess.run([*command, *argv], pass_fds=nic.fds, stdin=subprocess.DEVNULL, capture_output=True)
+        if b"VHOSTNET-E2E" in done.stdout:
+            break
+        nic.reset_queues()
+    sys.stdout.buffer.write(done.stdout + done.stderr)
+"""
+
+
+def test_who_has_no_capability_pings_by_a_broker(bridge, guest):
+    """A user without any, whose QEMU has none either: eight queues, and vhost-net where the kernel has it."""
+    ip(f"address add 10.9.0.1/24 dev {BRIDGE}")
+    before = state()
+    here = lacks("vhost") is None
+    with serving() as broker:
+        files = [shutil.copy(file, broker.policy.parent) for file in (guest[1], guest[3])]
+        for file in files:
+            os.chmod(file, 0o644)
+        command = [*QEMU, "-kernel", files[0], "-initrd", files[1], *guest[4:]]
+        how = [broker.path, "require" if here else "auto", *command]
+        who = [*dropped(), sys.executable, "-c", UNPRIVILEGED, *how]
+        done = subprocess.run(
+            who, input=SEED, capture_output=True, text=True, errors="replace", timeout=1000, cwd="/", check=False
+        )
+    assert f"by uid {NOBODY} vhost {here} {16 if here else 8}" in done.stdout, done.stdout + done.stderr
+    assert "VHOSTNET-E2E ok queues=8 mac=20:90:6f:28:84:f2" in done.stdout, done.stdout + done.stderr
     assert state() == before
 
 

@@ -14,6 +14,7 @@ PLUG = "plug in"  # ports of Open vSwitch, where there is one
 PLUGGERS = ("one transaction", "one ovs-vsctl", "ovs-vsctl")  # the last is libvirt's way
 LIMITERS = ("act", "act, pure", "tc")
 MACVTAP_CLOSERS = ("close_nics", "each by itself")
+BROKERED = ("native", "broker")
 TAKERS = ("bare exchange", "take", "take, pure", "native")
 
 
@@ -75,6 +76,8 @@ CASES = (
     Case(8, 128, rounds=25, who=CLOSERS, what="close"),
     Case(8, 1, rounds=80, who=TAKERS, what="take", per_round=5),
     Case(1, 100, rounds=5, who=PLUGGERS, what=PLUG),
+    *(Case(queues, 1, rounds=40, who=BROKERED, what="ask for", per_round=5) for queues in (1, 8)),
+    Case(8, 64, rounds=20, who=BROKERED, what="ask for"),
     Case(8, 16, rounds=8, who=LIMITERS, what="limit"),
     Case(8, 1, rounds=30, direct=True, per_round=5),
     Case(8, 128, rounds=20, direct=True),

@@ -28,6 +28,14 @@ class Limit(NamedTuple):
     at_least: bool = False
 
 
+class More(NamedTuple):
+    """How many microseconds *one* may take more than *other* (medians, in one run)."""
+
+    one: Place
+    other: Place
+    most: float
+
+
 class Absolute(NamedTuple):
     """What a quantity may be at most, in microseconds or bytes."""
 
@@ -58,6 +66,7 @@ LIMITS = (
     Limit(("8q x 128 macvtaps", "native"), ("8q x 128 macvtaps", "floor"), 1.15),
     Limit(("close 8q x 16 macvtaps", "each by itself"), ("close 8q x 16 macvtaps", "close_nics"), 4, at_least=True),
     Limit(("take 8q x 1", "take"), ("take 8q x 1", "bare exchange"), 1.7),
+    Limit(("ask for 8q x 64", "broker"), ("ask for 8q x 64", "native"), 1.3),
     Limit(("plug in 1q x 100", "ovs-vsctl"), ("plug in 1q x 100", "one transaction"), 10, at_least=True),
     *(
         Limit((f"8q x {batch}, {ASIDE}", engine), (f"8q x {batch}, {NONE}", engine), 1.10)
@@ -65,6 +74,7 @@ LIMITS = (
         for engine in ("native", "pure")
     ),
 )
+MORE = tuple(More((f"ask for {queues}q x 1", "broker"), (f"ask for {queues}q x 1", "native"), 150) for queues in (1, 8))
 ABSOLUTES = (
     Absolute("bytes", ("8q", "noqueue"), 0.5, "MiB", 2**20),
     Absolute("ns", ("the seed's XML", "parse + plan + argv"), 150, "us", 1000),
@@ -97,7 +107,7 @@ def table(result: Result) -> str:
 
 def verdicts(result: Result) -> str:
     """The limits, and whether this run kept them."""
-    return "\n".join((*_limits(result), *_absolutes(result), *_busy(result["ns"])))
+    return "\n".join((*_limits(result), *_more(result["ns"]), *_absolutes(result), *_busy(result["ns"])))
 
 
 def _limits(result: Result) -> Iterator[str]:
@@ -111,6 +121,14 @@ def _limits(result: Result) -> Iterator[str]:
         what = f"{limit.one[0]}, {limit.one[1]}: {times:.2f} times {limit.other[1]}"
         among = f" of {limit.other[0]}" if limit.other[0] != limit.one[0] else ""
         yield f"{_word(kept)}  {what}{among}, {sense} {limit.times}"
+
+
+def _more(times: dict[str, dict[str, list[int]]]) -> Iterator[str]:
+    for limit in MORE:
+        if limit.one[0] in times:
+            one, other = (statistics.median(times[case][who]) / 1000 for case, who in (limit.one, limit.other))
+            what = f"{limit.one[0]}, {limit.one[1]}: {one - other:.0f} us more than {limit.other[1]}"
+            yield f"{_word(one - other <= limit.most)}  {what}, at most {limit.most:.0f}"
 
 
 def _absolutes(result: Result) -> Iterator[str]:

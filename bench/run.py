@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import beside_udevd, openvswitch, quantities, report
+from bench.brokers import ByBroker, of_loop
 from bench.cases import CASES, PLUG, Case
 from bench.contestants import bridge_names, everybody
 from bench.measure import measure, raise_file_limit
@@ -31,6 +32,7 @@ def main() -> int:
     for name in bridge_names(Case(1, 1, 1, bridges=4)):
         bridge.make_bridge(name)
     floor, contestants = everybody()
+    contestants["broker"] = ByBroker()
     no_switch = openvswitch.missing()
     for case in (case for case in CASES if case.quick or not options.quick):
         if case.what == PLUG and no_switch:
@@ -40,6 +42,7 @@ def main() -> int:
         times[case.name] = measure(case, {who: contestants[who] for who in case.who}, floor, options.rounds_percent)
     times |= worlds
     memory = quantities.of_memory(quick=options.quick)
+    times["the loop's turns, 8q x 64 aside"] = {"late": of_loop(max(1, 20 * options.rounds_percent // 100))}
     result = {"host": facts, "ns": times, "bytes": memory}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result))

@@ -29,8 +29,8 @@ class Machine:
 
 
 @contextmanager
-def running(*words, before=(), **how):
-    """Started with these arguments, by the words *before* it, if any, which become it; it is killed in the end.
+def running(*words, before=(), fds=(), **how):
+    """Started with these arguments and fds, by the words *before* it, if any, which become it; killed in the end.
 
     Its monitor listens before it runs, as libvirt has it: between QEMU's own bind() and listen() a client is refused.
     """
@@ -40,7 +40,7 @@ def running(*words, before=(), **how):
         listener.listen()
         fd = listener.fileno()
         monitor = ["-chardev", f"socket,id=monitor,fd={fd},server=on,wait=off", "-mon", "chardev=monitor,mode=control"]
-        with subprocess.Popen([*before, *COMMAND, *words, *monitor], pass_fds=[fd], **how) as process:
+        with subprocess.Popen([*before, *COMMAND, *words, *monitor], pass_fds=[fd, *fds], **how) as process:
             listener.close()  # or who asks a QEMU that has ended would wait
             try:
                 yield Machine(process, path)

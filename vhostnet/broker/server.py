@@ -95,6 +95,7 @@ class Server:
             if time.monotonic() - ticked > _TICK:
                 ticked = time.monotonic()
                 self._drop_late()
+                self.service.tick()
         self.close()
 
     def close(self) -> None:

@@ -23,13 +23,16 @@ from vhostnet.errors import HostError, PolicyRefused, SpecError, VhostnetError
 from vhostnet.handover.fields import spec_of
 from vhostnet.handover.proof import told_of
 from vhostnet.host.closing import close_later, close_nics
-from vhostnet.host.marks import Mark
+from vhostnet.host.lasting import delete_nics
+from vhostnet.host.marks import Mark, read_mark
 from vhostnet.host.nic import Nic
 from vhostnet.host.opening import make_nics
 from vhostnet.host.pool import NicPool
 from vhostnet.qemu.argv import fitted, qemu_argv
+from vhostnet.slow import ovsdb
 from vhostnet.version import __version__
 
+SWEEP: Final = 5.0  # seconds between looks for ports that are left
 SERVICE: Final = "org.varlink.service"
 _FIRST: Final = 3  # the number that a reply's first fd has in a program that is started with them
 _log: Final = logging.getLogger("vhostnet.broker")
@@ -55,6 +58,8 @@ class Service:
         self._engine: Final = engines.select(engine)
         self._accounts: Final = Accounts()
         self._since: Final = time.monotonic()
+        self._plugs = ovsdb.is_there()  # some may be of a broker before this one
+        self._swept = 0.0
         self.calls = self.refused = self.made = self.programs = self.deleted = 0
 
     def serve(self, calls: Sequence[Call]) -> None:
@@ -79,6 +84,12 @@ class Service:
             return
         for nic in nics:
             nic.leave_to_other()
+
+    def tick(self) -> None:
+        """Now and then: a client that was killed may have left a port of Open vSwitch, which outlives its NIC."""
+        if self._plugs and time.monotonic() - self._swept > SWEEP:
+            self._swept = time.monotonic()
+            threading.Thread(target=_sweep, name="vhostnet-broker-sweep").start()
 
     def forget(self, kept: Mapping[str, Any]) -> None:
         """A connection has ended, and this is what it had."""
@@ -105,6 +116,7 @@ class Service:
         if len(wish.specs) > 1 and not call.more:
             call.fail(f"{SERVICE}.ExpectedMore")
             return []
+        self._plugs = self._plugs or any(spec.virtualport for spec in wish.specs)
         self._accounts.check(call.peer, wish.rule, len(wish.specs), wish.queues)
         self._accounts.add(call.peer.uid, len(wish.specs), wish.queues)
         return [wish]
@@ -298,6 +310,16 @@ def _fail_unknown(call: Call) -> None:
         call.fail(f"{SERVICE}.MethodNotFound", {"method": call.method})
     else:
         call.fail(f"{SERVICE}.InterfaceNotFound", {"interface": interface})
+
+
+def _sweep() -> None:
+    """Take away the ports of a broker's NICs that have gone."""
+    try:
+        marked = [(port.name, read_mark(port.mark)) for port in ovsdb.list_ports() if not port.open]
+        left = [name for name, mark in marked if mark and mark.uid is not None]
+        delete_nics(left)
+    except OSError as error:
+        _log.warning("ports of Open vSwitch that are left: %s", error)
 
 
 def _pool(call: Call) -> NicPool:

@@ -16,16 +16,18 @@ from types import TracebackType
 from typing import Any, Final, Literal, overload
 
 from vhostnet.broker.errors import INTERFACE, read_error, read_refusal
-from vhostnet.errors import HandoverError, HostError, NicClosed, PoolClosed, VhostUnavailable
+from vhostnet.errors import HandoverError, HostError, NicClosed, NotPermitted, PoolClosed
 from vhostnet.handover.fields import fields_of
 from vhostnet.handover.proof import proven
 from vhostnet.handover.wire import MAX_FDS, Channel, Message
 from vhostnet.host.nic import Nic, settle_later
 from vhostnet.host.pool import PoolStats
+from vhostnet.host.reasons import refusal
 from vhostnet.others import udev
 from vhostnet.process.files import close_fd
-from vhostnet.program.parts import Fds, NicRow
-from vhostnet.program.plan import Qdisc
+from vhostnet.process.forks import under_way
+from vhostnet.program.parts import Fds, NicRow, Op
+from vhostnet.program.plan import Qdisc, plan_reset
 from vhostnet.spec.interface import InterfaceSpec, VhostPolicy
 from vhostnet.spec.mac import random_mac
 from vhostnet.values import replace
@@ -270,12 +272,11 @@ class BrokerNic(Nic):
         """As ``Nic.reset_queues()``; vhost-net fds that this process may not open come from the broker."""
         try:
             super().reset_queues()
-        except HostError as error:
-            if error.act != "VHOST_OPEN" or isinstance(error, VhostUnavailable):
+        except NotPermitted as error:
+            if error.act != Op.VHOST_OPEN.name:
                 raise
-            with self._lock:
+            with under_way, self._lock:
                 self._renew()
-            super().reset_queues()
 
     def close(self) -> None:
         """As ``Nic.close()``."""
@@ -296,13 +297,20 @@ class BrokerNic(Nic):
             return line.call(method, parameters, self.tap_fds[:1])
 
     def _renew(self) -> None:
+        """All or none, as the engine does it."""
         tap, stale = self._fds()
         with self.broker._line() as line:
             (message,) = line.replies("OpenVhost", {"path": self.spec.vhost_path, "count": len(stale)})
+        program = plan_reset(self.held(), "")
+        result = self._engine.run(program)
+        if result.failures:
+            stale, message = message.fds, message._replace(fds=stale)
         self._owned[0] = Fds(tap, message.fds)
-        self.resets += 1
+        self.resets += not result.failures
         for fd in stale:
             close_fd(fd)
+        if result.failures:
+            raise refusal(program, result.failures[0])
 
 
 def _received(broker: Broker, spec: InterfaceSpec, message: Message, made: contextlib.ExitStack) -> Nic | HostError:

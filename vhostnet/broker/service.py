@@ -244,13 +244,14 @@ class Service:
 
     # --- the broker itself ---
 
-    def status(self) -> dict[str, Any]:
-        """What it is doing, and has done, as GetStatus answers it."""
+    def status(self, uid: int) -> dict[str, Any]:
+        """What it is doing, and has done, as GetStatus answers it: of other users root alone is told."""
         clients, held = self._clients(), self._accounts.total
         names = ("calls", "refused", "made", "programs", "deleted")
         users = [
-            {"uid": uid, **self._accounts.of(uid)._asdict(), "clients": clients.get(uid, 0)}
-            for uid in sorted({*clients, *held})
+            {"uid": user, **self._accounts.of(user)._asdict(), "clients": clients.get(user, 0)}
+            for user in sorted({*clients, *held})
+            if uid in (0, user)
         ]
         return {
             "version": __version__,
@@ -263,10 +264,10 @@ class Service:
         }
 
     def _get_status(self, call: Call) -> None:
-        call.reply(self.status())
+        call.reply(self.status(call.peer.uid))
 
     def _get_metrics(self, call: Call) -> None:
-        call.reply({"text": exposition(self.status())})
+        call.reply({"text": exposition(self.status(call.peer.uid))})
 
     def _get_info(self, call: Call) -> None:
         url = "https://pypi.org/project/vhostnet/"

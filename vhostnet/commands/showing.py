@@ -38,7 +38,7 @@ def nic_line(nic: vhostnet.FoundNic) -> str:
         f"{nic.bridge or nic.parent or '-':<15}",
         f"{'UP' if nic.up else 'DOWN':<4}",
         f"queues {nic.attached or '?'}{detached}",
-        f"made by {nic.mark.pid or '?'}" + ("" if nic.mark.maker_lives else " (gone)"),
+        f"made {_for(nic.mark.uid)} {nic.mark.pid or '?'}" + ("" if nic.mark.maker_lives else " (gone)"),
         "held by " + (" ".join(f"{shlex.quote(holder.command)}({holder.pid})" for holder in nic.holders) or "?"),
         *(["parked"] if nic.mark.parked else []),
         *(["its port of Open vSwitch is all there is of it"] if nic.plugged and not nic.ifindex else []),
@@ -46,6 +46,11 @@ def nic_line(nic: vhostnet.FoundNic) -> str:
         *([nic.kind] if nic.kind == "macvtap" else ["persistent"] if nic.persistent else []),
     ]
     return "  ".join(parts)
+
+
+def _for(uid: int | None) -> str:
+    """A broker makes them for others."""
+    return "by" if uid is None else f"for uid {uid},"
 
 
 def nic_json(nic: vhostnet.FoundNic) -> dict[str, Any]:

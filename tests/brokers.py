@@ -17,7 +17,7 @@ POLICY = f"""
 [[rule]]
 name = "tests"
 users = [0, {NOBODY}]
-bridges = ["{BRIDGE}"]
+bridges = ["{BRIDGE}", "gone0"]
 vlans = [7, "100-199"]
 ifnames = ["vm-*", "veni_*"]
 macs = ["52:54:00", "20:90:6f"]

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vhostnet
-from vhostnet.handover.fields import fields_of, spec_of
+from vhostnet.handover.fields import another, fields_of, spec_of
+from vhostnet.values import replace
 
 WHOLE = {
     "bridge": "br0",
@@ -44,6 +45,18 @@ SPECS = (
 def test_there_and_back(fields):
     spec = vhostnet.InterfaceSpec(**fields)
     assert spec_of(json.loads(json.dumps(fields_of(spec)))) == spec
+
+
+def test_the_same_but_for_its_mac():
+    spec = vhostnet.InterfaceSpec(**WHOLE)
+    other = another(spec, "52:54:00:AA:00:08")
+    assert other == replace(spec, mac="52:54:00:aa:00:08")
+    assert hash(other) == hash(replace(spec, mac="52:54:00:aa:00:08"))
+    for wrong in ("", "52:54", "53:54:00:00:00:01"):
+        with pytest.raises(vhostnet.SpecError) as caught:
+            another(spec, wrong)
+        with pytest.raises(vhostnet.SpecError, match=str(caught.value.expected)):
+            replace(spec, mac=wrong)
 
 
 def test_what_says_nothing_is_left_out():

@@ -319,7 +319,7 @@ def _received(broker: Broker, spec: InterfaceSpec, message: Message, made: conte
     if refused:
         return read_refusal(refused)
     try:
-        nic = proven(message.said.get("nic") or {}, message.fds, spec=spec, kind=BrokerNic)
+        nic = proven(message.said.get("nic") or {}, message.fds, spec=spec, kind=BrokerNic, here=False)
     except BaseException:
         for fd in message.fds:
             close_fd(fd)

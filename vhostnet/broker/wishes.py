@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from vhostnet.broker.connection import Call
 from vhostnet.broker.policy import Policy, Rule
 from vhostnet.errors import SpecError
-from vhostnet.handover.fields import spec_of
+from vhostnet.handover.fields import another, spec_of
 from vhostnet.host.names import is_template
 from vhostnet.host.opening import How
 from vhostnet.program.plan import QDISCS
@@ -38,10 +40,28 @@ def read_wish(call: Call, policy: Policy) -> Wish:
     if (given is None) == (xml is None) or not isinstance(given, (list, type(None))):
         expected = "specs, or an XML document as xml, and not both"
         raise SpecError("is not allowed", attribute="specs", value=given, expected=expected)
-    specs = [spec_of(one) for one in given] if given is not None else list(parse_any(call.text("xml")))
+    specs = list(_specs(given)) if given is not None else list(parse_any(call.text("xml")))
     if not specs:
         raise SpecError("has no NIC", attribute="specs" if xml is None else "xml", expected="one or more")
     return Wish(call, specs, policy.check(call.peer, specs), _how(call), call.flag("keep", False))
+
+
+def _specs(given: Sequence[Any]) -> Iterator[InterfaceSpec]:
+    """Most NICs are like one before, but for their MACs, and to check all that can be asked for takes a while.
+
+    A virtualport is each one's own: where it has no id it gets a random one.
+    """
+    for fields in given:
+        mac = fields.get("mac") if isinstance(fields, dict) and "virtualport" not in fields else None
+        if isinstance(mac, str):
+            yield another(_like(json.dumps({**fields, "mac": ""})), mac)
+        else:
+            yield spec_of(fields)
+
+
+@lru_cache(maxsize=256)
+def _like(text: str) -> InterfaceSpec:
+    return spec_of({name: value for name, value in json.loads(text).items() if name != "mac"})
 
 
 def _how(call: Call) -> How:

@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 
 from vhostnet.errors import SpecError
 from vhostnet.spec.interface import InterfaceSpec
+from vhostnet.spec.mac import EXPECTED, normalize
 from vhostnet.spec.parts import (
     Bandwidth,
     CcwAddress,
@@ -52,6 +53,16 @@ def fields_of(spec: InterfaceSpec) -> dict[str, Any]:
 def spec_of(fields: Mapping[str, Any]) -> InterfaceSpec:
     """The spec that has these fields. Raises SpecError, naming the field (``vlan.tags``) and what would be right."""
     return cast(InterfaceSpec, _value(InterfaceSpec, fields, ""))
+
+
+def another(spec: InterfaceSpec, mac: str) -> InterfaceSpec:
+    """The same NIC but for its MAC, the only field that is checked: no other rule is about that. Raises SpecError."""
+    normal = normalize(mac)
+    if normal is None:
+        raise SpecError("is not allowed", attribute="mac", value=mac, expected=EXPECTED)
+    made = object.__new__(InterfaceSpec)
+    made.__dict__.update(spec.__dict__, mac=normal)
+    return made
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -45,9 +45,16 @@ def told_of(nic: Nic, *, spec: bool = True) -> dict[str, Any]:
 
 
 def proven(
-    told: Mapping[str, Any], fds: Sequence[int], *, spec: InterfaceSpec | None = None, kind: type[Nic] = Nic
+    told: Mapping[str, Any],
+    fds: Sequence[int],
+    *,
+    spec: InterfaceSpec | None = None,
+    kind: type[Nic] = Nic,
+    here: bool = True,
 ) -> Nic:
     """The Nic that *told* speaks of, which owns *fds* from then on; with a *spec* it is not asked what that is.
+
+    Where it need not be *here*, in a network namespace that this process may look into, its link is not looked for.
 
     Raises HandoverError, or SpecError, and then they are the caller's: each queue is one of that TAP, by name and
     flags, in one network namespace, where the link of that name has the ifindex, the MAC and the mark that were said;
@@ -70,7 +77,8 @@ def proven(
     if macvtap:
         nic = _macvtap(spec, run, fds[-1], kind)
     else:
-        _check_link(row, _link_of(held.tap, name))
+        if here:
+            _check_link(row, _link_of(held.tap, name))
         nic = kind(spec, engines.select(), run)
     nic.resets = told["resets"]
     return nic

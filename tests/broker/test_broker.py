@@ -239,6 +239,29 @@ def test_exec_by_a_broker(broker):
     until(lambda: there() == {})
 
 
+HELPED = """
+import os, socket, subprocess, sys, vhostnet
+from vhostnet.engines import get_name
+ours, its = socket.socketpair()
+command = [sys.executable, "-m", "vhostnet", "helper", "--use-vnet", f"--br={sys.argv[1]}", f"--fd={its.fileno()}"]
+done = subprocess.run(command, pass_fds=[its.fileno()], capture_output=True, text=True)
+its.close()
+_, fds, _, _ = socket.recv_fds(ours, 1, 1)
+print(os.getuid(), done.returncode, get_name(fds[0])[:4] if fds else done.stderr.strip())
+"""
+
+
+def test_the_helper_has_it_by_a_broker(broker):
+    """Who has no capability, and no rule of QEMU's."""
+    serve = f"mount -t tmpfs none /run && mkdir /run/vhostnet && ln -s {broker.path} /run/vhostnet/broker"
+    for bridge, said in ((BRIDGE, "65534 0 vnet"), ("br7", "65534 1 vhostnet helper: POLICY: rule 'tests' allows")):
+        command = [*dropped(), sys.executable, "-c", HELPED, bridge]
+        shell = ["unshare", "--mount", "sh", "-c", f'{serve} && exec "$@"', "sh", *command]
+        done = subprocess.run(shell, capture_output=True, text=True, check=True, cwd="/", timeout=60)
+        assert done.stdout.startswith(said), done.stdout + done.stderr
+    until(lambda: there() == {})
+
+
 # --- the policy ------------------------------------------------------------------------------------------
 
 

@@ -242,6 +242,7 @@ def listening(path: str, mode: int = 0o666) -> socket.socket:
                 pass
             else:
                 raise HandoverError(f"somebody serves at {path} already")
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         with suppress(FileNotFoundError):
             os.unlink(path)
         sock.bind(path)

@@ -14,14 +14,15 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from vhostnet import InterfaceSpec, NotPermitted, VhostnetError, select_engine
-from vhostnet.commands.options import HELPER, Parser, helper_options
+from vhostnet import InterfaceSpec, Nic, NotPermitted, VhostnetError, select_engine
+from vhostnet.commands.options import BROKER, HELPER, Parser, helper_options
 from vhostnet.commands.shared import UsageError, await_udev
 from vhostnet.commands.showing import warnings_shown
 from vhostnet.host.opening import How, make_nics
 from vhostnet.others.bridge_acl import AclRefused, check_acl
 from vhostnet.process.files import close_fd
 
+CAP_NET_ADMIN = 12
 _NAMES = "tap%d"  # which firewalls may know
 _SETUID = "setuid root is no way for a Python program, which heeds the environment of whoever runs it"
 
@@ -42,9 +43,11 @@ def run(options: argparse.Namespace) -> int:
     with warnings_shown():
         try:
             _refuse_setuid()
-            check_acl(options.br)
+            by_broker = os.path.exists(BROKER) and not _may()
+            if not by_broker:  # whose policy says what is allowed
+                check_acl(options.br)
             with _receiver(options.fd) as receiver:
-                _give(receiver, options)
+                _give(receiver, _opened(options, by_broker=by_broker), options.fd)
         except (AclRefused, UsageError, VhostnetError) as error:
             print(f"vhostnet helper: {error}", file=sys.stderr)
             return 1
@@ -69,20 +72,35 @@ def _receiver(fd: int) -> socket.socket:
     raise UsageError(f"--fd={fd}: {problem}; expected a Unix socket, with whoever runs this at its other end")
 
 
-def _give(receiver: socket.socket, options: argparse.Namespace) -> None:
-    """The NIC goes with whoever has received it, or here when nobody has."""
+def _may() -> bool:
+    """This process has CAP_NET_ADMIN (proc(5), status: CapEff)."""
+    with open("/proc/self/status") as status:
+        effective = next((line.split()[1] for line in status if line.startswith("CapEff")), "0")
+    return bool(int(effective, 16) >> CAP_NET_ADMIN & 1)
+
+
+def _opened(options: argparse.Namespace, *, by_broker: bool) -> Nic:
+    """By this process, or where it may not by a broker that serves here."""
     model = "virtio" if options.use_vnet else "e1000"
+    if by_broker:
+        from vhostnet.broker.client import connect
+
+        return connect(BROKER).open_nic(InterfaceSpec(bridge=options.br, model=model, vhost="off"))
     spec = InterfaceSpec(bridge=options.br, model=model, ifname=_NAMES, vhost="off")
     try:
-        (nic,) = make_nics(select_engine(), [spec], How("off", "noqueue", helped=False))
+        return make_nics(select_engine(), [spec], How("off", "noqueue", helped=False))[0]
     except NotPermitted as error:
         error.remedy += "; setuid does nothing for a script"
         raise
+
+
+def _give(receiver: socket.socket, nic: Nic, fd: int) -> None:
+    """The NIC goes with whoever has received it, or here when nobody has."""
     with nic:
         await_udev([nic])
         try:
             socket.send_fds(receiver, [b"\0"], nic.tap_fds)
         except OSError as error:
-            raise UsageError(f"failed to write fd to unix socket {options.fd}: {error.strerror}") from None
-        for fd in nic.detach().tap:
-            close_fd(fd)
+            raise UsageError(f"failed to write fd to unix socket {fd}: {error.strerror}") from None
+        for tap in nic.detach().tap:
+            close_fd(tap)

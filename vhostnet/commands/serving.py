@@ -25,26 +25,33 @@ def serve(options: argparse.Namespace) -> int:
     if options.check:
         print(to_json([_shown(rule) for rule in policy.rules]) if options.json else _summary(policy))
         return 0
+    servers: list[Server] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        if not servers:  # it has not begun
+            sys.exit(0)
+        servers[0].stop()
+
+    def reload(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        for server in servers:
+            server.reload()
+
+    for number, what in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, reload)):
+        signal.signal(number, what)
+    servers.append(_server(options))
+    if is_service():
+        notify(f"READY=1\nSTATUS={_summary(policy)}")
+    servers[0].run()
+    return 0
+
+
+def _server(options: argparse.Namespace) -> Server:
     try:
-        listeners = passed_listeners() or [listening(options.socket)]
-        server = Server(listeners, options.policy, engine=options.engine)
+        return Server(passed_listeners() or [listening(options.socket)], options.policy, engine=options.engine)
     except OSError as error:
         if isinstance(error, vhostnet.VhostnetError):
             raise
         raise UsageError(f"{options.socket}: {error.strerror}") from None
-
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        server.stop()
-
-    def reload(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        server.reload()
-
-    for number, what in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, reload)):
-        signal.signal(number, what)
-    if is_service():
-        notify(f"READY=1\nSTATUS={_summary(policy)}")
-    server.run()
-    return 0
 
 
 def _read(path: str) -> Policy:

@@ -1,4 +1,4 @@
-"""The same for asyncio: nothing here blocks the event loop, and what is cancelled leaves nothing.
+"""The same for asyncio: nothing here blocks the event loop, and what is cancelled leaves nothing::
 
     nics = await aio.open_nics(specs)
     plugged = await aio.plug(client, nics[0], bus="pci.1")      # client: a qemu.qmp.QMPClient that is connected

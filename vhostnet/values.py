@@ -36,6 +36,7 @@ else:
         cls.__match_args__ = () if kw_only else names
         cls.__dataclass_fields__ = _OfTwin("__dataclass_fields__", names, kw_only)
         cls.__dataclass_params__ = _OfTwin("__dataclass_params__", names, kw_only)
+        cls.__signature__ = _OfTwin("__signature__", names, kw_only)  # for help(), and whoever else asks inspect
         cls.__replace__ = replace
         for name, method in vars(_Methods).items():
             if callable(method):
@@ -90,6 +91,7 @@ else:
 
         def __get__(self, value, cls):
             from dataclasses import MISSING, field, make_dataclass
+            from inspect import signature
 
             def described(name):
                 if name in cls._makers:
@@ -97,5 +99,6 @@ else:
                 return name, cls.__annotations__[name], field(default=cls._defaults.get(name, MISSING))
 
             twin = make_dataclass(cls.__name__, map(described, self.names), frozen=True, kw_only=self.kw_only)
+            twin.__signature__ = signature(twin)
             setattr(cls, self.attribute, getattr(twin, self.attribute))
             return getattr(cls, self.attribute)

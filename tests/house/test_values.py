@@ -41,6 +41,11 @@ def test_they_are_what_dataclasses_are(value):
     assert value != twin(value)
 
 
+def test_they_say_what_they_take():
+    assert str(inspect.signature(UsbAddress)) == "(bus: 'int' = 0, port: 'str' = '1') -> None"
+    assert list(inspect.signature(InterfaceSpec).parameters) == [f.name for f in dataclasses.fields(InterfaceSpec)]
+
+
 def test_they_differ_where_a_field_does():
     spec = VALUES[-1]
     other = dataclasses.replace(spec, queues=4)

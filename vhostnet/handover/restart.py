@@ -67,7 +67,7 @@ def unstore_nics(nics: Iterable[Nic]) -> None:
 
 @contextlib.contextmanager
 def inherit_nics(nics: Sequence[Nic]) -> Iterator[dict[str, str]]:
-    """What to add to the environment of the program that this process becomes, which has them by ``restore_nics()``:
+    """What to add to the environment of the program that this process becomes, which has them by ``restore_nics()``::
 
         with vhostnet.inherit_nics(nics) as more:
             os.execve(path, argv, {**os.environ, **more})

@@ -90,11 +90,12 @@ class Nic:
         program, result, row = runs[-1]
         made = result.nics[row]
         assert made, "its row failed"
-        self.spec = spec
+        self.spec = spec  #: What was asked for.
         nic = program.nics[row]
+        #: As the kernel has it.
         self.ifname: Final = _new_name(program, row) if nic.wish else nic.ifname
-        self.ifindex: Final = made.ifindex
-        self.mtu = made.mtu
+        self.ifindex: Final = made.ifindex  #: In the network namespace where it was made.
+        self.mtu = made.mtu  #: The TAP's own, in bytes.
         self._told: bool | None = None  # to come up, or to go down, since it was made
         self.resets = 0  # how often its vhost-net fds were replaced
         self._adopted = nic.adopted

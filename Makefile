@@ -76,7 +76,7 @@ FUZZ_SECONDS ?= 300
 fuzz: $(VENV)/fuzz  ## fuzzers of the text, the netlink answers and whole Programs, FUZZ_SECONDS each, side by side
 	tests/fuzz/run $(FUZZ_SECONDS)
 
-$(VENV)/fuzz $(VENV)/valgrind: $(VENV)/made
+$(VENV)/fuzz $(VENV)/valgrind $(VENV)/chromium: $(VENV)/made
 	tools/setup $(VENV) $(@F)
 	@touch $@
 
@@ -104,6 +104,19 @@ lint: setup  ## ruff, mypy --strict, clang-format, and C with every warning an e
 	for room in $(filter %.c,$(CORE)); do $(STRICT) -fanalyzer -c -o /dev/null $$room || exit; done
 	$(STRICT) -fsyntax-only bench/floor.c
 	$(STRICT) -fsyntax-only tests/faults/shim.c
+
+.PHONY: docs docs-look
+docs: $(VENV)/docs  ## README, docs/ and the docstrings as a site, build/site/; what leads nowhere, or is left out, is an error
+	rm -rf build/site
+	$(PYTHON) -m sphinx --quiet --fail-on-warning --keep-going --conf-dir docs/site . build/site
+	$(PYTHON) tools/links.py build/site
+
+docs-look: docs $(VENV)/chromium  ## the site in Chromium (Debian's, 300 MB), as wide as a phone and a desk; pictures: build/look/
+	$(PYTHON) tools/look.py build/site build/look
+
+$(VENV)/docs: $(VENV)/made
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
 
 .PHONY: bench bench-quick bench-macs bench-libvirt figures
 bench: setup  ## how long everything takes, with and without udev, against everybody else (bench/README.md): minutes

@@ -93,8 +93,8 @@ class Nic:
         self.spec = spec  #: What was asked for.
         nic = program.nics[row]
         #: As the kernel has it.
-        self.ifname: Final = _new_name(program, row) if nic.wish else nic.ifname
-        self.ifindex: Final = made.ifindex  #: In the network namespace where it was made.
+        self.ifname: Final[str] = _new_name(program, row) if nic.wish else nic.ifname
+        self.ifindex: Final[int] = made.ifindex  #: In the network namespace where it was made.
         self.mtu = made.mtu  #: The TAP's own, in bytes.
         self._told: bool | None = None  # to come up, or to go down, since it was made
         self.resets = 0  # how often its vhost-net fds were replaced

@@ -1,4 +1,4 @@
-"""README's code runs, and what it says is printed is printed."""
+"""What README says is printed is printed, its commands are there, and so is what pages link to."""
 
 import re
 import subprocess
@@ -8,7 +8,6 @@ import pytest
 from conftest import BRIDGE, ROOT
 
 README = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def run(*arguments, **how):
@@ -17,29 +16,8 @@ def run(*arguments, **how):
 
 
 def test_there_is_something_to_run():
-    assert len(PYTHON) == 2
     assert "make demo" in README
     assert "make test" in README
-
-
-@pytest.mark.tap
-@pytest.mark.qemu
-@pytest.mark.parametrize("code", PYTHON, ids=["library", "spec"])
-def test_the_code_runs(bridge, code):
-    code = code.replace('"-nodefaults"', '"-S", "-nodefaults", "-qmp", "stdio"')  # stopped, and told to quit
-    talk = '{"execute": "qmp_capabilities"}\n{"execute": "quit"}\n'
-    done = run("-c", code, input=talk)
-    assert done.returncode == 0, done.stderr
-    if "subprocess.run" in code:
-        assert '"return"' in done.stdout
-
-
-@pytest.mark.tap
-@pytest.mark.slow
-def test_the_pool_of_the_docs_runs(bridge):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.DOTALL)
-    done = run("-W", "error", "-c", code.replace("br0", BRIDGE))
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.tap

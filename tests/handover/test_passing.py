@@ -152,15 +152,6 @@ def test_why_there_is_no_vhost_goes_along(bridge, no_leaks):
     got.close()
 
 
-@pytest.mark.vhost
-def test_with_vhost_net(engine, bridge, no_leaks):
-    (got,) = both([vhostnet.open_nic(wish(queues=256, vhost="require"), engine=engine)])
-    assert got.vhost
-    assert len(got.vhost_fds) == 256
-    got.reset_queues()
-    got.close()
-
-
 def test_a_macvtap_is_deleted_by_who_has_it(net, no_leaks):
     subprocess.run(["ip", "link", "add", "parent0", "up", "type", "veth", "peer", "parent1"], check=True)
     spec = vhostnet.InterfaceSpec(type="direct", source=vhostnet.DirectSource("parent0", "bridge"), vhost="off")

@@ -38,6 +38,7 @@ from vhostnet.errors import (
     VhostnetWarning,
     VhostUnavailable,
 )
+from vhostnet.events import DoneAct, Event, Listening, on_event
 from vhostnet.host.closing import close_nics
 from vhostnet.host.marks import Mark
 from vhostnet.host.nic import Nic, Timing, Vhost
@@ -86,7 +87,9 @@ __all__ = [
     "Cost",
     "DeviceGone",
     "DirectSource",
+    "DoneAct",
     "EngineUnavailable",
+    "Event",
     "Fds",
     "FlagMismatch",
     "FoundNic",
@@ -97,6 +100,7 @@ __all__ = [
     "HostRoute",
     "InterfaceSpec",
     "Limits",
+    "Listening",
     "Mark",
     "MmioAddress",
     "NameBusy",
@@ -152,6 +156,7 @@ __all__ = [
     "inherit_nics",
     "limits",
     "list_nics",
+    "on_event",
     "open_nic",
     "open_nics",
     "open_vdpa",

@@ -19,6 +19,7 @@ FLOORS = (
     {"spec"},
     {"program", "qemu"},
     {"engines"},
+    {"events"},
     {"slow"},
     {"others"},
     {"host"},

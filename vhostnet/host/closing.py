@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from vhostnet import slow
 from vhostnet.engines import Engine, _uapi
 from vhostnet.errors import HostError
+from vhostnet.events import close, told
 from vhostnet.host.nic import Nic, Surrendered, close_here, delete_macvtaps, queues_of
 from vhostnet.process.files import close_fd
 from vhostnet.process.forks import under_way
@@ -77,14 +78,15 @@ def _delete(doomed: Doomed) -> None:
 def _delete_by(engine: Engine, rows: Sequence[NicRow]) -> None:
     """In this thread's network namespace what is here, then in that of the first of the others, and so on."""
     slow.end(engine, rows)
-    engine.close([queues_of(row) for row in rows if row.adopted])  # and they stay
+    staying = [row for row in rows if row.adopted]
+    close(engine, staying, [queues_of(row) for row in staying])
     elsewhere = _delete_in(None, engine, [row for row in rows if not row.adopted])
     while elsewhere:
         first, *others = elsewhere
         try:
             netns = fcntl.ioctl(first.fds.tap[0], _uapi.TUNGETDEVNETNS)
         except OSError:
-            engine.close([first.fds])
+            close(engine, [first], [first.fds])
             elsewhere = others
             continue
         try:
@@ -92,7 +94,7 @@ def _delete_by(engine: Engine, rows: Sequence[NicRow]) -> None:
         finally:
             close_fd(netns)
         if first in left:  # it was moved on meanwhile
-            engine.close([first.fds])
+            close(engine, [first], [first.fds])
         elsewhere = [row for row in left if row is not first]
 
 
@@ -102,14 +104,15 @@ def _delete_in(netns: NetNs | None, engine: Engine, rows: Sequence[NicRow]) -> l
         return []
     program = plan_delete(rows)
     try:
-        result = call_inside(netns, engine.run, program)
+        result = call_inside(netns, told, engine, program, engine.run)
     except HostError:  # no way into that namespace
-        engine.close([row.fds for row in rows])
+        close(engine, rows, [row.fds for row in rows])
         return []
     refused = [(rows[program.acts[failure.act].nic], failure.result.errno) for failure in result.failures]
     if len(refused) < sum(nic is None for nic in result.nics):  # the run did not get as far as its acts
         refused = [(row, errno.EIO) for row in rows]
-    engine.close([row.fds for row, code in refused if code != errno.EXDEV])
+    there = [row for row, code in refused if code != errno.EXDEV]
+    close(engine, there, [row.fds for row in there])
     return [row for row, code in refused if code == errno.EXDEV]
 
 

@@ -10,10 +10,12 @@ from typing import Final
 
 from vhostnet.engines import Engine, NicResult, Result, get_mac, get_name, keep_mac
 from vhostnet.errors import HostError, VhostnetWarning, host_error
+from vhostnet.events import told
 from vhostnet.host.nic import Nic, Run
 from vhostnet.host.reasons import describe, refusal
 from vhostnet.others.bridge_helper import HelperRefused, find_helper, helped_tap
 from vhostnet.process.files import close_fd
+from vhostnet.process.forks import under_way
 from vhostnet.program.parts import Fds, Link, held_row
 from vhostnet.program.plan import plan_helped
 from vhostnet.spec.interface import DEFAULT_TAP, VNET_HDR_MODELS, InterfaceSpec, VhostPolicy
@@ -46,11 +48,12 @@ def _open(engine: Engine, spec: InterfaceSpec, vhost: VhostPolicy | None, refuse
         fd = helped_tap(path, spec.bridge, vnet_hdr=spec.model in VNET_HDR_MODELS)
     except HelperRefused as error:
         raise _explained(refused, str(error)) from None
-    try:
-        return _nic(engine, spec, vhost, fd)
-    except BaseException:
-        close_fd(fd)
-        raise
+    with under_way:  # until the Nic owns it
+        try:
+            return _nic(engine, spec, vhost, fd)
+        except BaseException:
+            close_fd(fd)
+            raise
 
 
 def _unfit(spec: InterfaceSpec, bridge: Link | None) -> str:
@@ -90,7 +93,7 @@ def _nic(engine: Engine, spec: InterfaceSpec, vhost: VhostPolicy | None, fd: int
     program = plan_helped(row, spec, vhost)
     result = Result((NicResult(row.ifindex, row.mtu, row.fds),), ())
     if program.acts:
-        result = engine.run(program)
+        result = told(engine, program, engine.run)
     if result.failures:
         raise refusal(program, result.failures[0])
     return Nic(spec, engine, Run(program, result, 0))

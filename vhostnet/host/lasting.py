@@ -9,9 +9,11 @@ from typing import Final
 from vhostnet import engines, slow
 from vhostnet.engines import Engine
 from vhostnet.errors import HostError, NameBusy, NoSuchTap
+from vhostnet.events import close, told
 from vhostnet.host.opening import How, make_nics
 from vhostnet.host.reasons import refusal
 from vhostnet.host.survey import FoundNic, survey
+from vhostnet.process.forks import under_way
 from vhostnet.process.netns import NetNs, call_inside
 from vhostnet.program.parts import NOTHING_SLOW, Fds, Floor, Macvtap, NicRow, Plug, Slow, held_row
 from vhostnet.program.plan import plan_delete
@@ -36,12 +38,14 @@ def _delete(engine: Engine, names: Sequence[str]) -> None:
     for name in names:
         _check(name, there.get(name))
     found = [there[name] for name in names]
-    held = [_row(nic) for nic in found if nic.kind == "macvtap"]
-    held += _open([nic for nic in found if nic.kind == "tun" and nic.ifindex], engine)
-    slow.end(engine, [*held, *(_row(nic) for nic in found if not nic.ifindex)])
-    program = plan_delete(held)
-    result = engine.run(program)
-    engine.close([held[program.acts[failure.act].nic].fds for failure in result.failures])
+    with under_way:
+        held = [_row(nic) for nic in found if nic.kind == "macvtap"]
+        held += _open([nic for nic in found if nic.kind == "tun" and nic.ifindex], engine)
+        slow.end(engine, [*held, *(_row(nic) for nic in found if not nic.ifindex)])
+        program = plan_delete(held)
+        result = told(engine, program, engine.run)
+        left = [held[program.acts[failure.act].nic] for failure in result.failures]
+        close(engine, left, [row.fds for row in left])
     if result.failures:
         raise refusal(program, result.failures[0])
 

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple, cast
 from vhostnet import slow
 from vhostnet.engines import ActResult, Engine, NicResult, Result, get_mac, keep_mac
 from vhostnet.errors import NicClosed, vhost_problem
+from vhostnet.events import close, told
 from vhostnet.host.reasons import refusal
 from vhostnet.others import udev
 from vhostnet.others.holders import TUN
@@ -294,7 +295,7 @@ class Nic:
             stale = self._fds().vhost
             program, _, row = self._runs[0]
             program = plan_reset(self.held(), program.nics[row].vhost_path if stale else "")
-            result = self._engine.run(program)
+            result = told(self._engine, program, self._engine.run)
             if result.failures:
                 raise refusal(program, result.failures[0])
             if stale:
@@ -354,7 +355,7 @@ class Nic:
             engine, row, home = self._surrender()
             if home is None:
                 slow.end(engine, [row])
-                engine.close([queues_of(row)])
+                close(engine, [row], [queues_of(row)])
             else:
                 delete_macvtaps(engine, [row], home)
                 home.release()
@@ -500,7 +501,8 @@ def settle_later(nics: Sequence[Nic], born: float) -> None:
 def delete_macvtaps(engine: Engine, rows: Sequence[NicRow], home: Home) -> None:
     """Take them away where they were made, in one round, and close their fds; those that are to stay stay."""
     refused = _delete_at(engine, [row for row in rows if not row.adopted], home)
-    engine.close([queues_of(row) for row in rows if row.adopted or row in refused])
+    left = [row for row in rows if row.adopted or row in refused]
+    close(engine, left, [queues_of(row) for row in left])
     _delete_at(engine, [row._replace(held=Fds((), ())) for row in refused], home)  # now that fds are to be had
 
 
@@ -510,7 +512,7 @@ def _delete_at(engine: Engine, rows: Sequence[NicRow], home: Home) -> list[NicRo
         return []
     program = plan_delete(rows)
     try:
-        result = home.call(engine.run, program)
+        result = home.call(told, engine, program, engine.run)
     except OSError:  # no way to there
         return list(rows)
     return [row for row, nic in zip(rows, result.nics or [None] * len(rows), strict=True) if nic is None]

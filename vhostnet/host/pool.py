@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 from vhostnet import engines
 from vhostnet.engines import Result
 from vhostnet.errors import DeviceGone, PoolClosed, SpecError, VhostnetError
+from vhostnet.events import told
 from vhostnet.host.closing import await_names, close_nics
 from vhostnet.host.marks import Maker, taken
 from vhostnet.host.names import is_template, name_for
@@ -30,6 +31,7 @@ from vhostnet.host.nic import Nic, Run
 from vhostnet.host.opening import How, make_nics
 from vhostnet.host.reasons import refusal
 from vhostnet.process.files import close_fd
+from vhostnet.process.forks import under_way
 from vhostnet.process.netns import NetNs, call_inside, no_thread
 from vhostnet.program.parts import NicRow
 from vhostnet.program.plan import Qdisc, plan_take
@@ -258,7 +260,8 @@ class NicPool:
 
     def _make_ready(self, parked: _Parked, spec: InterfaceSpec, rename: bool) -> Nic:
         nic, program = parked.nic, parked.program
-        run: Callable[[], Result] = partial(parked.ready, tap_mac(spec.mac))
+        mac = tap_mac(spec.mac)
+        run: Callable[[], Result] = partial(told, self._engine, program, lambda _: parked.ready(mac), mac)
         wish = spec.ifname or ""
         if wish:
             wish = name_for(wish)
@@ -280,7 +283,7 @@ class NicPool:
 
     def _plan(self, row: NicRow, spec: InterfaceSpec, wish: str, rename: bool) -> tuple[Program, Callable[[], Result]]:
         program = plan_take(row, spec, row.alias, wish=wish, rename=rename)
-        return program, lambda: self._engine.run(program)
+        return program, partial(told, self._engine, program, self._engine.run)
 
     def _make_now(self, spec: InterfaceSpec) -> Nic:
         how = self._how._replace(park=False, makers=self._makers)
@@ -297,7 +300,7 @@ class NicPool:
 
     def _make_ahead(self) -> bool:
         """Make a batch of what is missing; False when nothing is."""
-        with self._making:
+        with under_way, self._making:  # and who listens is told when the lock is free
             with self._lock:
                 missing = 0 if self._closed else self.size - len(self._parked)
             if missing <= 0:

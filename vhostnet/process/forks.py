@@ -2,13 +2,16 @@
 
 Between the kernel's open() and the Nic that will own the fd, and between a Nic that is closed and the kernel's close(),
 the fds are nobody's that a forked child could ask. It would have copies of them for as long as it lives, and the NIC
-would live as long. So threads that are there say so, and a fork waits for them.
+would live as long. So threads that are there say so, and a fork waits for them. Nor is it a place for code of others:
+calls of that wait, too.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 PATIENCE: Final = 10.0  # seconds a fork waits at the most: nobody knows how long others hold RTNL
@@ -21,6 +24,9 @@ class _UnderWay:
         self._changed = threading.Condition()
         self._inside: list[int] = []
         self._forking: list[int] = []
+        self._aside: dict[int, int] = {}  # a thread that works for another, which waits for it
+        self._calls: dict[int, list[Callable[[], object]]] = {}  # that wait, by the thread that will make them
+        self._calling: set[int] = set()
 
     def __enter__(self) -> None:
         me = threading.get_ident()
@@ -38,10 +44,50 @@ class _UnderWay:
             self._inside.append(me)
 
     def __exit__(self, *failure: object) -> None:
-        self._inside.remove(threading.get_ident())
+        me = threading.get_ident()
+        self._inside.remove(me)
         if self._forking:
             with self._changed:
                 self._changed.notify_all()
+        if self._calls:
+            self._make_calls(me)
+
+    def afterwards(self, call: Callable[[], object]) -> None:
+        """*call* is made when this thread, or the one that it works for, has nothing under way any more; now, where
+        that is so.
+        """
+        me = threading.get_ident()
+        maker = self._aside.get(me, me)
+        self._calls.setdefault(maker, []).append(call)
+        if maker == me:
+            self._make_calls(me)
+
+    @contextmanager
+    def aside(self, asking: int) -> Iterator[None]:
+        """This thread works for thread *asking*, which waits for it, and whose the calls are that it leaves."""
+        me = threading.get_ident()
+        self._aside[me] = self._aside.get(asking, asking)
+        try:
+            yield
+        finally:
+            del self._aside[me]
+
+    def back(self) -> None:
+        """The thread that worked for this one has ended."""
+        if self._calls:
+            self._make_calls(threading.get_ident())
+
+    def _make_calls(self, me: int) -> None:
+        """Those that come of a call are made after it: it may hold locks of its own."""
+        if me in self._inside or me in self._calling:
+            return
+        self._calling.add(me)
+        try:
+            while calls := self._calls.pop(me, None):
+                for call in calls:
+                    call()
+        finally:
+            self._calling.discard(me)
 
     def before_fork(self) -> None:
         """Returns with the lock, so that nobody enters until the fork is done."""

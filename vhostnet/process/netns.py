@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 from vhostnet.errors import HostError, NotPermitted, ResourceExhausted, SpecError
 from vhostnet.process.files import close_fd
+from vhostnet.process.forks import under_way
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
@@ -53,9 +54,12 @@ def call_aside(function: Callable[[], _T]) -> _T:
     outcome: list[_T] = []
     failure: list[BaseException] = []
 
+    asking = threading.get_ident()
+
     def work() -> None:
         try:
-            outcome.append(function())
+            with under_way.aside(asking):
+                outcome.append(function())
         except BaseException as error:  # carried over to the caller's thread
             failure.append(error)
 
@@ -65,6 +69,7 @@ def call_aside(function: Callable[[], _T]) -> _T:
     except RuntimeError as error:
         raise no_thread(error) from None
     thread.join()
+    under_way.back()
     if failure:
         raise failure[0]
     return outcome[0]

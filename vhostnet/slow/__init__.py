@@ -5,19 +5,21 @@ takes NICs away.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from vhostnet.engines import Engine, Result
+from vhostnet.events import told
 from vhostnet.program.parts import NOTHING_SLOW, NicRow
 from vhostnet.program.program import Program
 
 
 def run(engine: Engine, program: Program) -> Result:
-    """As ``engine.run(program)``, and the slow acts of it in their places."""
+    """As ``engine.run(program)``, and the slow acts of it in their places; whoever listens hears of it as one run."""
     if not program.slow:
-        return engine.run(program)
+        return told(engine, program, engine.run)
     from vhostnet.slow.executor import execute  # plain NICs need none of it
 
-    return execute(engine, program)
+    return told(engine, program, partial(execute, engine))
 
 
 def end(engine: Engine, held: Sequence[NicRow]) -> None:

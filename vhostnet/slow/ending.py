@@ -6,10 +6,12 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from vhostnet.engines import Engine
 from vhostnet.engines._uapi import TUNGETDEVNETNS
 from vhostnet.errors import HostError
+from vhostnet.events import told
 from vhostnet.process.files import close_fd
 from vhostnet.process.netns import call_inside
 from vhostnet.program.parts import NicRow
@@ -23,7 +25,7 @@ def end_all(engine: Engine, rows: Sequence[NicRow]) -> None:
         for netns, there in _by_netns(rows, stack):
             program = plan_end(there)
             try:
-                result = call_inside(netns, execute, engine, program)
+                result = call_inside(netns, told, engine, program, partial(execute, engine))
             except HostError as error:  # no way into that namespace
                 _log(", ".join(row.ifname for row in there), error)
                 continue

@@ -45,22 +45,22 @@ class Serving:
 
 
 @contextmanager
-def serving(text=POLICY, *options, directory=None, env=None):
+def serving(text=POLICY, *options, directory=None, env=None, by=("-m", "vhostnet", "serve")):
     """``vhostnet serve`` in this network namespace; in the end it is told to go, and says so by its exit code.
 
     In a *directory* of one's own it is the next one at the same socket.
     """
     with tempfile.TemporaryDirectory() as fresh:
         os.chmod(fresh, 0o755)  # for all users to connect
-        with _serving(Path(directory or fresh), text, options, env) as found:
+        with _serving(Path(directory or fresh), text, options, env, by) as found:
             yield found
 
 
 @contextmanager
-def _serving(directory, text, options, env):
+def _serving(directory, text, options, env, by):
     path, policy = str(directory / "broker"), directory / "policy.toml"
     policy.write_text(text)
-    command = [sys.executable, "-m", "vhostnet", "serve", "--socket", path, "--policy", str(policy), *options]
+    command = [sys.executable, *by, "--socket", path, "--policy", str(policy), *options]
     with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(env or {})}) as process:
         try:
             await_socket(path, process)

@@ -16,6 +16,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
@@ -183,7 +184,7 @@ async def _done(work: Callable[[], _T], undo: Callable[[_T], None]) -> _T:
             return (work(),)
 
     loop = asyncio.get_running_loop()
-    future = loop.run_in_executor(None, begun)
+    future = loop.run_in_executor(None, copy_context().run, begun)  # as asyncio.to_thread(): who listens may look there
     try:
         return (await asyncio.shield(future))[0]
     except asyncio.CancelledError:

@@ -25,6 +25,7 @@ NAVIGATION = {
         "docs/hotplug",
         "docs/migration",
         "docs/slow",
+        "docs/observability",
         "docs/security",
         "docs/reliability",
         "SECURITY",

@@ -26,7 +26,7 @@ FLOORS = (
     {"handover"},
     {"broker"},
     {"qmp"},
-    {"the public names", "aio"},
+    {"the public names", "aio", "observe"},
     {"commands"},
     {"__main__"},
 )

@@ -412,7 +412,7 @@ def _add_broker(commands: Any) -> None:
     serve.add_argument("--policy", default=POLICY, metavar="FILE", help=f"who may have what, TOML (default: {POLICY})")
     serve.add_argument("--check", action="store_true", help="read the policy, say what it is, and serve nobody")
     serve.add_argument("--engine", choices=("auto", "native", "pure"), default="auto", help="default: auto")
-    serve.add_argument("-v", "--verbose", action="store_true", help="log each connection's end, too")
+    serve.add_argument("-v", "--verbose", action="store_true", help="log each connection's end and each act, too")
     serve.add_argument("-j", "--json", action="store_true", help="the checked rules as JSON, errors too")
     serve.set_defaults(run=_serve)
 

@@ -14,6 +14,7 @@ from vhostnet.broker.policy import Policy, read_policy
 from vhostnet.broker.server import Server, listening, passed_listeners
 from vhostnet.commands.shared import UsageError
 from vhostnet.commands.showing import to_json
+from vhostnet.observe.log import log_event
 from vhostnet.process.notify import is_service, notify
 
 
@@ -21,6 +22,8 @@ def serve(options: argparse.Namespace) -> int:
     """Until SIGTERM; SIGHUP reads the policy again."""
     level = logging.DEBUG if options.verbose else logging.INFO
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=level)
+    if options.verbose:
+        vhostnet.on_event(log_event)
     policy = _read(options.policy)
     if options.check:
         print(to_json([_shown(rule) for rule in policy.rules]) if options.json else _summary(policy))

@@ -17,7 +17,7 @@ from vhostnet.broker.connection import Call
 from vhostnet.broker.errors import INTERFACE, packed_error, refusal_of
 from vhostnet.broker.metrics import exposition
 from vhostnet.broker.policy import Policy
-from vhostnet.broker.queues import nic_of, open_vhosts
+from vhostnet.broker.queues import nic_of, nics_of, open_vhosts
 from vhostnet.broker.wishes import Wish, grouped, read_wish
 from vhostnet.errors import HostError, PolicyRefused, SpecError, VhostnetError
 from vhostnet.handover.fields import spec_of
@@ -169,15 +169,8 @@ class Service:
             raise SpecError(
                 "is not allowed", attribute="specs", value=specs, expected="one for each fd, or none at all"
             )
-        nics: list[Nic] = []
-        try:
-            for fd, fields in zip(call.fds, specs, strict=True):
-                spec = None if fields == {} else spec_of(fields)
-                nics.append(nic_of(self._engine, fd, call.peer.uid, spec))
-        except BaseException:
-            for nic in nics:
-                nic.leave_to_other()
-            raise
+        known = [None if fields == {} else spec_of(fields) for fields in specs]
+        nics = nics_of(self._engine, call.fds, call.peer.uid, known)
         self.deleted += len(nics)
         close_later(nics, lambda: self._post(lambda: call.reply({})))
 

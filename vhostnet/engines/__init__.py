@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from functools import cache
 
-from vhostnet.engines._calls import get_mac, get_name, get_tun_flags, is_detached, keep_mac, netns_of_tap
+from vhostnet.engines._calls import get_mac, get_name, get_name_and_flags, is_detached, keep_mac, netns_of_tap
 from vhostnet.engines._protocol import CALLS, ActResult, Engine, Failure, NicResult, Result
 from vhostnet.errors import EngineUnavailable
 
@@ -24,7 +24,7 @@ __all__ = [
     "Result",
     "get_mac",
     "get_name",
-    "get_tun_flags",
+    "get_name_and_flags",
     "is_detached",
     "is_vhost_owned",
     "keep_mac",

@@ -80,15 +80,15 @@ def get_name(fd: int) -> str:
     return name_of(ioctl(fd, uapi.TUNGETIFF, bytes(uapi.IFREQ_FLAGS.size), "TUNGETIFF"))
 
 
-def get_tun_flags(fd: int) -> TunFlag:
-    """Of a queue of a TAP or a macvtap."""
+def get_name_and_flags(fd: int) -> tuple[str, int]:
+    """Of a queue of a TAP or a macvtap; the flags are a TunFlag's."""
     answer = ioctl(fd, uapi.TUNGETIFF, bytes(uapi.IFREQ_FLAGS.size), "TUNGETIFF")
-    return TunFlag(uapi.IFREQ_FLAGS.unpack(answer)[1])
+    return name_of(answer), uapi.IFREQ_FLAGS.unpack(answer)[1]
 
 
 def is_detached(fd: int) -> bool:
     """A TAP's queue that gets nothing: whoever had the NIC has not attached it, or has detached it since."""
-    return TunFlag.DETACH_QUEUE in get_tun_flags(fd)
+    return bool(get_name_and_flags(fd)[1] & TunFlag.DETACH_QUEUE)
 
 
 def netns_of_tap(fd: int) -> int:

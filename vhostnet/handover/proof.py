@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from vhostnet import engines
-from vhostnet.engines import ActResult, NicResult, Result, get_mac, get_name, get_tun_flags, netns_of_tap, prove_vhost
+from vhostnet.engines import ActResult, NicResult, Result, get_mac, get_name_and_flags, netns_of_tap, prove_vhost
 from vhostnet.errors import HandoverError, HostError
 from vhostnet.handover.fields import fields_of, spec_of
 from vhostnet.host.nic import Nic, Run
@@ -20,7 +20,8 @@ from vhostnet.program.program import Program
 from vhostnet.program.rows import slow_of
 from vhostnet.spec.interface import InterfaceSpec
 
-_MUST: Final = TunFlag.TAP | TunFlag.NO_PI
+_MUST: Final = int(TunFlag.TAP | TunFlag.NO_PI)
+_MANY: Final = int(_MUST | TunFlag.MULTI_QUEUE)
 
 
 def told_of(nic: Nic, *, spec: bool = True) -> dict[str, Any]:
@@ -137,14 +138,14 @@ def _check_tap(fd: int, queue: int, name: str, spec: InterfaceSpec) -> None:
         status = os.fstat(fd)
         if (status.st_rdev == TUN) == (spec.type == "direct"):
             raise HandoverError(f"queue {queue} of {name} is no {'macvtap' if spec.type == 'direct' else 'TAP'}")
-        found, flags = get_name(fd), get_tun_flags(fd)
+        found, flags = get_name_and_flags(fd)
     except OSError as error:
         raise HandoverError(f"queue {queue} of {name} is no TAP: {error.strerror or error}") from None
     if found != name:
         raise HandoverError(f"queue {queue} of {name} is one of {found}")
-    many = TunFlag.MULTI_QUEUE if spec.queues > 1 else TunFlag(0)
-    if flags & _MUST != _MUST or (flags & TunFlag.MULTI_QUEUE) < many:
-        raise HandoverError(f"queue {queue} of {name} has the flags {flags!r}, and {_MUST | many!r} are needed")
+    must = _MANY if spec.queues > 1 else _MUST
+    if flags & must != must:
+        raise HandoverError(f"queue {queue} of {name} has the flags {flags:#x}, and {must:#x} are needed")
 
 
 def _check_vhost(fd: int, queue: int, name: str) -> None:

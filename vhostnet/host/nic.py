@@ -136,8 +136,12 @@ class Nic:
     @property
     def vhost_refused(self) -> ActResult | None:
         """What opening its vhost-net fds came to, where it was tried and it goes without."""
-        tried = (outcome for act, outcome in self._acts() if act.op == Op.VHOST_OPEN)
-        return next((outcome for outcome in tried if outcome.errno), None)
+        program, result, row = self._runs[0]
+        if cast(NicResult, result.nics[row]).fds.vhost:
+            return None
+        acts = enumerate(program.acts)  # of a whole batch; what became of each is not looked at before it is found
+        tried = next((number for number, act in acts if act.op == Op.VHOST_OPEN and act.nic == row), None)
+        return None if tried is None else result.acts[tried]
 
     @property
     def mark(self) -> str:

@@ -55,7 +55,8 @@ def proven(
 ) -> Nic:
     """The Nic that *told* speaks of, which owns *fds* from then on; with a *spec* it is not asked what that is.
 
-    Where it need not be *here*, in a network namespace that this process may look into, its link is not looked for.
+    Where it need not be *here*, in a network namespace that this process may look into, its link is not looked for, and
+    of its queues the first speaks for all: so it is with a broker, which is trusted with more.
 
     Raises HandoverError, or SpecError, and then they are the caller's: each queue is one of that TAP, by name and
     flags, in one network namespace, where the link of that name has the ifindex, the MAC and the mark that were said;
@@ -69,9 +70,9 @@ def proven(
     held = Fds(tuple(fds[:taps]), tuple(fds[taps : taps + vhosts]))
     name = _said(told, "ifname", str)
     _said(told, "resets", int)
-    for queue, fd in enumerate(held.tap):
+    for queue, fd in enumerate(held.tap if here else held.tap[:1]):
         _check_tap(fd, queue, name, spec)
-    for queue, fd in enumerate(held.vhost):
+    for queue, fd in enumerate(held.vhost if here else held.vhost[:1]):
         _check_vhost(fd, queue, name)
     row = _row(told, name, spec, held)
     run = _run(told, row)

@@ -23,7 +23,7 @@ from vhostnet.host.reasons import refusal
 from vhostnet.others import udev
 from vhostnet.others.holders import TUN
 from vhostnet.others.settling import watch
-from vhostnet.process.files import close_fd, copy_fds
+from vhostnet.process.files import close_fds, copy_fds
 from vhostnet.process.forks import under_way
 from vhostnet.process.netns import Home
 from vhostnet.program.parts import NOTHING_SLOW, Act, Fds, Macvtap, NicRow, Op, Slow, held_row
@@ -537,8 +537,7 @@ def _is_macvtap(tap: int) -> bool:
 
 def close_here(fds: Fds) -> None:
     """Close the fds one after the other: in a forked child, where no close() is the last one."""
-    for fd in (*fds.vhost, *fds.tap):
-        close_fd(fd)
+    close_fds((*fds.vhost, *fds.tap))
 
 
 _living: dict[int, "weakref.ref[Nic]"] = {}  # those that own fds, by id()

@@ -8,7 +8,7 @@ import fcntl
 import os
 import resource
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def allowed_files() -> int:
@@ -45,6 +45,16 @@ def close_fd(fd: int) -> None:
     """Close it, whatever the kernel answers: Linux has freed the fd by then, EINTR or not (close(2))."""
     with contextlib.suppress(OSError):
         os.close(fd)
+
+
+def close_fds(fds: Sequence[int]) -> None:
+    """Close them, as close_fd() does; those of a NIC have numbers in a row, as a rule."""
+    low, high = min(fds, default=0), max(fds, default=-1)
+    if len(fds) == high - low + 1 and len(set(fds)) == len(fds):
+        os.closerange(low, high + 1)
+    else:
+        for fd in fds:
+            close_fd(fd)
 
 
 def copy_fds(fds: Iterable[int]) -> tuple[int, ...]:

@@ -209,7 +209,7 @@ class Line:
         except OSError as error:
             self._sock.close()
             raise HandoverError(f"no broker serves at {path}: {error.strerror}; start it: vhostnet serve") from None
-        self._channel = Channel(self._sock, timeout)
+        self._channel = Channel(self._sock, timeout, counted=True)
         self.sound = True
 
     def call(
@@ -233,7 +233,8 @@ class Line:
         """What it answers, each with its fds, which are the caller's. Raises what the broker refuses; HandoverError."""
         self.sound = False
         try:
-            asked = {"method": f"{interface}.{method}", "parameters": parameters, **({"more": True} if more else {})}
+            asked = {"method": f"{interface}.{method}", "parameters": parameters, "together": True}
+            asked |= {"more": True} if more else {}
             self._channel.send(asked, fds)
             while True:
                 message = self._channel.receive()

@@ -7,11 +7,21 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from itertools import islice
+from typing import Any, Final, NamedTuple, TypeVar
 
 from vhostnet.broker.peer import Peer
 from vhostnet.errors import HandoverError, SpecError
-from vhostnet.handover.wire import Message, Reader, packed, pieces, receive_some, send_some
+from vhostnet.handover.wire import (
+    CHUNK,
+    MAX_FDS,
+    Message,
+    Reader,
+    packed,
+    pieces,
+    receive_some,
+    send_some,
+)
 from vhostnet.host.nic import Nic
 from vhostnet.process.files import close_fd
 
@@ -26,7 +36,8 @@ Given = Callable[[Sequence[Nic], bool], None]  # NICs that are on their way with
 class Call:
     """A method that a client called, until it is answered. It owns the fds that came with it.
 
-    Varlink: with ``more`` there may be many replies, with ``oneway`` none is wanted.
+    Varlink: with ``more`` there may be many replies, with ``oneway`` none is wanted. Not Varlink's: with ``together``
+    replies and their fds may come in one piece, and each says how many ``fds`` are its.
     """
 
     def __init__(self, connection: Connection, message: Message) -> None:
@@ -39,6 +50,7 @@ class Call:
         self.parameters: Final[Mapping[str, Any]] = given if isinstance(given, dict) else {}
         self.more: Final = said.get("more") is True
         self.oneway: Final = said.get("oneway") is True
+        self.together: Final = said.get("together") is True
         self.answered = False
 
     def reply(
@@ -84,12 +96,24 @@ class Call:
         self.answered = last
         if last:
             self._close()
+        if self.together and (nic or fds):
+            message["fds"] = len(nic.fds) + len(nic.home_fds) if nic else len(fds)
         self.connection.answer(self, b"" if self.oneway else packed(message), nic, fds)
 
     def _close(self) -> None:
         for fd in self.fds:
             close_fd(fd)
         self.fds = ()
+
+
+class Leaving(NamedTuple):
+    """A reply, or a part of one, on its way: *fds* go with it, *nic* is given with them, *copies* are closed then."""
+
+    part: memoryview
+    fds: Sequence[int]
+    nic: Nic | None
+    copies: Sequence[int]
+    together: bool = False
 
 
 class Connection:
@@ -107,7 +131,7 @@ class Connection:
         self._given = given
         self._reader = Reader(MAX_REQUEST)
         self._waiting: deque[Message] = deque()
-        self._leaving: deque[tuple[memoryview, Sequence[int], Nic | None, Sequence[int]]] = deque()
+        self._leaving: deque[Leaving] = deque()
         self._since = 0.0  # when what is half done was begun, by the monotonic clock
 
     @property
@@ -156,24 +180,35 @@ class Connection:
             return
         with_fds = [*nic.fds, *nic.home_fds] if nic else fds
         *first, (part, some) = pieces(data, with_fds)
-        self._leaving += [(part, some, None, ()) for part, some in first]
-        self._leaving.append((part, some, nic, fds))
+        self._leaving += [Leaving(part, some, None, ()) for part, some in first]
+        self._leaving.append(Leaving(part, some, nic, fds, call.together))
 
     def write(self) -> None:
         """As much as the client takes now. Raises OSError where it takes none any more."""
         while self._leaving:
-            part, fds, nic, copies = self._leaving[0]
+            group = self._together()
+            data = group[0].part if len(group) == 1 else memoryview(b"".join(one.part for one in group))
             try:
-                sent = send_some(self.sock, part, fds, _FLAGS)
+                sent = send_some(self.sock, data, [fd for one in group for fd in one.fds], _FLAGS)
             except BlockingIOError:
                 self._since = self._since or time.monotonic()
                 return
             self._since = 0.0
-            self._leaving.popleft()
-            if sent < len(part):
-                self._leaving.appendleft((part[sent:], (), nic, copies))
-            else:
-                self._done(nic, copies, sent=True)
+            for one in group:  # the fds go with the first byte
+                self._leaving.popleft()
+                self._done(one.nic, one.copies, sent=True)
+            if sent < len(data):
+                self._leaving.appendleft(Leaving(data[sent:], (), None, ()))
+
+    def _together(self) -> list[Leaving]:
+        """What goes with the next sendmsg()."""
+        group, fds, size = [self._leaving[0]], len(self._leaving[0].fds), len(self._leaving[0].part)
+        for one in islice(self._leaving, 1, None):
+            fds, size = fds + len(one.fds), size + len(one.part)
+            if not (one.together and group[0].together) or fds > MAX_FDS or size > CHUNK:
+                break
+            group.append(one)
+        return group
 
     def _done(self, nic: Nic | None, fds: Sequence[int], *, sent: bool) -> None:
         for fd in fds:
@@ -189,9 +224,9 @@ class Connection:
         for message in self._waiting:
             for fd in message.fds:
                 close_fd(fd)
-        unsent = [nic for _, _, nic, _ in self._leaving if nic]
-        for _, _, _, copies in self._leaving:
-            self._done(None, copies, sent=False)
+        unsent = [one.nic for one in self._leaving if one.nic]
+        for one in self._leaving:
+            self._done(None, one.copies, sent=False)
         if unsent:
             self._given(unsent, False)
         self._leaving.clear()

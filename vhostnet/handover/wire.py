@@ -34,10 +34,14 @@ class Message(NamedTuple):
 
 
 class Reader:
-    """Puts messages together of what comes in. It owns the fds of the one that is not whole yet."""
+    """Puts messages together of what comes in. It owns the fds of the one that is not whole yet.
 
-    def __init__(self, most: int = MAX_MESSAGE) -> None:
+    Where they are *counted* a message says how many fds are its, and some may come together.
+    """
+
+    def __init__(self, most: int = MAX_MESSAGE, *, counted: bool = False) -> None:
         self._most = most
+        self._counted = counted
         self._parts: list[bytes] = []
         self.size = 0  # bytes of the message that is not whole yet
         self._fds: list[int] = []
@@ -47,6 +51,8 @@ class Reader:
         *ends, rest = data.split(b"\0")
         whole: list[Message] = []
         arrived = list(fds)
+        if self._counted:
+            self._fds, arrived = self._fds + arrived, []
         try:
             for number, end in enumerate(ends, 1):
                 if number == len(ends) and not rest:
@@ -76,7 +82,10 @@ class Reader:
             raise HandoverError(f"what came is no JSON: {text[:64]!r}") from None
         if not isinstance(said, dict):
             raise HandoverError(f"what came is no JSON object: {text[:64]!r}")
-        fds, self._fds = tuple(self._fds), []
+        count = said.get("fds", 0) if self._counted else len(self._fds)
+        if type(count) is not int or not 0 <= count <= len(self._fds):
+            raise HandoverError(f"{len(self._fds)} fds came, and {count!r} were said to")
+        fds, self._fds = tuple(self._fds[:count]), self._fds[count:]
         return Message(said, fds)
 
     def close(self) -> None:
@@ -124,13 +133,13 @@ def pieces(data: bytes, fds: Sequence[int]) -> Iterable[tuple[memoryview, Sequen
 class Channel:
     """Messages there and back, by a socket that stays its owner's, blocking or not."""
 
-    def __init__(self, sock: socket.socket, timeout: float) -> None:
+    def __init__(self, sock: socket.socket, timeout: float, *, counted: bool = False) -> None:
         """*timeout*, in seconds, is what one message may take. Raises HandoverError for a socket that is no stream."""
         if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
             raise HandoverError(f"fds go over a Unix stream socket, and this is {sock.family.name}, {sock.type.name}")
         self.sock = sock
         self.timeout = timeout
-        self._reader = Reader()
+        self._reader = Reader(counted=counted)
         self._ready: list[Message] = []
 
     def send(self, said: dict[str, Any], fds: Sequence[int] = ()) -> None:

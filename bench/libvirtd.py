@@ -24,7 +24,8 @@ def libvirtd(netns: str = "") -> Iterator[None]:
     """
     where = ["ip", "netns", "exec", netns] if netns else []
     Path("/run/dbus").mkdir(exist_ok=True)
-    subprocess.run(["dbus-daemon", "--system", "--fork"], check=True)
+    if not Path("/run/dbus/pid").exists():
+        subprocess.run(["dbus-daemon", "--system", "--fork"], check=True)
     subprocess.run([*where, "libvirtd", "--daemon"], check=True)
     ending = os.pidfd_open(int(Path("/run/libvirtd.pid").read_text()))
     try:

@@ -47,10 +47,12 @@ def test_the_commands_are_there(command):
     assert command in done.stdout
 
 
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "bench" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = ("bench", "examples")
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / folder / "README.md" for folder in FOLDERS)]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 LINKS = [(page, link) for page in PAGES for link in sorted(set(re.findall(r"\]\(([^)#:]+)\)", page.read_text())))]
 
 
-@pytest.mark.parametrize(("page", "link"), LINKS, ids=[f"{page.stem}-{link}" for page, link in LINKS])
+@pytest.mark.parametrize(("page", "link"), LINKS, ids=[f"{page.relative_to(ROOT)}-{link}" for page, link in LINKS])
 def test_the_links_lead_somewhere(page, link):
     assert (page.parent / link).exists()

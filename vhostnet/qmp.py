@@ -220,13 +220,13 @@ async def _connect(client: QMPClient, address: str) -> None:
 
 
 async def _execute(client: QMPClient, command: str, arguments: Mapping[str, Any]) -> Any:
-    from qemu.qmp import ExecInterruptedError, ExecuteError
+    from qemu.qmp import ExecInterruptedError, ExecuteError, StateError
 
     try:
         return await client.execute(command, dict(arguments))
     except ExecuteError as error:
         raise QemuRefused(str(error), command=command, error_class=error.error_class) from None
-    except ExecInterruptedError as error:
+    except (ExecInterruptedError, StateError) as error:  # just now, or before
         raise QemuGone(f"QEMU ended, or closed its monitor, at {command}") from error
 
 

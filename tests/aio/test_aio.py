@@ -1,6 +1,7 @@
 """asyncio: the same NICs, nothing left of what was cancelled, and a loop that goes on."""
 
 import asyncio
+import contextlib
 import random
 import sys
 import threading
@@ -222,6 +223,23 @@ def test_plugs(machine, no_leaks):
     before = inventory(machine)
     run(life())
     assert inventory(machine) == before
+
+
+@pytest.mark.qemu
+def test_a_qemu_that_has_ended(machine, no_leaks):
+    async def life():
+        client = await connected(machine)
+        nic = await aio.open_nic(wish())
+        machine.process.kill()
+        machine.process.wait()
+        for _ in range(2):  # it ends under the first, and is known to have by the second
+            with pytest.raises(vhostnet.QemuGone):
+                await aio.plug(client, nic, bus="pci.1")
+        await aio.close_nics([nic])
+        with contextlib.suppress(Exception):
+            await client.disconnect()
+
+    run(life())
 
 
 @pytest.mark.qemu

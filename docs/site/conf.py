@@ -36,6 +36,7 @@ NAVIGATION = {
         "docs/handover",
         "docs/libvirt",
         "docs/qemu",
+        "examples/README",
     ],
     "Reference": [
         "docs/reference/nics",
@@ -58,7 +59,7 @@ NAVIGATION = {
 project = "vhostnet"
 version = release = vhostnet.__version__
 root_doc = "README"
-include_patterns = ["*.md", "docs/*.md", "docs/reference/*.rst", "bench/*.md"]
+include_patterns = ["*.md", "docs/*.md", "docs/reference/*.rst", "bench/*.md", "examples/*.md"]
 exclude_patterns = [".*", "build"]
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 myst_heading_anchors = 4  # by GitHub's rule

@@ -16,6 +16,7 @@ from kernel import ip
 from machine import running
 
 import vhostnet
+from vhostnet.commands.demo import ask_qemu
 from vhostnet.qmp import Monitor
 
 pytestmark = [pytest.mark.tap, pytest.mark.qemu, pytest.mark.e2e, pytest.mark.timeout(1300)]
@@ -74,6 +75,22 @@ def test_the_seeds_nic_pings(bridge, guest):
         verdict, said = boot(guest, nic)
         assert verdict, said
         assert verdict[0].strip() == "VHOSTNET-E2E ok queues=8 mac=20:90:6f:28:84:f2"
+    assert state() == before
+
+
+def test_twenty_qemus_in_a_row(bridge):
+    """On the seed's NIC: each owns its vhost-net fds, where there are such, and leaves queues detached."""
+    before = state()
+    with vhostnet.open_nic(vhostnet.parse_interface(SEED), vhost="auto") as nic:
+        assert bool(nic.vhost) == (lacks("vhost") is None)
+        for _ in range(20):
+            with pytest.warns(vhostnet.VhostnetWarning):
+                argv = nic.qemu_argv(alias="net2")
+            assert ("vhost=on" in argv[1]) == bool(nic.vhost)
+            ask = [("human-monitor-command", {"command-line": "info network"})]
+            stopped = [*QEMU[:-3], "-S", "-qmp", "stdio"]
+            assert ask_qemu([*stopped, *argv], nic.fds, ask)[0].count("hostnet2: index=") == 8
+            nic.reset_queues()
     assert state() == before
 
 

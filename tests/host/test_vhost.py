@@ -168,7 +168,7 @@ def test_one_qemu_after_the_other_on_the_same_nic(engine, bridge, seed):
     before = state()
     with vhostnet.open_nic(seed, engine=engine) as nic:
         taps, seen = nic.tap_fds, set()
-        for _ in range(20 if engine == "native" else 3):
+        for _ in range(3):
             seen.add(tuple(os.fstat(fd).st_ino for fd in nic.vhost_fds))
             assert what_qemu_has(nic).count("hostnet2: index=") == 8
             nic.reset_queues()

@@ -307,6 +307,14 @@ def test_what_was_made_before_counts_after_a_restart(bridge, tmp_path, no_leaks)
     assert there() == {}
 
 
+def test_a_client_does_not_notice_a_restart(bridge, tmp_path, no_leaks):
+    """Between two calls: the connections that it kept are ended, and it makes others."""
+    with serving(directory=tmp_path) as broker, vhostnet.connect(broker.path) as net:
+        nic = net.open_nic(wish())
+    with serving(directory=tmp_path):
+        net.close_nics([nic, net.open_nic(wish())])
+
+
 def test_the_policy_is_read_again(broker, net_):
     kept = net_.open_nic(wish())
     with pytest.raises(vhostnet.PolicyRefused):

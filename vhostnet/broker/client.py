@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -186,10 +187,7 @@ class Broker:
         """A connection that is this thread's meanwhile; one on which anything but a refusal happened is no more."""
         if self._pid != os.getpid():
             self._pid, self._idle = os.getpid(), []
-        try:
-            line = self._idle.pop()
-        except IndexError:
-            line = Line(self.path, self.timeout)
+        line = self._kept_line() or Line(self.path, self.timeout)
         try:
             yield line
         finally:
@@ -197,6 +195,16 @@ class Broker:
                 self._idle.append(line)
             else:
                 line.close()
+
+    def _kept_line(self) -> Line | None:
+        """One that is still there: the broker may have been restarted since."""
+        while self._idle:
+            with contextlib.suppress(IndexError):  # another thread has it
+                line = self._idle.pop()
+                if line.alive:
+                    return line
+                line.close()
+        return None
 
 
 class Line:
@@ -252,6 +260,13 @@ class Line:
             if isinstance(error, HostError):
                 raise
             raise HandoverError(_GONE if isinstance(error, ConnectionError) else f"the broker: {error}") from None
+
+    @property
+    def alive(self) -> bool:
+        """Nobody has ended it: there is nothing to be read between calls."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return not poll.poll(0)
 
     def close(self) -> None:
         self._channel.close()

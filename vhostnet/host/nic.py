@@ -419,8 +419,8 @@ class Nic:
     def leave_to_other(self) -> None:
         """Another process owns it now: its fds here go, and nothing of it is ended. Idempotent."""
         with contextlib.suppress(NicClosed), under_way:
-            _, row, home = self._surrender()
-            close_here(row.fds)
+            close_here(self._give_away())
+            home, self._home = self._home, None
             if home:
                 home.release()
 

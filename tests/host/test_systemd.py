@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, TESTS, lacks, need
@@ -109,7 +110,9 @@ def boot(directory):
     need("setpriv")  # as root, that is
     command = [str(TESTS / "container"), str(directory)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=110)
-    assert done.returncode == 0, done.stdout + done.stderr
+    written = [Path(directory, name) for name in ("log", "told")]
+    said = "".join(file.read_text() for file in written if file.exists())
+    assert done.returncode == 0, done.stdout + done.stderr + said
     return done.stdout + done.stderr
 
 
@@ -125,6 +128,7 @@ def test_a_client_without_privileges_gets_a_nic(engine, units, tmp_path):
     (tmp_path / "client.py").write_text(CLIENT)
     rule = "users = ['root']\nbridges = ['br0']\ncgroups = ['*/client.service']\n"
     (tmp_path / "policy.toml").write_text(f"[[rule]]\n{rule}")
+    (tmp_path / "policy.toml").chmod(0o644)  # for whatever user systemd makes up
     serve = python(tmp_path, "log", "-m", "vhostnet", "serve", "--policy", tmp_path / "policy.toml")
     units(
         "vhostnet-broker.service",

@@ -129,10 +129,10 @@ def test_a_client_without_privileges_gets_a_nic(engine, units, tmp_path):
     rule = "users = ['root']\nbridges = ['br0']\ncgroups = ['*/client.service']\n"
     (tmp_path / "policy.toml").write_text(f"[[rule]]\n{rule}")
     (tmp_path / "policy.toml").chmod(0o644)  # for whatever user systemd makes up
-    serve = python(tmp_path, "log", "-m", "vhostnet", "serve", "--policy", tmp_path / "policy.toml")
+    serve = python(tmp_path, "log", "-m", "vhostnet", "serve", "--policy", "/tmp/policy.toml")
     units(
         "vhostnet-broker.service",
-        f"Environment=VHOSTNET_ENGINE={engine}\nBindReadOnlyPaths={tmp_path}/policy.toml\n{serve}",
+        f"Environment=VHOSTNET_ENGINE={engine}\nBindReadOnlyPaths={tmp_path}/policy.toml:/tmp/policy.toml\n{serve}",
     )
     units("vhostnet-broker.socket", text=SOCKET.read_text())
     # Root without root's capabilities, but for what reads an interpreter in root's home.

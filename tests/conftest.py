@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from drop import dropped, run
@@ -237,6 +238,22 @@ def bridge(net: None) -> str:
     """The seed's bridge, in a fresh namespace."""
     bridges.make_bridge(BRIDGE)
     return BRIDGE
+
+
+@pytest.fixture
+def broker(bridge: str) -> Iterator[Any]:
+    """One that runs here, for root and nobody."""
+    from brokers import serving
+
+    with serving() as found:
+        yield found
+
+
+@pytest.fixture
+def net_(broker: Any, no_leaks: None) -> Iterator[vhostnet.Broker]:
+    """A client of it."""
+    with vhostnet.connect(broker.path) as client:
+        yield client
 
 
 @pytest.fixture

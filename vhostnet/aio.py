@@ -24,11 +24,9 @@ from vhostnet.broker import client as brokers
 from vhostnet.errors import HostError
 from vhostnet.host import closing, opening
 from vhostnet.host.nic import Nic
-from vhostnet.process.netns import NetNs
-from vhostnet.program.plan import Qdisc
 from vhostnet.qemu.hotplug import Departure, Plugged, Step, plugging, unplugging
 from vhostnet.qmp import TIMEOUT, Steps, answer, granted, handed
-from vhostnet.spec.interface import InterfaceSpec, VhostPolicy
+from vhostnet.spec.interface import InterfaceSpec
 
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
@@ -47,28 +45,12 @@ async def open_nic(spec: InterfaceSpec, **how: Any) -> Nic:
 
 
 @overload
-async def open_nics(
-    specs: Sequence[InterfaceSpec],
-    *,
-    on_error: Literal["undo"] = "undo",
-    engine: str = "auto",
-    vhost: VhostPolicy | None = None,
-    netns: NetNs | None = None,
-    qdisc: Qdisc = "noqueue",
-    up: bool = True,
-) -> list[Nic]: ...
+async def open_nics(specs: Sequence[InterfaceSpec], *, on_error: Literal["undo"] = "undo", **how: Any) -> list[Nic]: ...
 
 
 @overload
 async def open_nics(
-    specs: Sequence[InterfaceSpec],
-    *,
-    on_error: Literal["keep"],
-    engine: str = "auto",
-    vhost: VhostPolicy | None = None,
-    netns: NetNs | None = None,
-    qdisc: Qdisc = "noqueue",
-    up: bool = True,
+    specs: Sequence[InterfaceSpec], *, on_error: Literal["keep"], **how: Any
 ) -> list[Nic | HostError]: ...
 
 

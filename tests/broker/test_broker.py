@@ -25,18 +25,6 @@ def wish(**fields):
     return vhostnet.InterfaceSpec(**{"bridge": BRIDGE, "queues": 2, "vhost": "off", **fields})
 
 
-@pytest.fixture
-def broker(bridge):
-    with serving() as found:
-        yield found
-
-
-@pytest.fixture
-def net_(broker, no_leaks):
-    with vhostnet.connect(broker.path) as client:
-        yield client
-
-
 def there():
     return {nic.ifname: nic for nic in vhostnet.list_nics()}
 
@@ -311,8 +299,12 @@ def test_a_client_does_not_notice_a_restart(bridge, tmp_path, no_leaks):
     """Between two calls: the connections that it kept are ended, and it makes others."""
     with serving(directory=tmp_path) as broker, vhostnet.connect(broker.path) as net:
         nic = net.open_nic(wish())
+    assert list(there()) == [nic.ifname]
     with serving(directory=tmp_path):
-        net.close_nics([nic, net.open_nic(wish())])
+        other = net.open_nic(wish())
+        assert set(there()) == {nic.ifname, other.ifname}
+        net.close_nics([nic, other])
+    assert there() == {}
 
 
 def test_the_policy_is_read_again(broker, net_):
@@ -426,7 +418,7 @@ def test_a_broker_that_is_killed(bridge, tmp_path, no_leaks):
 def test_a_client_that_is_killed_at_any_moment(broker):
     """While it asks: a NIC that it did not get goes, and the broker has what it had."""
     with vhostnet.connect(broker.path):
-        before = broker.fds()
+        before, killed = broker.fds(), 0
         for delay in range(40):
             script = "import sys, vhostnet\nnet = vhostnet.connect(sys.argv[1])\nprint(flush=True)\n"
             script += 'net.open_nics([vhostnet.InterfaceSpec(bridge="vbr2525476", vhost="off") for _ in range(64)])\n'
@@ -438,8 +430,9 @@ def test_a_client_that_is_killed_at_any_moment(broker):
                     child.wait(timeout=delay / 1000)
                 except subprocess.TimeoutExpired:
                     child.kill()
-        until(lambda: there() == {})
-        until(lambda: broker.fds() == before)
+                    killed += 1
+        until(lambda: there() == {} and broker.fds() == before)
+        assert (killed > 10, there(), broker.fds()) == (True, {}, before)
 
 
 # --- the command line ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from brokers import POLICY, serving, until
+from brokers import POLICY, until
 from conftest import BRIDGE
 
 import vhostnet
@@ -24,18 +24,6 @@ SPEC = {"bridge": BRIDGE, "vhost": "off"}
 
 def wish(**fields):
     return vhostnet.InterfaceSpec(**{"bridge": BRIDGE, "vhost": "off", **fields})
-
-
-@pytest.fixture
-def broker(bridge):
-    with serving() as found:
-        yield found
-
-
-@pytest.fixture
-def net_(broker, no_leaks):
-    with vhostnet.connect(broker.path) as client:
-        yield client
 
 
 def links():

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from brokers import serving, until
+from brokers import until
 from conftest import BRIDGE, ROOT, need
 
 import vhostnet
@@ -45,12 +45,6 @@ def test_the_description_is_of_what_there_is():
     assert described["Pool"] == set(PoolStats._fields)
     methods = set(re.findall(r"method (\w+)\(", service.description(INTERFACE)))
     assert methods == {name.rpartition(".")[2] for name in service._METHODS if name.startswith(INTERFACE)} | {"Open"}
-
-
-@pytest.fixture
-def broker(bridge):
-    with serving() as found:
-        yield found
 
 
 def links():
@@ -113,6 +107,10 @@ class TestVarlinkctl:
             try:
                 until(lambda: [nic.attached + nic.detached for nic in vhostnet.list_nics()] == [2])
                 until(lambda: os.readlink(f"/proc/{process.pid}/exe").endswith("qemu-system-x86_64"))
+                process.stdin.write("info network\n")
+                process.stdin.flush()
+                shown = (line for line in process.stdout if "hostnet0: index=" in line)
+                assert [next(shown).strip()[-4:] for _ in range(2)] == ["fd=3", "fd=4"]
             finally:
                 process.kill()
         until(lambda: links() == [])

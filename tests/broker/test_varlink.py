@@ -107,10 +107,9 @@ class TestVarlinkctl:
             try:
                 until(lambda: [nic.attached + nic.detached for nic in vhostnet.list_nics()] == [2])
                 until(lambda: os.readlink(f"/proc/{process.pid}/exe").endswith("qemu-system-x86_64"))
-                process.stdin.write("info network\n")
-                process.stdin.flush()
-                shown = (line for line in process.stdout if "hostnet0: index=" in line)
-                assert [next(shown).strip()[-4:] for _ in range(2)] == ["fd=3", "fd=4"]
+                assert [os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in (3, 4)] == ["/dev/net/tun"] * 2
+                (nic,) = vhostnet.list_nics()
+                assert [holder.pid for holder in nic.holders if holder.pid == process.pid] == [process.pid]
             finally:
                 process.kill()
         until(lambda: links() == [])

@@ -7,10 +7,10 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-from vhostnet.engines import Engine, NicResult, Result, get_mac, get_name, open_vhost
+from vhostnet.engines import Engine, NicResult, Result, get_mac, get_name, open_vhost, runs_of
 from vhostnet.errors import HostError, NotPermitted, SpecError, host_error
 from vhostnet.host.marks import read_mark
-from vhostnet.host.nic import Nic, Run
+from vhostnet.host.nic import Nic
 from vhostnet.host.reasons import describe
 from vhostnet.others.holders import TUN
 from vhostnet.process.files import close_fd, copy_fds
@@ -50,7 +50,8 @@ _ANY: Final = InterfaceSpec(type="ethernet", vhost="off")
 
 def _nic(engine: Engine, row: NicRow, spec: InterfaceSpec) -> Nic:
     row = row._replace(slow=slow_of(spec, row.ifname))
-    return Nic(spec, engine, Run(Program((row,), ()), Result((NicResult(row.ifindex, row.mtu, row.fds),), ()), 0))
+    result = Result((NicResult(row.ifindex, row.mtu, row.fds),), ())
+    return Nic(spec, engine, *runs_of(Program((row,), ()), result))
 
 
 def _who_is(fd: int) -> tuple[str, bytes]:

@@ -11,7 +11,7 @@ import os
 from functools import cache
 
 from vhostnet.engines._calls import get_mac, get_name, get_name_and_flags, is_detached, keep_mac, netns_of_tap
-from vhostnet.engines._protocol import CALLS, ActResult, Engine, Failure, NicResult, Result
+from vhostnet.engines._protocol import CALLS, ActResult, Engine, Failure, NicResult, Result, Run, runs_of
 from vhostnet.errors import EngineUnavailable
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Failure",
     "NicResult",
     "Result",
+    "Run",
     "get_mac",
     "get_name",
     "get_name_and_flags",
@@ -31,6 +32,7 @@ __all__ = [
     "netns_of_tap",
     "open_vhost",
     "prove_vhost",
+    "runs_of",
     "select",
 ]
 

@@ -1,10 +1,10 @@
 """What an engine is, and what it answers."""
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from vhostnet.program.parts import Fds, Link
+from vhostnet.program.parts import Act, Fds, Link, NicRow, Op
 from vhostnet.program.program import Program
 
 MAX_SAID: Final = 95  # bytes of the kernel's words that are kept
@@ -64,6 +64,40 @@ class Result(NamedTuple):
     acts: Sequence[ActResult]
     failures: tuple[Failure, ...] = ()
     undo: ActResult | None = None
+
+
+class Run(NamedTuple):
+    """What an engine made of a Program; which row of it is the NIC, and which acts, by their numbers, are the NIC's."""
+
+    program: Program
+    result: Result
+    row: int
+    numbers: Sequence[int]
+
+    @property
+    def nic(self) -> NicRow:
+        return self.program.nics[self.row]
+
+    @property
+    def made(self) -> NicResult | None:
+        return self.result.nics[self.row]
+
+    @property
+    def acts(self) -> Iterator[tuple[Act, ActResult]]:
+        """The NIC's, and what became of each."""
+        return ((self.program.acts[number], self.result.acts[number]) for number in self.numbers)
+
+    def did(self, op: Op) -> bool:
+        """Such an act was among them."""
+        return any(self.program.acts[number].op == op for number in self.numbers)
+
+
+def runs_of(program: Program, result: Result) -> list[Run]:
+    """One a row, of a Program that has made them."""
+    numbers: list[list[int]] = [[] for _ in program.nics]
+    for number, act in enumerate(program.acts):
+        numbers[act.nic].append(number)
+    return [Run(program, result, row, own) for row, own in enumerate(numbers)]
 
 
 def words_in(said: bytes) -> str:

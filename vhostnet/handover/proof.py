@@ -7,10 +7,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from vhostnet import engines
-from vhostnet.engines import ActResult, NicResult, Result, get_mac, get_name_and_flags, netns_of_tap, prove_vhost
+from vhostnet.engines import (
+    ActResult,
+    NicResult,
+    Result,
+    Run,
+    get_mac,
+    get_name_and_flags,
+    netns_of_tap,
+    prove_vhost,
+    runs_of,
+)
 from vhostnet.errors import HandoverError, HostError
 from vhostnet.handover.fields import fields_of, spec_of
-from vhostnet.host.nic import Nic, Run
+from vhostnet.host.nic import Nic
 from vhostnet.host.reasons import describe
 from vhostnet.others.holders import TUN
 from vhostnet.process.files import close_fd
@@ -127,7 +137,7 @@ def _run(told: Mapping[str, Any], row: NicRow) -> Run:
         refused = _said(told, "refused", dict)
         outcome = ActResult(_said(refused, "errno", int), _said(refused, "call", str), 0, 0)
         acts, results = (Act(Op.VHOST_OPEN, 0, optional=True),), (outcome,)
-    return Run(Program((row,), acts), Result((NicResult(row.ifindex, row.mtu, row.fds),), results), 0)
+    return runs_of(Program((row,), acts), Result((NicResult(row.ifindex, row.mtu, row.fds),), results))[0]
 
 
 # --- what the kernel says --------------------------------------------------------------------------------

@@ -8,10 +8,10 @@ import warnings
 from collections.abc import Sequence
 from typing import Final
 
-from vhostnet.engines import Engine, NicResult, Result, get_mac, get_name, keep_mac
+from vhostnet.engines import Engine, NicResult, Result, get_mac, get_name, keep_mac, runs_of
 from vhostnet.errors import HostError, VhostnetWarning, host_error
 from vhostnet.events import told
-from vhostnet.host.nic import Nic, Run
+from vhostnet.host.nic import Nic
 from vhostnet.host.reasons import describe, refusal
 from vhostnet.others.bridge_helper import HelperRefused, find_helper, helped_tap
 from vhostnet.process.files import close_fd
@@ -96,4 +96,4 @@ def _nic(engine: Engine, spec: InterfaceSpec, vhost: VhostPolicy | None, fd: int
         result = told(engine, program, engine.run)
     if result.failures:
         raise refusal(program, result.failures[0])
-    return Nic(spec, engine, Run(program, result, 0))
+    return Nic(spec, engine, *runs_of(program, result))

@@ -7,26 +7,24 @@ its last fd does, so closing is all there is to cleaning up.
 import _thread
 import contextlib
 import os
-import sys
 import time
 import warnings
-import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, NamedTuple, cast
 
 from vhostnet import slow
-from vhostnet.engines import ActResult, Engine, NicResult, Result, get_mac, keep_mac
+from vhostnet.engines import ActResult, Engine, NicResult, Result, Run, get_mac
 from vhostnet.errors import NicClosed, vhost_problem
 from vhostnet.events import close, told
 from vhostnet.host.reasons import refusal
-from vhostnet.others import udev
 from vhostnet.others.holders import TUN
-from vhostnet.others.settling import watch
+from vhostnet.others.settling import Settling, watch
 from vhostnet.process.files import close_fds, copy_fds
 from vhostnet.process.forks import under_way
 from vhostnet.process.netns import Home
-from vhostnet.program.parts import NOTHING_SLOW, Act, Fds, Macvtap, NicRow, Op, Slow, held_row
+from vhostnet.process.owners import disown, own
+from vhostnet.program.parts import NOTHING_SLOW, Fds, Macvtap, NicRow, Op, Slow, held_row
 from vhostnet.program.plan import check_update, plan_delete, plan_down, plan_reset, plan_up, plan_update
 from vhostnet.program.program import Program
 from vhostnet.program.rows import slow_of
@@ -51,14 +49,6 @@ class Timing(NamedTuple):
 
     act: str
     ns: int
-
-
-class Run(NamedTuple):
-    """What an engine made of a Program, and which row of it is the NIC."""
-
-    program: Program
-    result: Result
-    row: int
 
 
 class Surrendered(NamedTuple):
@@ -88,13 +78,12 @@ class Nic:
 
         *home* is where a macvtap was made: no fd of it tells.
         """
-        program, result, row = runs[-1]
-        made = result.nics[row]
+        made = runs[-1].made
         assert made, "its row failed"
         self.spec = spec  #: What was asked for.
-        nic = program.nics[row]
+        nic = runs[-1].nic
         #: As the kernel has it.
-        self.ifname: Final[str] = _new_name(program, row) if nic.wish else nic.ifname
+        self.ifname: Final[str] = nic.wish if nic.wish and runs[-1].did(Op.RENAME) else nic.ifname  # ALTNAME leaves it
         self.ifindex: Final[int] = made.ifindex  #: In the network namespace where it was made.
         self.mtu = made.mtu  #: The TAP's own, in bytes.
         self._told: bool | None = None  # to come up, or to go down, since it was made
@@ -110,8 +99,8 @@ class Nic:
         self._lock = _thread.RLock()  # who uses the numbers of the fds, or takes them away
         # Whoever pops the fds owns them, so two closers never close twice.
         self._owned = [made.fds]
-        self._settling: _Settling | None = None  # where a udevd listens
-        _living[id(self)] = weakref.ref(self)
+        self._settling: Settling | None = None  # where a udevd listens
+        own(self)
 
     @property
     def mac(self) -> str:
@@ -126,45 +115,35 @@ class Nic:
     @property
     def vhost(self) -> Vhost:
         """Whether it has its vhost-net fds, or why not."""
-        program, result, row = self._runs[0]
-        if cast(NicResult, result.nics[row]).fds.vhost:
+        first = self._runs[0]
+        if cast(NicResult, first.made).fds.vhost:
             return Vhost(True)
         if refused := self.vhost_refused:
-            return Vhost(False, vhost_problem(refused.errno, refused.call, program.nics[row].vhost_path))
+            return Vhost(False, vhost_problem(refused.errno, refused.call, first.nic.vhost_path))
         return Vhost(False, "asked for without: driver name='qemu', vhost='off', or a model that is not virtio")
 
     @property
     def vhost_refused(self) -> ActResult | None:
         """What opening its vhost-net fds came to, where it was tried and it goes without."""
-        program, result, row = self._runs[0]
-        if cast(NicResult, result.nics[row]).fds.vhost:
+        first = self._runs[0]
+        if cast(NicResult, first.made).fds.vhost or not first.did(Op.VHOST_OPEN):
             return None
-        acts = enumerate(program.acts)  # of a whole batch; what became of each is not looked at before it is found
-        tried = next((number for number, act in acts if act.op == Op.VHOST_OPEN and act.nic == row), None)
-        return None if tried is None else result.acts[tried]
+        return next(result for act, result in first.acts if act.op == Op.VHOST_OPEN)
 
     @property
     def mark(self) -> str:
         """What its link has as its alias (IFLA_IFALIAS); "" of one that was adopted."""
-        program, _, row = self._runs[-1]
-        return program.nics[row].alias
+        return self._runs[-1].nic.alias
 
     @property
     def persistent(self) -> bool:
         """It outlives its fds (``persist=True``)."""
-        program, _, row = self._runs[-1]
-        return program.nics[row].persist is not None
+        return self._runs[-1].nic.persist is not None
 
     @property
     def timings(self) -> tuple[Timing, ...]:
         """How long each act of this NIC took, in order."""
-        return tuple(Timing(act.op.name, result.ns) for act, result in self._acts())
-
-    def _acts(self) -> Iterator[tuple[Act, ActResult]]:
-        """This NIC's acts, and what became of each."""
-        for program, result, row in self._runs:
-            every = zip(program.acts, result.acts, strict=True)
-            yield from ((act, outcome) for act, outcome in every if act.nic == row)
+        return tuple(Timing(act.op.name, result.ns) for run in self._runs for act, result in run.acts)
 
     @property
     def tap_fds(self) -> tuple[int, ...]:
@@ -265,10 +244,9 @@ class Nic:
 
     @property
     def is_up(self) -> bool:
-        """By what was done to it; looked for when it is asked, since a run has the acts of all its NICs."""
-        program, _, row = self._runs[-1]
-        made_up = program.nics[row].up or any(act.op == Op.UP and act.nic == row for act in program.acts)
-        return made_up if self._told is None else self._told
+        """By what was done to it."""
+        last = self._runs[-1]
+        return self._told if self._told is not None else last.nic.up or last.did(Op.UP)
 
     def _change(self, held: NicRow, spec: InterfaceSpec) -> None:
         """As update() does, and with its lock."""
@@ -297,8 +275,7 @@ class Nic:
         """
         with under_way, self._lock:  # or the numbers could be somebody else's by then
             stale = self._fds().vhost
-            program, _, row = self._runs[0]
-            program = plan_reset(self.held(), program.nics[row].vhost_path if stale else "")
+            program = plan_reset(self.held(), self._runs[0].nic.vhost_path if stale else "")
             result = told(self._engine, program, self._engine.run)
             if result.failures:
                 raise refusal(program, result.failures[0])
@@ -346,7 +323,7 @@ class Nic:
         with self._lock:
             fds = self._fds()
             self._owned.clear()
-            _living.pop(id(self), None)
+            disown(self)
             return fds
 
     def close(self) -> None:
@@ -432,7 +409,7 @@ class Nic:
         if self._home:
             self._home.release()
             self._home = None
-        _living.pop(id(self), None)
+        disown(self)
 
     def _fds(self) -> Fds:
         try:
@@ -460,43 +437,15 @@ class Nic:
         return f"<Nic {self.ifname} ({self.ifindex}): {state}>"
 
 
-def _new_name(program: Program, row: int) -> str:
-    """What one with a wish is called now: ALTNAME leaves it its name."""
-    nic = program.nics[row]
-    return nic.wish if any(act.op == Op.RENAME and act.nic == row for act in program.acts) else nic.ifname
-
-
 def _own_mac(spec: InterfaceSpec) -> bytes:
     """Of a TAP, or of a macvtap."""
     return octets(spec.mac) if spec.type == "direct" else tap_mac(spec.mac)
 
 
-class _Settling:
-    """Who looks at a NIC's MAC when udev is done with it. It shares the NIC's fds and does not keep it alive."""
-
-    def __init__(self, nic: Nic, born: float) -> None:
-        self.born: Final = born  # the time (time.time()) before the NIC was made
-        self._ifindex = nic.ifindex
-        self._mac = _own_mac(nic.spec)
-        self._lock, self._owned = nic._lock, nic._owned
-        self._over = False
-
-    def look_again(self) -> bool:
-        """True once udev is done with it: then its MAC is looked at, and put right, for the last time."""
-        if self._over or not self._owned:
-            return True
-        if not udev.is_done(self._ifindex, self.born):
-            return False
-        with self._lock, contextlib.suppress(IndexError, OSError):  # closed meanwhile, or the TAP is gone
-            keep_mac(self._owned[0].tap[0], self._mac)
-        self._over = True
-        return True
-
-
 def settle_later(nics: Sequence[Nic], born: float) -> None:
     """A udevd listens, and will look at these NICs, which were made after *born* (``time.time()``)."""
     ours = [nic for nic in nics if not nic._adopted]
-    settling = [_Settling(nic, born) for nic in ours]
+    settling = [Settling(nic.ifindex, _own_mac(nic.spec), nic._lock, nic._owned, born) for nic in ours]
     for nic, its_own in zip(ours, settling, strict=True):
         nic._settling = its_own
     watch(settling)
@@ -538,28 +487,3 @@ def _is_macvtap(tap: int) -> bool:
 def close_here(fds: Fds) -> None:
     """Close the fds one after the other: in a forked child, where no close() is the last one."""
     close_fds((*fds.vhost, *fds.tap))
-
-
-_living: dict[int, "weakref.ref[Nic]"] = {}  # those that own fds, by id()
-
-
-def _after_fork_in_child() -> None:
-    """A child must not keep the parent's NICs alive, unless it is on its way to exec with the fds it was given."""
-    if _in_popen():
-        return
-    for living in list(_living.values()):
-        if nic := living():
-            nic.leave_to_parent()
-
-
-def _in_popen() -> bool:
-    """subprocess runs the fork handlers in the child of a Popen that has a preexec_fn."""
-    popen = sys.modules.get("subprocess")
-    code = popen.Popen._execute_child.__code__ if popen else None
-    frame = sys._getframe()
-    while frame.f_back and frame.f_code is not code:
-        frame = frame.f_back
-    return frame.f_code is code
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

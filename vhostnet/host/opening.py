@@ -8,12 +8,12 @@ from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, overload
 
 from vhostnet import engines, slow
-from vhostnet.engines import Engine, Result
+from vhostnet.engines import Engine, Result, Run, runs_of
 from vhostnet.errors import HostError, NameBusy, NotPermitted, SpecError
 from vhostnet.host.closing import await_names
 from vhostnet.host.marks import Maker, make_marks
 from vhostnet.host.names import free_names, is_template, names_for
-from vhostnet.host.nic import Nic, Run, settle_later
+from vhostnet.host.nic import Nic, settle_later
 from vhostnet.host.reasons import (
     describe,
     explained,
@@ -255,7 +255,7 @@ def _make(engine: Engine, specs: Sequence[InterfaceSpec], how: How, names: Seque
                 _note_selftest(program, result)
             if result.failures:
                 return _go_on(engine, specs, how, program, result, tries, home)
-            return [_nic(spec, engine, Run(program, result, row), home) for row, spec in enumerate(specs)]
+            return [_nic(spec, engine, run, home) for spec, run in zip(specs, runs_of(program, result), strict=True)]
     finally:
         if home:
             home.release()
@@ -285,8 +285,8 @@ def _go_on(
     made: list[Any] = [
         _kept(engine, spec, how, explained(engine, program, refused[row], _networks(specs)))
         if row in refused
-        else _nic(spec, engine, Run(program, result, row), home)
-        for row, spec in enumerate(specs)
+        else _nic(spec, engine, run, home)
+        for row, (spec, run) in enumerate(zip(specs, runs_of(program, result), strict=True))
         if row not in snatched
     ]
     if snatched:

@@ -21,13 +21,13 @@ from types import TracebackType
 from typing import Final, NamedTuple
 
 from vhostnet import engines
-from vhostnet.engines import Result
+from vhostnet.engines import Result, runs_of
 from vhostnet.errors import DeviceGone, PoolClosed, SpecError, VhostnetError
 from vhostnet.events import told
 from vhostnet.host.closing import await_names, close_nics
 from vhostnet.host.marks import Maker, taken
 from vhostnet.host.names import is_template, name_for
-from vhostnet.host.nic import Nic, Run
+from vhostnet.host.nic import Nic
 from vhostnet.host.opening import How, make_nics
 from vhostnet.host.reasons import refusal
 from vhostnet.process.files import close_fd
@@ -275,7 +275,7 @@ class NicPool:
         if result.failures:
             close_nics([nic], wait=bool(wish))  # it may have the name by now, and that must be free again
             raise refusal(program, result.failures[0])
-        return nic.become(spec, Run(program, result, 0))
+        return nic.become(spec, *runs_of(program, result))
 
     def _takes_more(self, spec: InterfaceSpec) -> bool:
         """What was made ready for the shape, but for the MAC, is not all of it."""

@@ -7,21 +7,44 @@ before our first MAC and is held up until after that: here one thread looks agai
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterable
-from typing import Final, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from vhostnet.engines import keep_mac
+from vhostnet.others import udev
+from vhostnet.program.parts import Fds
 
 _TICK: Final = 0.002  # seconds between looks, at the least
 _PATIENCE: Final = 180.0  # seconds until udev kills a worker of its own, and is done with a link in any case
 
 
-class Settling(Protocol):
-    """A NIC that udev may not be done with."""
+class Settling:
+    """Who looks at a NIC's MAC when udev is done with it. It shares the NIC's fds and does not keep it alive."""
+
+    def __init__(
+        self, ifindex: int, mac: bytes, lock: contextlib.AbstractContextManager[Any], owned: Sequence[Fds], born: float
+    ) -> None:
+        """Whoever has *lock* uses the fds that are *owned*: none once the NIC is closed."""
+        self.born: Final = born  # the time (time.time()) before the NIC was made
+        self._ifindex = ifindex
+        self._mac = mac
+        self._lock, self._owned = lock, owned
+        self._over = False
 
     def look_again(self) -> bool:
         """True when that is over: udev is done and the MAC is right, or the NIC is closed."""
+        if self._over or not self._owned:
+            return True
+        if not udev.is_done(self._ifindex, self.born):
+            return False
+        with self._lock, contextlib.suppress(IndexError, OSError):  # closed meanwhile, or the TAP is gone
+            keep_mac(self._owned[0].tap[0], self._mac)
+        self._over = True
+        return True
 
 
 class _Watch:

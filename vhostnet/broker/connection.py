@@ -132,6 +132,7 @@ class Connection:
         self._reader = Reader(MAX_REQUEST)
         self._waiting: deque[Message] = deque()
         self._leaving: deque[Leaving] = deque()
+        self._beside = 0  # fds that go with what is leaving
         self._since = 0.0  # when what is half done was begun, by the monotonic clock
 
     @property
@@ -172,7 +173,7 @@ class Connection:
         return None
 
     def answer(self, call: Call, data: bytes, nic: Nic | None, fds: Sequence[int]) -> None:
-        """Queue a reply; it goes out by ``write()``."""
+        """Queue a reply; it goes out by ``write()``, or at once where there are many."""
         if call.answered and self.call is call:
             self.call = None
         if self.closed or not data:
@@ -182,6 +183,10 @@ class Connection:
         *first, (part, some) = pieces(data, with_fds)
         self._leaving += [Leaving(part, some, None, ()) for part, some in first]
         self._leaving.append(Leaving(part, some, nic, fds, call.together))
+        self._beside += len(with_fds)
+        if self._beside > MAX_FDS // 2 and not self._since:  # the client begins with these while others are told of
+            with contextlib.suppress(OSError):  # whoever writes next hears of it
+                self.write()
 
     def write(self) -> None:
         """As much as the client takes now. Raises OSError where it takes none any more."""
@@ -199,6 +204,7 @@ class Connection:
                 self._done(one.nic, one.copies, sent=True)
             if sent < len(data):
                 self._leaving.appendleft(Leaving(data[sent:], (), None, ()))
+        self._beside = 0
 
     def _together(self) -> list[Leaving]:
         """What goes with the next sendmsg()."""

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, overload
 
 from vhostnet.broker.errors import INTERFACE, read_error, read_refusal
 from vhostnet.errors import HandoverError, HostError, NicClosed, NotPermitted, PoolClosed
-from vhostnet.handover.fields import fields_of
+from vhostnet.handover.fields import fields_of, fields_of_each
 from vhostnet.handover.proof import proven
 from vhostnet.handover.wire import MAX_FDS, Channel, Message
 from vhostnet.host.nic import Nic, settle_later
@@ -106,7 +106,7 @@ class Broker:
         """
         if not specs:
             return []
-        asked: dict[str, Any] = {"specs": [fields_of(spec) for spec in specs]}
+        asked: dict[str, Any] = {"specs": list(fields_of_each(specs))}
         asked |= {"vhost": vhost} if vhost is not None else {}
         asked |= {"qdisc": qdisc} if qdisc != "noqueue" else {}
         asked |= {} if up else {"up": False}

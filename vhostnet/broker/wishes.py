@@ -51,10 +51,15 @@ def _specs(given: Sequence[Any]) -> Iterator[InterfaceSpec]:
 
     A virtualport is each one's own: where it has no id it gets a random one.
     """
+    last, like = "", None
     for fields in given:
         mac = fields.get("mac") if isinstance(fields, dict) and "virtualport" not in fields else None
         if isinstance(mac, str):
-            yield another(_like(json.dumps({**fields, "mac": ""})), mac)
+            others = {**fields, "mac": ""}
+            text = repr(others)
+            if like is None or text != last:
+                last, like = text, _like(json.dumps(others))
+            yield another(like, mac)
         else:
             yield spec_of(fields)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, cast
 
 from vhostnet.errors import SpecError
@@ -48,6 +48,17 @@ _VALUES: Final[dict[str, type[Any]]] = {
 def fields_of(spec: InterfaceSpec) -> dict[str, Any]:
     """Of a NIC with a TAP: strings, numbers, bools, lists and objects. An address has its ``type`` as in XML."""
     return _fields(spec)
+
+
+def fields_of_each(specs: Iterable[InterfaceSpec]) -> Iterator[dict[str, Any]]:
+    """As fields_of(): of one that is like the one before, but for its MAC, those are not looked for again."""
+    last: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
+    for spec in specs:
+        others = {**spec.__dict__, "mac": ""}
+        if others != last:
+            last, fields = others, _fields(spec)
+        yield {**fields, "mac": spec.mac}
 
 
 def spec_of(fields: Mapping[str, Any]) -> InterfaceSpec:

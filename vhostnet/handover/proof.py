@@ -16,7 +16,6 @@ from vhostnet.engines import (
     get_name_and_flags,
     netns_of_tap,
     prove_vhost,
-    runs_of,
 )
 from vhostnet.errors import HandoverError, HostError
 from vhostnet.handover.fields import fields_of, spec_of
@@ -25,7 +24,7 @@ from vhostnet.host.reasons import describe
 from vhostnet.others.holders import TUN
 from vhostnet.process.files import close_fd
 from vhostnet.process.netns import Home, call_inside
-from vhostnet.program.parts import Act, Fds, Link, Macvtap, NicRow, Op, Persist, TunFlag, held_row
+from vhostnet.program.parts import Act, Fds, Link, Macvtap, NicRow, Op, Persist, TunFlag
 from vhostnet.program.program import Program
 from vhostnet.program.rows import slow_of
 from vhostnet.spec.interface import InterfaceSpec
@@ -118,14 +117,21 @@ def _said(told: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
 
 def _row(told: Mapping[str, Any], name: str, spec: InterfaceSpec, held: Fds) -> NicRow:
     persistent = _said(told, "persistent", bool)
-    row = held_row(name, _said(told, "ifindex", int), held, _said(told, "mark", str), slow=slow_of(spec, name))
-    return row._replace(
+    return NicRow(
+        name,
+        spec.queues,
+        0,
+        "",
+        spec.vhost_path,
         mtu=_said(told, "mtu", int),
-        vhost_path=spec.vhost_path,
+        alias=_said(told, "mark", str),
+        ifindex=_said(told, "ifindex", int),
+        held=held,
         up=_said(told, "up", bool),
         adopted=spec.managed is False,
         persist=Persist() if persistent else None,
         macvtap=Macvtap() if spec.type == "direct" else None,
+        slow=slow_of(spec, name),
     )
 
 
@@ -137,7 +143,8 @@ def _run(told: Mapping[str, Any], row: NicRow) -> Run:
         refused = _said(told, "refused", dict)
         outcome = ActResult(_said(refused, "errno", int), _said(refused, "call", str), 0, 0)
         acts, results = (Act(Op.VHOST_OPEN, 0, optional=True),), (outcome,)
-    return runs_of(Program((row,), acts), Result((NicResult(row.ifindex, row.mtu, row.fds),), results))[0]
+    result = Result((NicResult(row.ifindex, row.mtu, row.fds),), results)
+    return Run(Program((row,), acts), result, 0, range(len(acts)))
 
 
 # --- what the kernel says --------------------------------------------------------------------------------

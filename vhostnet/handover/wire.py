@@ -23,6 +23,8 @@ MAX_MESSAGE: Final = 4 * 2**20  # bytes
 MAX_MESSAGE_FDS: Final = 1024  # of one message: a NIC of 256 queues with vhost-net has 512
 CHUNK: Final = 2**16
 _FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+_decode: Final = json.JSONDecoder().decode
 _SPACE: Final = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 
 
@@ -77,7 +79,7 @@ class Reader:
         self._keep(end)
         text, self._parts, self.size = b"".join(self._parts), [], 0
         try:
-            said = json.loads(text)
+            said = _decode(text.decode())
         except (ValueError, RecursionError):
             raise HandoverError(f"what came is no JSON: {text[:64]!r}") from None
         if not isinstance(said, dict):
@@ -97,7 +99,7 @@ class Reader:
 
 def packed(said: dict[str, Any]) -> bytes:
     """A message as it goes out."""
-    return json.dumps(said, separators=(",", ":")).encode() + b"\0"
+    return _encode(said).encode() + b"\0"
 
 
 def receive_some(sock: socket.socket, flags: int = 0) -> tuple[bytes, tuple[int, ...]]:

@@ -283,6 +283,19 @@ def test_it_moves(engine, nothing_left):
     assert guaranteed(OTHER) == ([], 500)
 
 
+def test_a_guest_that_goes_to_another_nic(engine, nothing_left):
+    """As docs/migration.md has it: the new one is opened without, and gets the floor when the old one is closed."""
+    old = vhostnet.open_nic(wish(), engine=engine)
+    with vhostnet.open_nic(wish(floor=0), up=False, engine=engine) as new:
+        old.down()
+        assert guaranteed() == ([200], 800)
+        new.up()
+        old.close()
+        assert guaranteed() == ([], 1000)
+        new.update(wish())
+        assert guaranteed() == ([200], 800)
+
+
 @pytest.mark.parametrize("place", [BRIDGE, OTHER])
 def test_refused_it_is_what_it_was(engine, nothing_left, place):
     ip(f"link add {OTHER} up type bridge")

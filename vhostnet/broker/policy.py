@@ -8,6 +8,7 @@ import pwd
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from vhostnet.broker.peer import Peer
@@ -96,8 +97,13 @@ class Policy:
 # --- what a rule says of a spec --------------------------------------------------------------------------
 
 
-def _fits(text: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns)
+def _fits(text: str, patterns: tuple[str, ...]) -> bool:
+    return _matcher(patterns)(text) is not None
+
+
+@lru_cache(maxsize=1024)
+def _matcher(patterns: tuple[str, ...]) -> Callable[[str], re.Match[str] | None]:
+    return re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns) or r"(?!)").match
 
 
 def _listed(values: Sequence[object]) -> str:

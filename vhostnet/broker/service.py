@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -67,13 +67,15 @@ class Service:
         wishes: list[Wish] = []
         for call in calls:
             self.calls += 1
-            with self._answering(call):
+            try:
                 if call.method == _OPEN:
                     wishes += self._wish(call)
                 elif call.method in _METHODS:
                     _METHODS[call.method](self, call)
                 else:
                     _fail_unknown(call)
+            except Exception as error:
+                self._fail(call, error)
         for group in grouped(wishes):
             self._make(group)
 
@@ -96,18 +98,15 @@ class Service:
         if "pool" in kept:
             threading.Thread(target=kept["pool"].close, name="vhostnet-broker-pool").start()
 
-    @contextmanager
-    def _answering(self, call: Call) -> Iterator[None]:
+    def _fail(self, call: Call, error: Exception) -> None:
         """Whatever goes wrong is the call's answer, and nobody else's trouble."""
-        try:
-            yield
-        except VhostnetError as error:
+        if isinstance(error, VhostnetError):
             self.refused += 1
             call.fail(*packed_error(error))
-        except Exception:
-            _log.exception("%s of %s", call.method, call.peer)
-            if not call.answered:
-                call.fail(*packed_error(HostError(5, "the broker failed at this call: its log has why")))
+            return
+        _log.error("%s of %s", call.method, call.peer, exc_info=error)
+        if not call.answered:
+            call.fail(*packed_error(HostError(errno.EIO, "the broker failed at this call: its log has why")))
 
     # --- making NICs ---
 

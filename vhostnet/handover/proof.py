@@ -37,19 +37,18 @@ def told_of(nic: Nic, *, spec: bool = True) -> dict[str, Any]:
     """What whoever receives *nic* has to know: JSON's values. Its fds go along: the TAP's, then vhost-net's, then of a
     macvtap its network namespace.
     """
-    row = nic.held()
-    refused = nic.vhost_refused
+    taps, vhosts, refused = nic.tap_fds, nic.vhost_fds, nic.vhost_refused
     return {
         **({"spec": fields_of(nic.spec)} if spec else {}),
         "ifname": nic.ifname,
         "ifindex": nic.ifindex,
         "mtu": nic.mtu,
-        "mark": row.alias,
+        "mark": nic.mark,
         "up": nic.is_up,
         "persistent": nic.persistent,
         "resets": nic.resets,
-        "tap": len(row.fds.tap),
-        "vhost": len(row.fds.vhost),
+        "tap": len(taps),
+        "vhost": len(vhosts),
         **({"refused": {"errno": refused.errno, "call": refused.call}} if refused else {}),
     }
 

@@ -135,6 +135,8 @@ def _more(times: dict[str, dict[str, list[int]]]) -> Iterator[str]:
 
 def _absolutes(result: Result) -> Iterator[str]:
     for table_name, (case, name), most, unit, each, percent in ABSOLUTES:
+        if case not in result[table_name]:
+            continue
         found = result[table_name][case][name]
         value = (found if isinstance(found, int) else percentile(found, percent)) / each
         which = f" (p{percent})" if percent != 50 else ""

@@ -37,14 +37,14 @@ class More(NamedTuple):
 
 
 class Absolute(NamedTuple):
-    """What a quantity may be at most: the median, or another percentile."""
+    """What a quantity may be at most: the median, or that percentile."""
 
     table: str
     place: Place
     most: float
     unit: str
     each: float
-    percent: int = 50
+    percent: int | None = None
 
 
 LIMITS = (
@@ -138,8 +138,9 @@ def _absolutes(result: Result) -> Iterator[str]:
         if case not in result[table_name]:
             continue
         found = result[table_name][case][name]
-        value = (found if isinstance(found, int) else percentile(found, percent)) / each
-        which = f" (p{percent})" if percent != 50 else ""
+        if not isinstance(found, int):
+            found = percentile(found, percent) if percent else statistics.median(found)
+        value, which = found / each, f" (p{percent})" if percent else ""
         yield f"{_word(value <= most)}  {case}, {name}{which}: {value:.2f} {unit}, at most {most}"
 
 

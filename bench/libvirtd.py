@@ -13,7 +13,7 @@ from pathlib import Path
 
 ONCE = (Path(__file__).resolve().parent.parent / "tests" / "libvirt" / "packages").read_text().strip()
 VIRSH = ("virsh", "--connect", "qemu:///system", "--quiet")
-PATIENCE = 60  # seconds for one answer
+PATIENCE = 180  # seconds for one answer: in a guest that is emulated, beside others, a QEMU takes its time
 
 
 @contextlib.contextmanager

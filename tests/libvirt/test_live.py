@@ -434,6 +434,9 @@ def facts(said):
     for one in said.get("queueing", ()):
         if one["kind"] == "noqueue":  # whose handle is the next that was free
             del one["handle"]
+    for port in (*said["port"], link["linkinfo"].get("info_slave_data", {})):
+        if port.get("state") == "learning":  # by the bridge's STP, a moment after listening
+            port["state"] = "listening"
     if said["parent"]:  # the kernel makes up its mind about that a moment later
         del link["operstate"]
     for one in (link, *said["parent"], *(left for (left,) in said["parent left"])):

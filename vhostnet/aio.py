@@ -61,7 +61,7 @@ async def open_nics(specs: Sequence[InterfaceSpec], **how: Any) -> Any:
 
 async def close_nics(nics: Iterable[Nic]) -> None:
     """As ``vhostnet.close_nics()``; they are gone when it returns, cancelled or not."""
-    await aside(closing.close_nics, list(nics))
+    await _closed(partial(closing.close_nics, list(nics)))
 
 
 async def take(pool: NicPool | brokers.Pool, spec: InterfaceSpec | None = None, *, rename: bool = False) -> Nic:
@@ -122,7 +122,7 @@ class Broker:
 
     async def close_nics(self, nics: Iterable[Nic]) -> None:
         """As ``vhostnet.Broker.close_nics()``."""
-        await aside(self.sync.close_nics, list(nics))
+        await _closed(partial(self.sync.close_nics, list(nics)))
 
     async def NicPool(self, shape: InterfaceSpec, **how: Any) -> brokers.Pool:  # noqa: N802
         """As ``vhostnet.Broker.NicPool()``; take from it by ``take()``."""
@@ -155,12 +155,17 @@ async def _opened(work: Callable[[], _T], close: Callable[[list[Nic]], None] = c
     return await _done(work, undo)
 
 
-async def _done(work: Callable[[], _T], undo: Callable[[_T], None]) -> _T:
-    """By the executor. Cancelled before it was begun it is not done; after that it is, and then undone."""
+async def _closed(work: Callable[[], None]) -> None:
+    """It is done, cancelled or not: whoever closes wants them gone."""
+    await _done(work, lambda result: None, always=True)
+
+
+async def _done(work: Callable[[], _T], undo: Callable[[_T], None], *, always: bool = False) -> _T:
+    """By the executor. Cancelled before it was begun it is not done, but for *always*; after that undone."""
     cancelled = threading.Event()
 
     def begun() -> tuple[_T, ...]:
-        if cancelled.is_set():
+        if cancelled.is_set() and not always:
             return ()
         with _lively():
             return (work(),)

@@ -6,6 +6,7 @@ import random
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from brokers import serving
@@ -130,6 +131,23 @@ def test_closing_is_not_given_up(bridge, no_leaks):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        assert there() == []
+
+    run(life())
+
+
+def test_closing_that_has_to_wait_is_not_given_up(bridge, no_leaks):
+    async def life():
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        nics = await aio.open_nics([wish() for _ in range(4)])
+        busy = loop.run_in_executor(None, time.sleep, 0.2)
+        task = asyncio.create_task(aio.close_nics(nics))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert busy.done()
         assert there() == []
 
     run(life())

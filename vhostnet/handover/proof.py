@@ -37,7 +37,7 @@ def told_of(nic: Nic, *, spec: bool = True) -> dict[str, Any]:
     """What whoever receives *nic* has to know: JSON's values. Its fds go along: the TAP's, then vhost-net's, then of a
     macvtap its network namespace.
     """
-    taps, vhosts, refused = nic.tap_fds, nic.vhost_fds, nic.vhost_refused
+    refused = nic.vhost_refused
     return {
         **({"spec": fields_of(nic.spec)} if spec else {}),
         "ifname": nic.ifname,
@@ -47,8 +47,8 @@ def told_of(nic: Nic, *, spec: bool = True) -> dict[str, Any]:
         "up": nic.is_up,
         "persistent": nic.persistent,
         "resets": nic.resets,
-        "tap": len(taps),
-        "vhost": len(vhosts),
+        "tap": len(nic.tap_fds),
+        "vhost": len(nic.vhost_fds),
         **({"refused": {"errno": refused.errno, "call": refused.call}} if refused else {}),
     }
 
@@ -135,7 +135,10 @@ def _row(told: Mapping[str, Any], name: str, spec: InterfaceSpec, held: Fds) -> 
 
 
 def _run(told: Mapping[str, Any], row: NicRow) -> Run:
-    """Its history: all that is known of it is whether vhost-net was refused, and why."""
+    """Its history: all that is known of it is whether vhost-net was refused, and why.
+
+    Row and history are made here in one step each: by a broker's client one after the other, the whole batch waiting.
+    """
     acts: tuple[Act, ...] = ()
     results: tuple[ActResult, ...] = ()
     if "refused" in told:

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
+from vhostnet.checks import is_addr, is_generated, is_id, is_path
 from vhostnet.errors import SpecError, VhostnetWarning
 from vhostnet.qemu.tables import (
     ADD_FD,
@@ -26,7 +27,7 @@ from vhostnet.qemu.tables import (
     netdev_table,
 )
 from vhostnet.spec.interface import InterfaceSpec
-from vhostnet.spec.parts import CcwAddress, MmioAddress, PciAddress, is_addr, is_generated, is_id, is_path
+from vhostnet.spec.parts import CcwAddress, MmioAddress, PciAddress
 from vhostnet.values import replace
 
 Dialect = Literal["classic", "keyval", "json"]

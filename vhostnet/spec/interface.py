@@ -9,22 +9,8 @@ from __future__ import annotations
 import re
 from typing import Final, Literal
 
-from vhostnet.errors import SpecError
-from vhostnet.spec import mac as _mac
-from vhostnet.spec.parts import (
-    Address,
-    Bandwidth,
-    CcwAddress,
+from vhostnet.checks import (
     Check,
-    HostIp,
-    HostRoute,
-    MmioAddress,
-    PciAddress,
-    Source,
-    SpaprVioAddress,
-    UsbAddress,
-    VirtualPort,
-    Vlan,
     is_bool,
     is_id,
     is_link_name,
@@ -35,6 +21,22 @@ from vhostnet.spec.parts import (
     one_of,
     tuple_of,
     whole,
+)
+from vhostnet.errors import SpecError
+from vhostnet.spec import mac as _mac
+from vhostnet.spec.parts import (
+    Address,
+    Bandwidth,
+    CcwAddress,
+    HostIp,
+    HostRoute,
+    MmioAddress,
+    PciAddress,
+    Source,
+    SpaprVioAddress,
+    UsbAddress,
+    VirtualPort,
+    Vlan,
 )
 from vhostnet.values import dataclass, field
 

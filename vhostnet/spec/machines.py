@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vhostnet.spec.parts import CcwAddress, MmioAddress, is_id, is_uuid
+from vhostnet.checks import is_id
+from vhostnet.spec.parts import CcwAddress, MmioAddress, is_uuid
 
 if TYPE_CHECKING:
     from vhostnet.spec.document import Element

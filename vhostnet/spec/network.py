@@ -10,21 +10,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from vhostnet.checks import Check, is_bool, is_link_name, is_text, one_of, whole
 from vhostnet.errors import SpecError
 from vhostnet.spec.elements import KNOWN, TRUST, UNSUPPORTED_TYPES, plain, unless_empty, word, yesno
 from vhostnet.spec.machines import attribute
-from vhostnet.spec.parts import (
-    PORT_TYPES,
-    Bandwidth,
-    Check,
-    PortProfile,
-    Vlan,
-    is_bool,
-    is_link_name,
-    is_text,
-    one_of,
-    whole,
-)
+from vhostnet.spec.parts import PORT_TYPES, Bandwidth, PortProfile, Vlan
 from vhostnet.spec.reading import (
     Place,
     Reading,

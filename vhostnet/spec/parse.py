@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from vhostnet.checks import is_generated
 from vhostnet.errors import SpecError
 from vhostnet.spec.elements import (
     ELSEWHERE,
@@ -32,12 +33,7 @@ from vhostnet.spec.elements import (
 from vhostnet.spec.interface import SOURCE_TYPES, VIRTIO_MODELS, VIRTIO_ONLY, InterfaceSpec, is_model
 from vhostnet.spec.mac import normalize
 from vhostnet.spec.machines import Domain, attribute, read_domain
-from vhostnet.spec.parts import (
-    CcwAddress,
-    MmioAddress,
-    PciAddress,
-    is_generated,
-)
+from vhostnet.spec.parts import CcwAddress, MmioAddress, PciAddress
 from vhostnet.spec.reading import (
     Place,
     Reading,

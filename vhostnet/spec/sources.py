@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from vhostnet.checks import is_link_name, is_path, is_text, is_whole
 from vhostnet.errors import SpecError
-from vhostnet.spec.parts import Source, is_link_name, is_path, is_text, is_whole
+from vhostnet.spec.parts import Source
 from vhostnet.values import dataclass
 
 MODES: Final = ("vepa", "bridge", "private", "passthrough")

@@ -107,6 +107,25 @@ def test_a_nic_of_no_place_goes_where_the_machine_has_virtio(words, address):
     assert settle(spec(), read_command(words)) == (spec(address=address), "")
     e1000 = spec(model="e1000")
     assert settle(e1000, read_command(words)) == (e1000, "")
+    nowhere, note = settle(spec(address=PciAddress(bus=3)), read_command(words))
+    assert (nowhere, "no such bus" in note) == (spec(address=address), True)
+
+
+@pytest.mark.parametrize(
+    ("words", "there"),
+    [
+        (["-M", "microvm"], False),
+        (["-M", "microvm,pcie=off"], False),
+        (["-M", "microvm,pcie=on"], True),
+        (["-M", "microvm", "-machine", "pcie=on"], True),
+        (["-M", "q35"], True),
+    ],
+)
+def test_a_microvm_has_pci_only_if_asked(words, there):
+    asked = spec(address=PciAddress(slot=3, name="pcie.0"))
+    settled, note = settle(asked, read_command([X86, *words]))
+    assert settled == (asked if there else spec(address=MmioAddress()))
+    assert note.endswith("(it has none); the place is left to QEMU") is not there
 
 
 def test_ids_that_are_taken():

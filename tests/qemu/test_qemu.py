@@ -223,6 +223,20 @@ def test_what_every_qemu_takes_is_left_alone(fields):
     assert vhostnet.caveats(spec) == ()
 
 
+@pytest.mark.parametrize(
+    ("address", "left"),
+    [(vhostnet.CcwAddress(), (None, None, False)), (vhostnet.MmioAddress(), (None, None, None))],
+)
+def test_what_is_of_pci_is_not_asked_for_elsewhere(address, left):
+    """Whether it is wanted or not: QEMU's device has no such property."""
+    asked = bare(ats=True, page_per_vq=False, ioeventfd=False, address=address)
+    with pytest.warns(VhostnetWarning, match="no QEMU has it") as caught:
+        spec = vhostnet.fitted(asked)
+    assert (spec.ats, spec.page_per_vq, spec.ioeventfd) == left
+    assert len(caught) == left.count(None)
+    assert vhostnet.fitted(spec) is spec
+
+
 def test_what_no_qemu_starts_with_is_refused():
     with pytest.raises(SpecError, match="no QEMU starts with both"):
         vhostnet.fitted(bare(iommu=True, model="virtio-transitional"))

@@ -24,7 +24,9 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("no command to run: vhostnet exec FILE... -- COMMAND [ARGUMENT...]")
     command = read_command(options.command_line)
     options.no_address |= options.bus is not None
-    specs = _settled(specs_of(options.files, options), command)
+    # Who names a bus has placed all of them, wherever the machine would have virtio.
+    machine = command if options.bus is None else command._replace(machine=None)
+    specs = _settled(specs_of(options.files, options), machine)
     version = _version(specs, command)
     options.dialect = options.dialect or ("json" if version and version >= RECONNECT_MS else "classic")
     specs = [_callable(spec, version, options.dialect) for spec in specs]

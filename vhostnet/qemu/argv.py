@@ -39,6 +39,12 @@ RECONNECT_MS: Final[Version] = (9, 2, 0)  # the first that has it, wherever
 
 MAX_TX_QUEUE_SIZE: Final = 256
 _LONG_TX_QUEUES: Final = ("vhostuser", "vdpa")  # get more
+# What QEMU's devices off PCI have no property for; libvirt writes it there all the same.
+_OF_PCI: Final = ("ats", "page_per_vq")
+_LACKING: Final[Mapping[type, tuple[str, tuple[str, ...]]]] = {
+    CcwAddress: ("a channel", _OF_PCI),
+    MmioAddress: ("virtio-mmio", (*_OF_PCI, "ioeventfd")),
+}
 
 
 def qemu_properties(
@@ -253,6 +259,11 @@ def _misfits(spec: InterfaceSpec, qemu: Version | None) -> list[_Misfit]:
             "conventional PCI and on a root bus, so a QEMU that is started is asked for virtio-non-transitional"
         )
         found.append(_Misfit(fact, {"model": "virtio-non-transitional"}))
+    where, lacking = _LACKING.get(type(spec.address), ("", ()))
+    for name in lacking:
+        if getattr(spec, name) is not None:
+            fact = f"{name}: no QEMU has it for a NIC on {where}, or starts with it, so it is not asked of one"
+            found.append(_Misfit(fact, {name: None}))
     return found
 
 

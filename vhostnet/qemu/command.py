@@ -97,8 +97,10 @@ def _options(text: str, implied: str) -> Mapping[str, str]:
 def _machine(emulator: str, given: Sequence[tuple[str, Mapping[str, str]]]) -> Machine:
     found = re.fullmatch(_QEMU, emulator)
     arch, microvm = (found[1] or "", found[2]) if found else ("", None)
-    kinds = [options["type"] for name, options in given if name in ("machine", "M") and "type" in options]
-    return find_machine(arch, kinds[-1] if kinds else "microvm" if microvm else "")
+    said = {key: value for name, options in given if name in ("machine", "M") for key, value in options.items()}
+    name = said.get("type", "microvm" if microvm else "")
+    machine = find_machine(arch, name)
+    return machine._replace(root="") if name.startswith("microvm") and said.get("pcie") != "on" else machine
 
 
 def settle(spec: InterfaceSpec, command: Command) -> tuple[InterfaceSpec, str]:
@@ -106,15 +108,16 @@ def settle(spec: InterfaceSpec, command: Command) -> tuple[InterfaceSpec, str]:
 
     An address on a bus that is not there is left to QEMU; a NIC without one goes where the machine has virtio.
     """
-    address, machine = spec.address, command.machine
+    address, machine, note = spec.address, command.machine, ""
     if isinstance(address, (PciAddress, UsbAddress)) and not command.has_bus(address.bus_name):
-        there = f"{machine.root if machine else ''} {' '.join(sorted(command.devices))}".strip()
+        there = f"{machine.root if machine else ''} {' '.join(sorted(command.devices))}".strip() or "none"
         place = address.addr if isinstance(address, PciAddress) else f"port {address.port}"
-        why = f"address {address.bus_name} {place}: the command line makes no such bus (it has {there})"
-        return replace(spec, address=None), f"{why}; the place is left to QEMU"
+        note = f"address {address.bus_name} {place}: the command line makes no such bus (it has {there})"
+        note += "; the place is left to QEMU"
+        address, spec = None, replace(spec, address=None)
     if address is None and spec.model == "virtio" and machine:
-        return replace(spec, address=machine.virtio), ""
-    return spec, ""
+        spec = replace(spec, address=machine.virtio)
+    return spec, note
 
 
 def unplaced(spec: InterfaceSpec) -> InterfaceSpec:

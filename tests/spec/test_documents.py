@@ -153,6 +153,14 @@ def test_s390x_has_channels():
     assert third["driver"] == "virtio-net-pci"  # it says so
 
 
+@pytest.mark.parametrize("machine", ["arch='x86_64' machine='q35'", "arch='aarch64'", "machine='virt-10.0'"])
+@pytest.mark.filterwarnings("ignore::vhostnet.VhostnetWarning")  # q35 does not take virtio where no model is named
+def test_channels_are_of_s390x(machine):
+    domain = (DOCUMENTS / "s390x.xml").read_text().replace("arch='s390x' machine='s390-ccw-virtio-7.2'", machine)
+    with pytest.raises(SpecError, match="line 12: <address> of type ccw is for s390x"):
+        vhostnet.parse_domain(domain)
+
+
 def test_a_microvm_has_no_bus_at_all():
     (device,) = devices(parse("microvm", strict=True))
     assert (device["driver"], device["mq"], "vectors" in device) == ("virtio-net-device", True, False)

@@ -57,12 +57,15 @@ class Domain(NamedTuple):
     shared: bool | None = None  # the guest's memory is; None: nobody says
     uuid: str = ""
     devices: Counter[str] | None = None  # how many of its NICs are on each device of the host's, by their networks
+    channels: bool = True  # it has s390x's, or nobody says what it is
 
 
 def read_domain(root: Element, devices: Element | None) -> Domain:
     """Of a <domain> or <devices>, and the devices in it."""
     name = attribute(root, "os/type", "machine")
-    machine = find_machine(attribute(root, "os/type", "arch"), name)
+    arch = attribute(root, "os/type", "arch")
+    machine = find_machine(arch, name)
+    channels = isinstance(machine.virtio, CcwAddress) or not (arch or name)
     if devices is not None:
         first = devices.find("controller[@type='pci'][@index='0']")
         model = "" if first is None else first.get("model", "")
@@ -74,7 +77,7 @@ def read_domain(root: Element, devices: Element | None) -> Domain:
         return Domain("kvm", machine, buses, devices=Counter())
     uuid = root.findtext("uuid", "").strip()
     uuid = uuid if is_uuid(uuid) else ""
-    return Domain(root.get("type", "kvm"), machine, buses, _shares_memory(root), uuid, Counter())
+    return Domain(root.get("type", "kvm"), machine, buses, _shares_memory(root), uuid, Counter(), channels)
 
 
 def _buses(devices: Element) -> Iterator[tuple[int, str]]:

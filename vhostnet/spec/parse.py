@@ -198,6 +198,8 @@ def _finish(element: _Element, reading: Reading, networks: Networks | None, doma
         finish(element, reading)
     if isinstance(values.get("address"), PciAddress):
         values["address"] = replace(values["address"], name=domain.buses.get(values["address"].bus))
+    elif isinstance(values.get("address"), CcwAddress) and not domain.channels:
+        raise reading.places["address"].error("of type ccw is for s390x, which alone has channels", "type='pci'")
     elif "address" not in reading.places and values.get("model", "virtio") == "virtio":
         values["address"] = domain.machine.virtio
     try:

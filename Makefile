@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Each of these Debians is tested, its kernel in a guest and all the rest in a root of its own; a skip of what this machine
 # should be able to do is a failure.
 SUITES := bookworm trixie forky
-export VHOSTNET_REQUIRE ?= native,tap,udev,qemu,vhost,vlan,shaping,e2e,strace,setpriv,seccomp,systemd,netfilter,ovs,datapath,helper
+export VHOSTNET_REQUIRE ?= native,tap,udev,qemu,machines,vhost,vlan,shaping,e2e,strace,setpriv,seccomp,systemd,netfilter,ovs,datapath,helper
 
 .PHONY: help
 help:  ## this list
@@ -24,7 +24,7 @@ $(VENV)/made: tools/setup pyproject.toml setup.py $(CORE) src/build_core.py
 
 .PHONY: kernels
 kernels:  ## the kernels of the guests, into the cache
-	@for suite in $(SUITES); do tests/guest/fetch $$suite >/dev/null || exit; done
+	@for suite in $(SUITES) 'trixie arm64' 'bookworm s390x'; do tests/guest/fetch $$suite >/dev/null || exit; done
 
 .PHONY: demo
 demo: setup  ## the whole job on the XML this project was created for

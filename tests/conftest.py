@@ -67,6 +67,12 @@ def _lacks_qemu() -> str | None:
     return None if shutil.which("qemu-system-x86_64") else "no qemu-system-x86_64 in PATH"
 
 
+def _lacks_machines() -> str | None:
+    """The QEMUs of other architectures."""
+    missing = [name for name in ("qemu-system-aarch64", "qemu-system-s390x") if not shutil.which(name)]
+    return f"no {' and no '.join(missing)} in PATH" if missing else None
+
+
 def _lacks_udev() -> str | None:
     """A real udevd that listens in a network namespace where we may make TAPs."""
     done = run(str(ROOT / "tools" / "with-udevd"), "true")
@@ -176,6 +182,7 @@ _PROBES = {
     "tap": _lacks_tap,
     "udev": _lacks_udev,
     "qemu": _lacks_qemu,
+    "machines": _lacks_machines,
     "vhost": _lacks_vhost,
     "vlan": _lacks_vlan,
     "shaping": _lacks_shaping,
@@ -207,9 +214,15 @@ def pytest_sessionstart() -> None:
     lacks("tap")  # a user namespace can be entered only while there is one thread
 
 
+_MARKERS = (
+    *("tap", "udev", "qemu", "machines", "vhost", "vlan", "shaping"),
+    *("libvirt", "libvirtd", "ovs", "datapath", "e2e"),
+)
+
+
 @pytest.fixture(autouse=True)
 def _needs(request: pytest.FixtureRequest) -> None:
-    for marker in ("tap", "udev", "qemu", "vhost", "vlan", "shaping", "libvirt", "libvirtd", "ovs", "datapath", "e2e"):
+    for marker in _MARKERS:
         if request.node.get_closest_marker(marker):
             need(marker)
 

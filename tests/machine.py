@@ -10,7 +10,8 @@ from pathlib import Path
 import vhostnet
 from vhostnet.qmp import Monitor
 
-COMMAND = ["qemu-system-x86_64", "-accel", "tcg", "-m", "64", "-nodefaults", "-no-user-config", "-display", "none"]
+X86, ARM, S390 = "qemu-system-x86_64", "qemu-system-aarch64", "qemu-system-s390x"
+COMMAND = [X86, "-accel", "tcg", "-m", "64", "-nodefaults", "-no-user-config", "-display", "none"]
 # Slots that are off until a guest switches them on: what is in one comes out without asking a guest.
 OFF = ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]
 PORTS = [word for port in (1, 2) for word in ("-device", f"pcie-root-port,id=pci.{port},slot={port},chassis={port}")]

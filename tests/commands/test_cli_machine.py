@@ -9,13 +9,14 @@ import sys
 import pytest
 from conftest import BRIDGE, TESTS, link_names
 from kernel import ip
+from machine import ARM, S390, X86
 from test_cli import PLAIN, spawned, vhostnet
 
 pytestmark = pytest.mark.tap
 
 DOCUMENTS = TESTS / "documents"
 QUIT = '{"execute": "qmp_capabilities"}\n{"execute": "query-status"}\n{"execute": "quit"}\n'
-QEMU = ["qemu-system-x86_64", "-S", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none", "-qmp", "stdio"]
+QEMU = [X86, "-S", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none", "-qmp", "stdio"]
 PORT = ["-device", "pcie-root-port,id=pci.1,chassis=1"]
 
 
@@ -63,18 +64,40 @@ def test_the_dump_of_a_running_q35_domain_starts(bridges, port):
 
 @pytest.mark.qemu
 @pytest.mark.parametrize(
-    ("machine", "how"),
+    ("emulator", "machine", "how"),
     [
-        ("pc", []),
-        ("q35", ["--bus", "pcie.0"]),
-        ("q35", ["--no-address"]),
-        ("microvm", ["--no-address"]),
+        (X86, "pc", []),
+        (X86, "q35", ["--bus", "pcie.0"]),
+        (X86, "q35", ["--no-address"]),
+        (X86, "microvm", []),
+        (X86, "microvm", ["--no-address"]),
+        (X86, "microvm,pcie=on", ["--bus", "pcie.0"]),
+        pytest.param(ARM, "virt", [], marks=pytest.mark.machines),
+        pytest.param(S390, "s390-ccw-virtio", [], marks=pytest.mark.machines),
+        pytest.param(S390, "s390-ccw-virtio", ["--no-address"], marks=pytest.mark.machines),
     ],
 )
-def test_it_starts_on_other_machines(bridges, machine, how):
+def test_it_starts_on_other_machines(bridges, emulator, machine, how):
     file = str(DOCUMENTS / "virt-manager-running.xml")
-    done = spawned("exec", *how, file, "--", *QEMU, "-M", machine, stdin=QUIT)
+    done = spawned("exec", *how, file, "--", emulator, *QEMU[1:], "-M", machine, stdin=QUIT)
     assert (done.returncode, '"running": false' in done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "driver"),
+    [
+        (["--", X86, "-M", "microvm,pcie=on"], "virtio-net-device"),
+        (["--bus", "pcie.0", "--", X86, "-M", "microvm,pcie=on"], "virtio-net-pci"),
+        (["--", S390], "virtio-net-ccw"),
+        (["--bus", "pci.0", "--", S390], "virtio-net-pci"),
+    ],
+)
+def test_who_names_a_bus_gets_it(bridge, tmp_path, words, driver):
+    where = words.index("--") + 1
+    said = echoed(spawned("exec", *files(tmp_path, nic()), *words[:where], "echo", *words[where:]))
+    device = next(word for word in said if word.startswith("virtio-net"))
+    assert device.partition(",")[0] == driver
+    assert ("bus=" in device) == (words[0] == "--bus")
 
 
 @pytest.mark.qemu

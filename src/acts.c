@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <sys/ioctl.h>
-#include <sys/random.h>
 
 #include <linux/ethtool.h>
 #include <linux/if.h>
@@ -54,7 +53,7 @@ static int set_unique_mac(int tap, struct vn_act *act)
 	uint8_t mac[ETH_ALEN];
 	int rc;
 
-	if (getrandom(mac, sizeof(mac), 0) != sizeof(mac))
+	if (get_random(mac, sizeof(mac), 0) < 0)
 		return refused(act, VN_CALL_GETRANDOM);
 	mac[0] = 0xfe;
 	rc = set_mac(tap, mac);
@@ -361,7 +360,7 @@ static int choose_ifindex(struct vn_nic *nic, struct vn_act *act)
 {
 	uint32_t number;
 
-	if (getrandom(&number, sizeof(number), 0) != sizeof(number))
+	if (get_random(&number, sizeof(number), 0) < 0)
 		return refused(act, VN_CALL_GETRANDOM);
 	nic->ifindex = (int32_t)((number & 0x0fffffff) | 0x10000000);
 	return 0;

@@ -7,6 +7,7 @@
 
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include <linux/if.h>
 #include <linux/if_arp.h>
@@ -61,6 +62,12 @@ int fstat_retry(int fd, struct stat *status)
 		rc = fstat(fd, status);
 	while (rc < 0 && errno == EINTR && tries-- > 0);
 	return rc;
+}
+
+/* The system call, and not what glibc has of it since 2.25: all else that we call is older. */
+int get_random(void *to, size_t size, unsigned int flags)
+{
+	return syscall(SYS_getrandom, to, size, flags) == (long)size ? 0 : -1;
 }
 
 int get_mac(int tap, uint8_t *mac)

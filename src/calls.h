@@ -3,6 +3,7 @@
 #ifndef VN_CALLS_H
 #define VN_CALLS_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include <sys/stat.h>
@@ -16,6 +17,7 @@ int open_retry(const char *path, int flags);
 int ioctl_retry(int fd, unsigned long request, void *argument);
 int mknod_retry(const char *path, dev_t number); /* a character device, and ours alone */
 int fstat_retry(int fd, struct stat *status);
+int get_random(void *to, size_t size, unsigned int flags); /* at most 256 octets: those come whole */
 
 /* By the fd: no name that could be another link's by now, and no need to be in its network namespace. */
 int get_mac(int tap, uint8_t *mac);

@@ -6,13 +6,13 @@
 #include <unistd.h>
 
 #include <sys/ioctl.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 
 #include <linux/if.h>
 #include <linux/if_link.h>
 #include <linux/if_tun.h>
 #include <linux/netlink.h>
+#include <linux/random.h>
 #include <linux/rtnetlink.h>
 #include <linux/sockios.h>
 
@@ -289,7 +289,7 @@ static int delete_group(struct netlink *nl, struct doomed *doomed, uint32_t n, u
 	uint32_t group = 0;
 	int error = 0, rc;
 
-	if (getrandom(&group, sizeof(group), GRND_NONBLOCK) != sizeof(group))
+	if (get_random(&group, sizeof(group), GRND_NONBLOCK) < 0)
 		return -EAGAIN;
 	group = (group & 0x3fffffff) | 0x40000000; /* 0 is where every link is at first */
 	rc = set_group(nl, doomed, n, group, call);

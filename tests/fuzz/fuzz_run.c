@@ -24,10 +24,10 @@
 
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include <linux/ethtool.h>
 #include <linux/if.h>
@@ -37,6 +37,7 @@
 #include <linux/if_tun.h>
 #include <linux/neighbour.h>
 #include <linux/netlink.h>
+#include <linux/random.h>
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
 #include <linux/sockios.h>
@@ -568,11 +569,12 @@ static int fake_munmap(void *at, size_t size)
 	return 0;
 }
 
-static ssize_t fake_getrandom(void *to, size_t size, unsigned int flags)
+static long fake_syscall(long number, void *to, size_t size, unsigned int flags)
 {
+	REQUIRE(number == SYS_getrandom);
 	REQUIRE(flags == GRND_NONBLOCK || flags == 0);
 	memset(to, 7, size);
-	return refuses() ? -1 : (ssize_t)size;
+	return refuses() ? -1 : (long)size;
 }
 
 static int fake_getrlimit(int what, struct rlimit *limit)
@@ -639,7 +641,7 @@ static int fake_pthread_join(pthread_t thread)
 #define recvmsg(fd, header, flags) fake_recvmsg(fd, header, flags)
 #define mmap(at, size, protection, flags, fd, offset) fake_mmap(at, size, protection, flags, fd, offset)
 #define munmap(at, size) fake_munmap(at, size)
-#define getrandom(to, size, flags) fake_getrandom(to, size, flags)
+#define syscall(number, to, size, flags) fake_syscall(number, to, size, flags)
 #define getrlimit(what, limit) fake_getrlimit(what, limit)
 #define opendir(path) fake_opendir(path)
 #define readdir(directory) fake_readdir(directory)

@@ -90,10 +90,10 @@ coverage: setup kernels  ## which lines the tests run, of the library and of the
 	tools/coverage trixie
 
 .PHONY: pythons
-pythons: setup  ## one wheel under every Python this machine has, and the tests there
+pythons: setup dist/SHA256SUMS  ## the wheel under every Python this machine has, and the tests there
 	tools/pythons
 
-C := $(filter-out src/_vhostnet.h,$(CORE)) bench/floor.c tests/faults/shim.c tools/defects.h $(wildcard tests/fuzz/*.[ch])
+C := $(filter-out src/_vhostnet.h,$(CORE)) bench/floor.c tests/faults/shim.c tools/defects.h tools/glibc217.c $(wildcard tests/fuzz/*.[ch])
 STRICT := $(CC) -std=gnu11 -O2 -Wall -Wextra -Wconversion -Werror
 .PHONY: lint
 lint: setup  ## ruff, mypy --strict, clang-format, and C with every warning an error
@@ -104,6 +104,7 @@ lint: setup  ## ruff, mypy --strict, clang-format, and C with every warning an e
 	for room in $(filter %.c,$(CORE)); do $(STRICT) -fanalyzer -c -o /dev/null $$room || exit; done
 	$(STRICT) -fsyntax-only bench/floor.c
 	$(STRICT) -fsyntax-only tests/faults/shim.c
+	$(STRICT) -fsyntax-only tools/glibc217.c
 
 .PHONY: docs docs-look
 docs: $(VENV)/docs  ## README, docs/ and the docstrings as a site, build/site/; what leads nowhere, or is left out, is an error
@@ -139,10 +140,27 @@ $(VENV)/plots: $(VENV)/made
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@
 
-.PHONY: dist
-dist: setup  ## the sdist and the wheel, the wheel with its C core or not at all
-	rm -rf dist
-	VHOSTNET_BUILD=native $(PYTHON) -m build --outdir dist .
+WHEELS := $(VENV)/wheels
+.PHONY: wheels
+wheels: $(WHEELS)/made  ## the sdist and the wheels, dist/: of glibc and musl, x86-64, arm64, s390x; twice, inspected, tried
+	$(WHEELS)/bin/python tools/wheels.py
+
+# For whoever wants them as they are here: made once for all.
+dist/SHA256SUMS: $(wildcard $(shell git ls-files))
+	$(MAKE) wheels
+
+BARE := apt-get -qq update; apt-get -qq install -y --no-install-recommends python3-venv
+.PHONY: wheels-bare
+wheels-bare: dist/SHA256SUMS  ## the wheel in roots of Debian 12, 13 and testing that have no compiler: a NIC, make demo's job
+	@wheel=$$(echo dist/*manylinux*_$$(uname -m).whl); for suite in $(SUITES); do \
+		tools/inside $$suite --once '$(BARE)' -- sh -c 'cat >"/tmp/$$1"; tools/tried "/tmp/$$1"' sh "$${wheel##*/}" <"$$wheel" || exit; \
+	done
+
+$(WHEELS)/made: $(VENV)/made
+	$(PYTHON) -m venv $(WHEELS)
+	$(WHEELS)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(WHEELS)/bin/python -m pip install --quiet --disable-pip-version-check --group wheels
+	@touch $@
 
 .PHONY: clean
 clean:  ## what was built here; not the cache of kernels

@@ -1,4 +1,4 @@
-"""inspected.py WHEEL...: what each of these wheels of ours is, a line each; exit code 1 if one is not as its name promises."""
+"""inspected.py WHEEL...: what each of these wheels is, a line each; exit code 1 if one is not as we promise."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def look_at_record(found: Found, archive: zipfile.ZipFile) -> None:
 
 
 def look_at_hardening(found: Found, elf: ELFFile) -> None:
-    segments = list(elf.iter_segments())
+    segments, imported = list(elf.iter_segments()), {symbol.name for symbol in symbols(elf)}
     kinds = {segment["p_type"] for segment in segments}
     writable_code = [segment["p_type"] for segment in segments if segment["p_flags"] & 3 == 3]
     found.must("PT_GNU_RELRO" in kinds, "no RELRO")
@@ -85,8 +85,7 @@ def look_at_hardening(found: Found, elf: ELFFile) -> None:
     flags = {tag.entry.d_tag: tag.entry.d_val for tag in dynamic(elf)}
     found.must(bool(flags.get("DT_FLAGS_1", 0) & 1), "no BIND_NOW")
     found.must("DT_TEXTREL" not in flags, "relocations in its code")
-    found.must("__stack_chk_fail" in {symbol.name for symbol in elf.get_section_by_name(".dynsym").iter_symbols()},
-               "no stack protector")
+    found.must("__stack_chk_fail" in imported, "no stack protector")
     found.facts.append("RELRO, BIND_NOW, no writable code, stack protector")
 
 
@@ -101,11 +100,7 @@ def look_at_branches(found: Found, elf: ELFFile, machine: str) -> None:
 
 
 def look_at_symbols(found: Found, elf: ELFFile) -> None:
-    exported = [
-        symbol.name
-        for symbol in elf.get_section_by_name(".dynsym").iter_symbols()
-        if symbol["st_shndx"] != "SHN_UNDEF"
-    ]
+    exported = sorted(symbol.name for symbol in symbols(elf) if symbol["st_shndx"] != "SHN_UNDEF")
     found.must(exported == ["PyInit__vhostnet"], f"it exports {exported}")
     found.facts.append("one export")
 
@@ -133,6 +128,10 @@ def glibcs(elf: ELFFile) -> Iterator[tuple[int, ...]]:
             yield tuple(map(int, number[1].split("."))) if number else (999,)
 
 
+def symbols(elf: ELFFile) -> list:
+    return list(elf.get_section_by_name(".dynsym").iter_symbols())
+
+
 def dynamic(elf: ELFFile) -> list:
     (segment,) = elf.iter_segments("PT_DYNAMIC")
     return list(segment.iter_tags())
@@ -142,7 +141,7 @@ def main(*wheels: str) -> int:
     status = 0
     for wheel in map(Path, wheels):
         found = inspected(wheel)
-        print(f"{wheel.name}: {'; '.join(found.faults and ['NO: ' + each for each in found.faults] or found.facts)}")
+        print(f"{wheel.name}: {'; '.join(['NO: ' + each for each in found.faults] or found.facts)}")
         status |= bool(found.faults)
     return status
 

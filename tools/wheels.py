@@ -1,8 +1,9 @@
 """wheels.py: the sdist and the wheels of this checkout, into dist/, with SHA256SUMS.
 
-The wheels are for glibc 2.17 and musl 1.2 on x86-64, arm64 and s390x, all built here by zig's C compiler, out of the sdist.
-Everything is built twice, side by side in two directories, and must come out the same, octet for octet; what it is made
-of is what git has here, with what is not committed yet. Its time is the commit's. The wheel for this machine is then tried.
+The wheels are for glibc 2.17 and musl 1.2 on x86-64, arm64 and s390x, all built here by zig's C compiler, out of the
+sdist; and that out of what git has here, with what is not committed yet. Their time is the commit's. Everything is
+built twice, side by side in two directories, and must come out the same, octet for octet. Each wheel is inspected, and
+the one for this machine tried under every Python that it has.
 """
 
 from __future__ import annotations
@@ -45,8 +46,12 @@ class Workshop:
         self.where, self.out, self.epoch = where, where / "out", epoch
         # Nothing else of the caller's: it might be found in what is built.
         self.environment = {
-            **{"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(where), "LC_ALL": "C.UTF-8", "TZ": "UTC"},
-            **{"SOURCE_DATE_EPOCH": epoch, "VHOSTNET_BUILD": "native"},
+            "PATH": f"{BIN}:/usr/bin:/bin",
+            "HOME": str(where),
+            "LC_ALL": "C.UTF-8",
+            "TZ": "UTC",
+            "SOURCE_DATE_EPOCH": epoch,
+            "VHOSTNET_BUILD": "native",
         }
         self.out.mkdir(parents=True)
         self.source = self._sdist(tree)
@@ -63,10 +68,9 @@ class Workshop:
 
     def _sdist(self, tree: str) -> Path:
         """Packed once more: setuptools has the time and the user of whoever packs in it. What it holds, unpacked."""
-        checkout = self.where / "checkout"
-        checkout.mkdir()
-        self._run("sh", "-c", f"git -C {ROOT} archive {tree} | tar x --no-same-permissions -C {checkout}")
-        sdist = self._build("--sdist", checkout, self.where / "sdist")
+        run("git", "archive", "--prefix=checkout/", f"--output={self.where}/checkout.tar", tree)
+        self._run("tar", "xf", "checkout.tar", "--no-same-permissions")
+        sdist = self._build("--sdist", self.where / "checkout", self.where / "sdist")
         self._run("tar", "xf", sdist, "--no-same-permissions")
         name = sdist.name.removesuffix(".tar.gz")
         whose = ("--owner=0", "--group=0", "--numeric-owner", f"--mtime=@{self.epoch}", "--sort=name", "--format=gnu")

@@ -146,7 +146,7 @@ wheels: $(WHEELS)/made  ## the sdist and the wheels, dist/: of glibc and musl, x
 	$(WHEELS)/bin/python tools/wheels.py
 
 # For whoever wants them as they are here: made once for all.
-dist/SHA256SUMS: $(wildcard $(shell git ls-files))
+dist/SHA256SUMS: $(wildcard $(shell git ls-files 2>/dev/null))
 	$(MAKE) wheels
 
 BARE := apt-get -qq update; apt-get -qq install -y --no-install-recommends python3-venv

@@ -149,7 +149,7 @@ def main() -> None:
     (DIST / "SHA256SUMS").write_text("".join(sums))
     (here,) = DIST.glob(f"*manylinux*_{platform.machine()}.whl")
     for python in run("tools/interpreters").split():
-        print(run("tools/tried", here, python), end="", flush=True)
+        print(run("tools/tried", here, python).splitlines()[-1], flush=True)  # pip may have warned before
 
 
 if __name__ == "__main__":

@@ -162,6 +162,10 @@ $(WHEELS)/made: $(VENV)/made
 	$(WHEELS)/bin/python -m pip install --quiet --disable-pip-version-check --group wheels
 	@touch $@
 
+.PHONY: deb
+deb:  ## Debian's packages into build/deb/, from a root of Debian 13; lintian, the demo and a purge in a bare one: 2 minutes
+	tools/deb
+
 .PHONY: clean
 clean:  ## what was built here; not the cache of kernels
 	rm -rf $(VENV) .fuzz build dist *.egg-info vhostnet/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -166,6 +166,14 @@ $(WHEELS)/made: $(VENV)/made
 deb:  ## Debian's packages into build/deb/, from a root of Debian 13; lintian, the demo and a purge in a bare one: 2 minutes
 	tools/deb
 
+.PHONY: release
+release: $(VENV)/release  ## whether this commit can be released, and all of it into dist/ (docs/releasing.md); publishes nothing
+	tools/release
+
+$(VENV)/release: $(VENV)/made
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[release]'
+	@touch $@
+
 .PHONY: clean
 clean:  ## what was built here; not the cache of kernels
 	rm -rf $(VENV) .fuzz build dist *.egg-info vhostnet/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -28,6 +28,7 @@ NAVIGATION = {
         "docs/observability",
         "docs/security",
         "docs/reliability",
+        "docs/support",
         "SECURITY",
     ],
     "Using the library": [
@@ -52,6 +53,8 @@ NAVIGATION = {
         "docs/vhost",
         "docs/engines",
         "docs/house",
+        "CONTRIBUTING",
+        "docs/releasing",
         "CHANGELOG",
     ],
 }

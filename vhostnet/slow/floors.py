@@ -23,10 +23,11 @@ from typing import Final, NamedTuple
 
 from vhostnet.engines import _uapi as uapi
 from vhostnet.engines._calls import ifreq, ioctl
-from vhostnet.engines._rtnetlink import Netlink, attribute, attributes, error_of, malformed, take_ack
+from vhostnet.engines._rtnetlink import Netlink, attribute, attributes, take_ack
 from vhostnet.engines._tc import htb_class, sfq
 from vhostnet.program.parts import Floor, NicRow
 from vhostnet.program.rows import least_ticks
+from vhostnet.slow.listing import RTM_GETTCLASS, RTM_GETTFILTER, listed
 from vhostnet.spec.mac import tap_mac
 from vhostnet.spec.parts import TICK
 
@@ -37,7 +38,7 @@ _LEAST_REST: Final = 1000  # bytes a second: the kernel has no class of none
 _BATCH: Final = 16  # NICs of one send, of three messages each
 _TRIES: Final = 3  # where somebody else takes the same number, or a listing is torn
 
-_RTM_DELTCLASS, _RTM_GETTCLASS, _RTM_DELTFILTER, _RTM_GETTFILTER = 41, 42, 45, 46
+_RTM_DELTCLASS, _RTM_DELTFILTER = 41, 45
 _KEY: Final = struct.Struct("=4s4sii")  # struct tc_u32_key: mask, value, offset from the network header, offmask
 _EVERY: Final = PRIORITY << 16 | socket.htons(uapi.ETH_P_ALL)
 
@@ -224,7 +225,9 @@ class _Tree:
 
     def classes(self) -> dict[int, _Class]:
         found = {}
-        for body in self._list(_RTM_GETTCLASS, uapi.RTM_NEWTCLASS, uapi.TCMSG.pack(0, self._ifindex, 0, 0, 0)):
+        for body in listed(
+            self._netlink, RTM_GETTCLASS, uapi.RTM_NEWTCLASS, uapi.TCMSG.pack(0, self._ifindex, 0, 0, 0)
+        ):
             _, _, classid, parent, _ = uapi.TCMSG.unpack_from(body)
             options = dict(attributes(_said(body).get(uapi.TCA_OPTIONS, b"")))
             if len(options.get(uapi.TCA_HTB_PARMS, b"")) >= uapi.TC_HTB_OPT.size:
@@ -235,7 +238,7 @@ class _Tree:
         """Ours."""
         asked = uapi.TCMSG.pack(0, self._ifindex, 0, _ROOT, _EVERY)
         found = []
-        for body in self._list(_RTM_GETTFILTER, uapi.RTM_NEWTFILTER, asked):
+        for body in listed(self._netlink, RTM_GETTFILTER, uapi.RTM_NEWTFILTER, asked):
             _, _, handle, _, info = uapi.TCMSG.unpack_from(body)
             options = dict(attributes(_said(body).get(uapi.TCA_OPTIONS, b"")))
             selector = options.get(uapi.TCA_U32_SEL, b"")
@@ -250,7 +253,7 @@ class _Tree:
         if not found:
             return []
         asked = uapi.IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-        links = self._list(uapi.RTM_GETLINK, uapi.RTM_NEWLINK, asked)
+        links = listed(self._netlink, uapi.RTM_GETLINK, uapi.RTM_NEWLINK, asked)
         taps = {dict(attributes(body[uapi.IFINFOMSG.size :])).get(uapi.IFLA_ADDRESS) for body in links}
         whole = not self._netlink.torn  # or a link that is there may be missing
         return [one for one in found if one.mac in macs or (whole and tap_mac(one.mac.hex(":")) not in taps)]
@@ -327,30 +330,6 @@ class _Tree:
         codes: dict[int, int] = {}
         self._netlink.exchange(partial(take_ack, codes))
         return codes
-
-    def _list(self, kind: int, wanted: int, body: bytes) -> list[bytes]:
-        for _ in range(_TRIES):
-            found = self._list_once(kind, wanted, body)
-            if not self._netlink.torn:
-                break
-        return found
-
-    def _list_once(self, kind: int, wanted: int, body: bytes) -> list[bytes]:
-        found: list[bytes] = []
-        least = len(body)  # what is asked and what is told begin alike
-
-        def answer(tag: int, kind: int, body: bytes) -> int:  # noqa: ARG001
-            if kind == uapi.NLMSG_ERROR and (code := error_of(body)):
-                raise _error(code, "recv")
-            if kind == wanted:
-                if len(body) < least:
-                    raise malformed()
-                found.append(body)
-            return kind in (uapi.NLMSG_DONE, uapi.NLMSG_ERROR)
-
-        self._netlink.put(0, kind, uapi.NLM_F_DUMP, body)
-        self._netlink.exchange(answer)
-        return found
 
 
 _ADD: Final = uapi.NLM_F_CREATE | uapi.NLM_F_EXCL

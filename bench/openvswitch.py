@@ -61,6 +61,16 @@ class Switch:
         self.daemon = self._start("ovs-vswitchd", "--no-chdir", *alone)
         self.vsctl("list", "Open_vSwitch")
 
+    def restart_daemon(self) -> None:
+        """Until the new one has done all that the database says."""
+        self.stop(self.daemon)
+        self.start_daemon()
+        self.await_daemon()
+
+    def await_daemon(self) -> None:
+        """Until it has done all that the database says by now."""
+        self.vsctl("set", "Open_vSwitch", ".", f"external_ids:awaited={time.monotonic_ns()}")
+
     def vsctl(self, *arguments: str) -> str:
         """What ovs-vsctl says."""
         database = f"--db=unix:{self.directory}/db.sock"
@@ -77,8 +87,17 @@ class Switch:
 
     def row(self, table: str, name: str) -> dict[str, Any]:
         """Its columns, as Python has them."""
-        found = json.loads(self.vsctl("--format=json", "list", table, name))
-        return {key: _plain(value) for key, value in zip(found["headings"], found["data"][0], strict=True)}
+        return self._rows(table, name)[0]
+
+    def queueing(self) -> list[dict[str, Any]]:
+        """What there is in the tables in which rows stay that nothing leads to."""
+        return self._rows("QoS") + self._rows("Queue")
+
+    def _rows(self, table: str, *names: str) -> list[dict[str, Any]]:
+        found = json.loads(self.vsctl("--format=json", "list", table, *names))
+        return [
+            {key: _plain(value) for key, value in zip(found["headings"], row, strict=True)} for row in found["data"]
+        ]
 
     def seen(self, name: str) -> dict[str, Any]:
         """The interface, once ovs-vswitchd has looked at it."""

@@ -259,6 +259,10 @@ _LACKS = (
     "this kernel lacks a part of it: load it (modprobe sch_htb for <inbound>, sch_ingress cls_u32 act_police for "
     "<outbound>, and of type direct the other way round), or leave <bandwidth> out"
 )
+_NOT_SHAPED = (
+    "the kernel lacks a part of it: load it (modprobe sch_htb for <inbound>, sch_ingress act_police cls_matchall or "
+    "cls_basic for <outbound>), or leave <bandwidth> out; ovs-vswitchd's log says what the kernel has said"
+)
 _FDS = "raise the limit on open files (ulimit -n, LimitNOFILE=); a NIC takes one fd a queue, two with vhost-net"
 
 # (act, call or None for any, errno) -> (class, remedy); they are looked up in this order.
@@ -345,6 +349,7 @@ _MEANINGS: dict[tuple[str | None, int], tuple[type[HostError], str]] = {
     ),
     ("PLUG", _errno.ETIMEDOUT): (HostError, "see to it that it runs: systemctl status openvswitch-switch"),
     ("PLUG", _errno.EIO): (HostError, "the switch must be in the network namespace of the NIC; its log says more"),
+    ("PLUG", _errno.EOPNOTSUPP): (Unsupported, _NOT_SHAPED),
     ("REPLUG", _errno.ESTALE): (DeviceGone, "somebody took its port out: open the NIC anew"),
     ("SCRIPT", _errno.ENOENT): (HostError, "give its path in <script path=>, or have it in $PATH"),
     ("SCRIPT", _errno.EACCES): (NotPermitted, "make it executable: chmod +x"),

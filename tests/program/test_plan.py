@@ -1,6 +1,6 @@
 """The Program: order, flags and policy, as data."""
 
-import dataclasses
+from dataclasses import FrozenInstanceError
 
 import pytest
 from conftest import BRIDGE
@@ -17,7 +17,7 @@ from vhostnet import (
     Vlan,
 )
 from vhostnet.program.cost import Cost, cost
-from vhostnet.program.parts import SLOW, Act, Fds, Link, Op, Persist, TunFlag, held_row
+from vhostnet.program.parts import SLOW, UNSHAPED, Act, Fds, Link, Op, Persist, Queue, TunFlag, held_row
 from vhostnet.program.plan import (
     plan,
     plan_delete,
@@ -31,6 +31,7 @@ from vhostnet.program.plan import (
 )
 from vhostnet.program.program import Program
 from vhostnet.program.rows import Features, tun_flags, vhost_policy
+from vhostnet.values import replace
 
 ALL = Features(tun=0x7173, ipv6=True)
 BRIDGES = {BRIDGE: Link(BRIDGE, 7, "bridge", 1500, b""), "br9": Link("br9", 9, "bridge", 9000, b"")}
@@ -38,7 +39,7 @@ BRIDGES = {BRIDGE: Link(BRIDGE, 7, "bridge", 1500, b""), "br9": Link("br9", 9, "
 
 @pytest.fixture
 def other(seed):
-    return dataclasses.replace(seed, mac="52:54:00:00:00:01", ifname=None)
+    return replace(seed, mac="52:54:00:00:00:01", ifname=None)
 
 
 def ops(program):
@@ -214,7 +215,7 @@ def test_each_is_deleted_for_itself():
 
 def test_programs_are_values(seed):
     assert plan([seed], ["a"], ALL) == plan([seed], ["a"], ALL)
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(FrozenInstanceError):
         plan([seed], ["a"], ALL).acts = ()
 
 
@@ -272,6 +273,54 @@ def test_slow_acts_stand_in_their_places(seed):
     assert program.slow
     assert not plan([seed], ["a"], ALL).slow
     assert (program.nics[1].bridge, program.nics[1].no_ipv6, program.nics[1].port.vlans) == ("", True, ())
+
+
+@pytest.mark.parametrize(
+    ("inbound", "outbound", "queue", "police", "says", "last"),
+    [
+        (Rate(1000), None, Queue(8_000_000, 8_000_000), (0, 0), "gets 1000 kB/s", []),
+        (Rate(7, 9, 3), None, Queue(56_000, 72_000, 24_576), (0, 0), "gets 7 kB/s, at most 9 kB/s", []),
+        (None, Rate(1000), None, (8000, 8000), "sends 1000 kB/s", ["QDISC"]),
+        (None, Rate(1000, 2000, 3), None, (8000, 24), "sends 1000 kB/s", ["QDISC"]),
+        (Rate(1), Rate(1), Queue(8000, 8000), (8, 8), "gets 1 kB/s  sends 1 kB/s", []),
+        (None, Rate(4_294_967), None, (34_359_736, 4_194_296), "sends 4294967 kB/s", ["QDISC"]),
+    ],
+)
+def test_the_bandwidth_of_a_port_is_its_switchs(inbound, outbound, queue, police, says, last):
+    spec = replace(PLUGGED, vlan=None, bandwidth=Bandwidth(inbound, outbound))
+    program = plan([spec], ["b"], ALL)
+    (row,) = program.nics
+    assert row.shaping is UNSHAPED
+    assert row.slow.plug.queue == queue
+    assert (row.slow.plug.police_rate, row.slow.plug.police_burst) == police
+    assert ops(program) == ["TAP_OPEN", "LINK", "PLUG", *last, "UP"]
+    assert f"openvswitch ovs0  {says}" in str(program)
+
+
+def test_the_bandwidth_of_a_port_changes_with_it():
+    """HTB is the switch's to put there and to take away; the kernel's own, which comes then, goes for noqueue."""
+    plain, gets, sends, both = (
+        replace(PLUGGED, bandwidth=limits and Bandwidth(*limits))
+        for limits in (None, (Rate(7),), (None, Rate(7)), (Rate(9), Rate(7)))
+    )
+    for was, to, found in (
+        *((plain, to, ["REPLUG"]) for to in (gets, sends, both)),
+        *((gets, to, ["REPLUG", "QDISC"]) for to in (plain, sends)),
+        *((both, to, ["REPLUG", "QDISC"]) for to in (plain, sends)),
+        (gets, both, ["REPLUG"]),
+        (sends, plain, ["REPLUG"]),
+        (both, both, []),
+    ):
+        (row,) = plan([was], ["b"], ALL).nics
+        held = held_row("b", 3, Fds((7,), ()), "mark", slow=row.slow)
+        assert ops(plan_update(held, was, to)) == found
+
+
+def test_the_root_that_a_switch_puts_there_is_no_dear_one():
+    spec = replace(PLUGGED, queues=8)
+    limited = replace(spec, bandwidth=Bandwidth(Rate(7), Rate(7)))
+    plain, more = (cost(plan([one], ["b"], ALL)).memory for one in (spec, limited))
+    assert plain < more < plain + 2**16
 
 
 def test_what_lasts_is_last(seed):

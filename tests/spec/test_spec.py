@@ -19,6 +19,7 @@ from vhostnet import (
     UserSource,
     VdpaSource,
     VhostUserSource,
+    VirtualPort,
     ZpciAddress,
 )
 from vhostnet.spec import mac as macs
@@ -296,6 +297,26 @@ def test_the_largest_bandwidths():
     assert InterfaceSpec(bridge="br0", bandwidth=Bandwidth(largest, largest)).bandwidth.inbound == largest
     assert InterfaceSpec(type="network", network="n", bandwidth=Bandwidth(Rate(floor=2**54))).bandwidth.outbound is None
     assert Rate(3, burst=805).burst == 805  # 274 s
+
+
+def on_a_switch(*rates):
+    return InterfaceSpec(bridge="br0", virtualport=VirtualPort(), bandwidth=Bandwidth(*rates))
+
+
+def test_the_largest_bandwidths_of_a_port_of_open_vswitch():
+    most = 4294967
+    on_a_switch(Rate(most, most, 2**22 - 1), Rate(most, most + 1, 2**19 - 1))
+    for rates, problem in (
+        ((Rate(most + 1),), "an inbound average of 4294968"),
+        ((Rate(1, most + 1),), "an inbound peak of 4294968"),
+        ((None, Rate(most + 1)), "an outbound average of 4294968"),
+    ):
+        with pytest.raises(SpecError) as caught:
+            on_a_switch(*rates)
+        assert caught.value.problem == f"has {problem}, and no port of Open vSwitch counts so far"
+        assert (caught.value.attribute, caught.value.expected) == ("bandwidth", "kB a second, 1..4294967")
+    with pytest.raises(SpecError, match="an outbound burst of 524288, .*; expected KiB, 1..524287"):
+        on_a_switch(None, Rate(most, burst=2**19))
 
 
 def test_networks_are_written_in_one_way():

@@ -365,8 +365,8 @@ def _scripts(specs: Sequence[InterfaceSpec]) -> Iterator[Check]:
 
 def _bandwidth(program: Program) -> Iterator[Check]:
     """That this kernel has what they are limited by: tried on a TAP in a network namespace that nobody sees."""
-    rooted = any(row.shaping.rate for row in program.nics)
-    policed = any(row.shaping.police_rate for row in program.nics)
+    rooted = any(row.rooted for row in program.nics)
+    policed = any(row.policed for row in program.nics)
     if not (rooted or policed):
         return
     wanted = Bandwidth(Rate(1) if rooted else None, Rate(1) if policed else None)

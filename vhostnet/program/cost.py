@@ -60,7 +60,7 @@ def cost(program: Program) -> Cost:
     rows = [program.nics[act.nic] for act in program.acts if act.op in (Op.TAP_OPEN, Op.MACVTAP)]
     vhost = sum(program.nics[act.nic].queues for act in program.acts if act.op == Op.VHOST_OPEN)
     noqueue = {act.nic for act in program.acts if act.op == Op.QDISC}
-    noqueue |= {number for number, row in enumerate(program.nics) if row.shaping.rate}  # the root is HTB
+    noqueue |= {number for number, row in enumerate(program.nics) if row.rooted}  # the root is HTB
     memory = sum(_memory(row, number in noqueue) for number, row in enumerate(program.nics) if row.held is None)
     ports = Counter(row.bridge for row in rows if row.bridge)
     queues = sum(row.queues for row in rows)
@@ -76,7 +76,7 @@ def _turns(shaping: Shaping) -> int:
 
 
 def _memory(row: NicRow, noqueue: bool) -> int:
-    shaping = _HTB * bool(row.shaping.rate) + _POLICE * bool(row.shaping.police_rate)
+    shaping = _HTB * row.rooted + _POLICE * row.policed
     if row.macvtap:
         return _MACVTAP + _MACVTAP_QUEUE * row.queues + shaping + (0 if noqueue else _QDISC)
     if row.queues == 1:

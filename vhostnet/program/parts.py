@@ -127,6 +127,7 @@ class Shaping(NamedTuple):
 
     ``rate`` is of what it sends, ``ceil`` what that may be for as long as a burst lasts, ``quantum`` in bytes;
     ``police_rate`` is of what comes in by it. 0 has no limit. Of a TAP the guest gets the one and sends the other.
+    A NIC that is on Open vSwitch has none: there it is the port's (Plug).
     """
 
     rate: int = 0
@@ -148,11 +149,20 @@ class Persist(NamedTuple):
     group: int = -1
 
 
+class Queue(NamedTuple):
+    """What a port of Open vSwitch sends, and its guest gets: bits a second; ``burst`` in bits, 0 the switch's own."""
+
+    min_rate: int
+    max_rate: int
+    burst: int = 0
+
+
 class Plug(NamedTuple):
     """A port of the Open vSwitch bridge *bridge*, as its database has it.
 
     ``ids`` are external_ids of the interface, beside the NIC's mark; ``tag``, ``trunks`` and ``vlan_mode`` are the
-    port's columns, and "" and None are none.
+    port's columns, and "" and None are none. Of its bandwidth ``queue`` is what the guest gets, and ``police_rate``
+    (kbit of 1000 a second) and ``police_burst`` (kbit of 1024) what it sends; None and 0 have no limit.
     """
 
     bridge: str
@@ -160,6 +170,9 @@ class Plug(NamedTuple):
     tag: int | None = None
     trunks: tuple[int, ...] = ()
     vlan_mode: str = ""
+    queue: Queue | None = None
+    police_rate: int = 0
+    police_burst: int = 0
 
 
 class Address(NamedTuple):
@@ -266,6 +279,16 @@ class NicRow(NamedTuple):
     def joins(self) -> str:
         """The bridge that it is to be on, Linux's or Open vSwitch's; "" for none."""
         return self.slow.plug.bridge if self.slow.plug else self.bridge
+
+    @property
+    def rooted(self) -> bool:
+        """HTB is to be its root: by TC, or by Open vSwitch."""
+        return self.shaping.rate > 0 or (self.slow.plug is not None and self.slow.plug.queue is not None)
+
+    @property
+    def policed(self) -> bool:
+        """What comes in by it is to be limited, by one of the two."""
+        return self.shaping.police_rate > 0 or (self.slow.plug is not None and self.slow.plug.police_rate > 0)
 
 
 class Act(NamedTuple):

@@ -21,12 +21,14 @@ bridges that are only named: nothing is made where one is missing. Then:
 7. FDB         the guest's MAC in the bridge's forwarding table, in every VLAN of the port. Not of one that is left
                down: a bridge has a MAC at one port, and its guest may still be at another.
 8. COALESCE    rx-frames, by ethtool's ioctl.
-9. PLUG        where its bridge is Open vSwitch's: a port there, with its VLANs, in one transaction for all NICs; with
-               MAC and MTU, which the switch reads, and before UP. Then comes the QDISC of these: the switch takes away
-               what it finds at the root when it gets the device, and leaves alone what is put there afterwards.
-10. TC         its bandwidth: HTB at the root for what it sends, in the place of noqueue, and UP is as cheap; a policer
-               at the ingress for what comes in by it. What a TAP sends its guest gets; a macvtap has its guest's
-               directions. Before UP, so that no frame passes without.
+9. PLUG        where its bridge is Open vSwitch's: a port there, with its VLANs and its bandwidth, in one transaction
+               for all NICs; with MAC and MTU, which the switch reads, and before UP. It shapes its ports by itself, and
+               has done so by the end of this: an ingress of anybody else's it takes away, sooner or later.
+               Then comes the QDISC of those whose root it leaves alone; what it finds there when it gets the device
+               goes.
+10. TC         its bandwidth, where no switch has seen to it: HTB at the root for what it sends, in the place of
+               noqueue, and UP is as cheap; a policer at the ingress for what comes in by it. What a TAP sends its
+               guest gets; a macvtap has its guest's directions. Before UP, so that no frame passes without.
     FLOOR      what its bridge guarantees it: a class there, of the tree that the bridge has.
 11. UP         last of what the kernel does, and only after every answer to the acts before it was read (``barrier``): a
                NIC that failed anywhere was never up, and never up outside its bridge. What else there is to set of a
@@ -45,7 +47,8 @@ takes link and fds away; DOWN for one that goes down and stays a port, with UNFD
 stay then, and 7, 11 to 13 when it comes up; LEAVE, and then as a new one from LINK on, for one that becomes another
 port. One that was or is to be limited in what it sends has QDISC in between: noqueue puts away whatever root there is,
 and all below it; one that is guaranteed something, or is to be, has REFLOOR. One that is on no Linux bridge stays where
-it is, and has REPLUG for its port of Open vSwitch, QDISC and TC for bandwidth.
+it is, and has REPLUG for its port of Open vSwitch and its bandwidth, with QDISC where the switch has taken its own root
+away; else QDISC and TC for bandwidth.
 
 9, 12, 13 and FLOOR are slow acts (vhostnet/slow/). What of them a NIC would leave behind goes before it does:
 DOWNSCRIPT while it is there as it was, then UNADDRESS (of a link that stays), then UNPLUG, in one transaction for all,
@@ -105,7 +108,7 @@ def plan(
         rows = [row._replace(port=PORT, frames=0, shaping=UNSHAPED) for row in rows]
     adopted = tuple([number for number, row in enumerate(rows) if row.adopted])
     macvtaps = tuple([number for number, row in enumerate(rows) if row.macvtap])
-    rooted = tuple([number for number, row in enumerate(rows) if row.shaping.rate])
+    rooted = tuple([number for number, row in enumerate(rows) if row.rooted])
     acts = _acts(tuple(policies), adopted, macvtaps, rooted, _settings(rows), qdisc, selftest, up and not park)
     if persist:
         _check_lasting(specs)
@@ -311,13 +314,18 @@ def plan_update(held: NicRow, was: InterfaceSpec, spec: InterfaceSpec, *, up: bo
 
 
 def _plan_in_place(held: NicRow, was: InterfaceSpec, spec: InterfaceSpec) -> Program:
-    """What the switch is told of it, and its bandwidth: up as it is, it has none for some microseconds."""
+    """What the switch is told of it, its bandwidth as well; of others the bandwidth: up as it is, it has none for some
+    microseconds.
+    """
     before, after = shaping_of(was), shaping_of(spec)
     slow = slow_of(spec, held.ifname) if spec.virtualport else held.slow
+    row = held._replace(adopted=False, shaping=after, slow=slow)
     acts: tuple[Act, ...] = _REPLUG if slow.plug != held.slow.plug else ()
+    if spec.virtualport and held.rooted and not row.rooted:
+        acts += _QDISC  # the switch has taken its root away, and the kernel has put its own there
     if before != after:
         acts += (_QDISC if before.rate or after.rate else ()) + _TC
-    return Program((held._replace(adopted=False, shaping=after, slow=slow),), acts)
+    return Program((row,), acts)
 
 
 _LEAVE: Final = (Act(Op.LEAVE, 0),)

@@ -20,6 +20,7 @@ from vhostnet.program.parts import (
     NicRow,
     Plug,
     Port,
+    Queue,
     Route,
     Shaping,
     Slow,
@@ -29,7 +30,7 @@ from vhostnet.program.parts import (
 )
 from vhostnet.spec.interface import TAP_TYPES, VNET_HDR_MODELS, InterfaceSpec, VhostPolicy
 from vhostnet.spec.mac import octets, tap_mac
-from vhostnet.spec.parts import MAX_BURST, TICK, Bandwidth, Rate, VirtualPort, Vlan, burst_ticks, packed
+from vhostnet.spec.parts import MAX_BURST, MAX_PORT_BURST, TICK, Bandwidth, Rate, VirtualPort, Vlan, burst_ticks, packed
 from vhostnet.values import dataclass
 
 if TYPE_CHECKING:
@@ -230,12 +231,27 @@ def _plug(spec: InterfaceSpec, port: VirtualPort, name: str) -> Plug:
     elif spec.vlan:
         tag, trunks = spec.vlan.native, spec.vlan.tags
         mode = "" if tag is None else f"native-{spec.vlan.native_mode}"
-    return Plug(spec.bridge or "", tuple(ids), tag, trunks, mode)
+    inbound, outbound = (spec.bandwidth.inbound, spec.bandwidth.outbound) if spec.bandwidth else (None, None)
+    return Plug(spec.bridge or "", tuple(ids), tag, trunks, mode, _queue(inbound), *_policing(outbound))
+
+
+def _queue(rate: Rate | None) -> Queue | None:
+    """libvirt's numbers. Where there is no peak it names none, and the switch takes the speed that the TAP claims."""
+    if rate is None or not rate.average:
+        return None
+    return Queue(rate.average * 8000, max(rate.peak or 0, rate.average) * 8000, (rate.burst or 0) * 8192)
+
+
+def _policing(rate: Rate | None) -> tuple[int, int]:
+    """Likewise, but for a burst that is not given: it is a second's, as on a Linux bridge, and not 8000 kbit."""
+    average = (rate.average if rate else 0) or 0
+    burst = rate.burst if rate and rate.burst else min(average, MAX_PORT_BURST)
+    return average * 8, burst * 8
 
 
 def shaping_of(spec: InterfaceSpec) -> Shaping:
-    """What the kernel is to be told of its bandwidth; a floor is its bridge's."""
-    return _shaped(spec.bandwidth, spec.type == "direct") if spec.bandwidth else UNSHAPED
+    """What the kernel is to be told of its bandwidth; a floor is its bridge's, and Open vSwitch shapes by itself."""
+    return _shaped(spec.bandwidth, spec.type == "direct") if spec.bandwidth and not spec.virtualport else UNSHAPED
 
 
 @lru_cache(maxsize=64)  # few bandwidths have many NICs

@@ -108,12 +108,15 @@ def _shaping_parts(nic: NicRow) -> Iterator[str]:
     shaping = nic.shaping
     leaving, coming = ("sends", "gets") if nic.macvtap else ("gets", "sends")
     if shaping.rate:
-        most = f", at most {_kilobytes(shaping.ceil)}" if shaping.ceil != shaping.rate else ""
-        yield f"{leaving} {_kilobytes(shaping.rate)}{most}"
+        yield _gets(leaving, shaping.rate, shaping.ceil)
     if shaping.police_rate:
         yield f"{coming} {_kilobytes(shaping.police_rate)}"
     if shaping == UNSHAPED:
         yield "no limit"
+
+
+def _gets(leaving: str, rate: int, most: int) -> str:
+    return f"{leaving} {_kilobytes(rate)}" + (f", at most {_kilobytes(most)}" if most != rate else "")
 
 
 def _kilobytes(rate: int) -> str:
@@ -137,6 +140,10 @@ def _plug_parts(plug: Plug | None) -> Iterator[str]:
         yield f"trunks {','.join(map(str, plug.trunks))}"
     if plug.vlan_mode:
         yield plug.vlan_mode
+    if plug.queue:
+        yield _gets("gets", plug.queue.min_rate // 8, plug.queue.max_rate // 8)
+    if plug.police_rate:
+        yield f"sends {_kilobytes(plug.police_rate * 125)}"
 
 
 def _floor_parts(floor: Floor | None) -> Iterator[str]:

@@ -334,6 +334,8 @@ def _check_virtualport(spec: InterfaceSpec) -> None:
         if getattr(spec, name) == value:
             expected = "none beside a virtualport"
             raise SpecError("is for a port of a Linux bridge", attribute=name, value=value, expected=expected)
+    if spec.bandwidth:
+        spec.bandwidth.check_port()
 
 
 # The settings that only some types have, and what the others have instead.

@@ -14,6 +14,9 @@ MAX_VLAN: Final = 4095  # all that 802.1Q's 12 bits have
 NATIVE_MODES: Final = ("untagged", "tagged")
 MAX_RATE: Final = 2**54  # kB/s: 1000 times as much is what 64 bits hold; libvirt's limit
 MAX_BURST: Final = 2**22 - 1  # KiB: in bytes what 32 bits hold; likewise
+# Of a port of Open vSwitch, which counts bytes a second in 32 bits (up to 3.1), and so bits of a burst that is policed.
+MAX_PORT_RATE: Final = (2**32 - 1) // 1000
+MAX_PORT_BURST: Final = (2**32 - 1) // 1024 // 8
 TICK: Final = 64  # ns; the kernel counts how long a burst takes at the rate, in 32 bits of these
 
 _USB_PORT = r"[1-9][0-9]{0,2}(\.[1-9][0-9]{0,2}){0,3}"
@@ -316,9 +319,10 @@ def _length(address: str) -> int:
 class Rate:
     """What may pass in one direction: ``average`` in kB (of 1000 bytes) a second, ``burst`` in KiB (of 1024).
 
-    ``peak``, in kB/s, is what it may be for as long as a burst lasts; None is the average. ``burst`` None is libvirt's
-    choice, 1.6 kB. That is of what a guest gets, and of a macvtap of what it sends; the other direction has a burst of
-    a second, and no peak, as in libvirt. ``floor``, in kB/s, is what a network of libvirt's guarantees its guest.
+    ``peak``, in kB/s, is what it may be for as long as a burst lasts, on Open vSwitch for good; None is the average.
+    ``burst`` None is libvirt's choice, 1.6 kB. That is of what a guest gets, and of a macvtap of what it sends; the
+    other direction has a burst of a second, and no peak. ``floor``, in kB/s, is what a network of libvirt's guarantees
+    its guest.
     """
 
     average: int | None = None
@@ -369,6 +373,22 @@ class Bandwidth:
         if self.outbound is not None and self.outbound.floor is not None:
             expected = "no floor: it is of what a guest gets"
             raise SpecError("is not allowed", attribute="outbound", value=self.outbound, expected=expected)
+
+    def check_port(self) -> None:
+        """Raises SpecError for what a port of Open vSwitch would make another number of."""
+        for direction, name, unit, top in _PORT_TOPS:
+            value = getattr(getattr(self, direction), name, None) or 0
+            if value > top:
+                problem = f"has an {direction} {name} of {value}, and no port of Open vSwitch counts so far"
+                raise SpecError(problem, attribute="bandwidth", expected=f"{unit}, 1..{top}")
+
+
+_PORT_TOPS: Final = (
+    ("inbound", "average", "kB a second", MAX_PORT_RATE),
+    ("inbound", "peak", "kB a second", MAX_PORT_RATE),
+    ("outbound", "average", "kB a second", MAX_PORT_RATE),
+    ("outbound", "burst", "KiB", MAX_PORT_BURST),
+)
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,12 @@ class Switch:
         """What there is in the tables in which rows stay that nothing leads to."""
         return self._rows("QoS") + self._rows("Queue")
 
+    def queueing_of(self, port: str) -> list[dict[str, Any]]:
+        """Of it: what it leads to, and the queues of that."""
+        rows = {row["_uuid"]: row for row in self.queueing()}
+        first = rows.get(str(self.row("Port", port)["qos"]))
+        return [first, *(rows[uuid] for _, uuid in first["queues"].values())] if first else []
+
     def _rows(self, table: str, *names: str) -> list[dict[str, Any]]:
         found = json.loads(self.vsctl("--format=json", "list", table, *names))
         return [

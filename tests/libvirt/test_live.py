@@ -84,6 +84,11 @@ FILLED = {
 }  # the forwarding table that it fills for a network's NICs alone
 # The host's link that libvirt brings up, and a macvtap that is up heeds no MAC but its own.
 LEFT_DOWN = {"UP", "LOWER_UP", "NO-CARRIER", "M-DOWN", "qdisc", "operstate", "promiscuity"}
+# By which libvirt finds a port's queues again, on the port, too; ours have the mark.
+ITS_FINDING = {"vm-id"}
+# Where no peak is said libvirt says none, and a guest gets as much as its TAP's nominal speed is; where no burst is said
+# the switch's is 8000 kbit, and ours a second's.
+UNSAID = {"max-rate", "rate", "ceil", "burst", "cburst", "ingress_policing_burst"}
 # libvirt follows QEMU, whose NIC wants every frame until a guest's driver says what it wants.
 LETS_IN_ALL = {"ALLMULTI", "allmulti", "PROMISC", "promiscuity"}
 OTHERWISE = {
@@ -100,6 +105,9 @@ OTHERWISE = {
     "direct-down": LEFT_DOWN,
     "direct-down-through": LEFT_DOWN,
     "ovs-native-alone": {"trunks"},  # ours has this one VLAN alone, libvirt's every other, too
+    "ovs-bandwidth": ITS_FINDING,
+    "ovs-bandwidth-in": ITS_FINDING,
+    "ovs-bandwidth-plain": ITS_FINDING | UNSAID,
 }
 # A script of ours has CAP_NET_ADMIN alone. libvirt means the same, and the execve() of a root's gives all of them back.
 CAPABILITIES = {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"}
@@ -159,7 +167,7 @@ NOT_TAKEN = {"hostdev-only.xml", "ovirt-filterref.xml"}
 # What differs from one moment, place or link to the next.
 NOISE = {
     *("ifindex", "ifname", "dev", "id", "no", "designated_port", "label", "tentative"),
-    *("_uuid", "name", "interfaces", "ofport", "statistics", "admin_state", "link_state", "link_resets"),
+    *("_uuid", "name", "interfaces", "ofport", "qos", "statistics", "admin_state", "link_state", "link_resets"),
     *("hold_timer", "message_age_timer", "forward_delay_timer"),
     "direct_packets_stat",  # what passed before HTB had its class, since libvirt's TAP is up by then
 }
@@ -382,17 +390,19 @@ def seen(ovs, taps):
     }
     plugged = ovs.ports(SWITCHED)
     switched = {tap: (ovs.seen(tap), ovs.row("Port", tap)) for tap in taps if tap in plugged}  # and done with
+    queueing = {tap: ovs.queueing_of(tap) for tap in switched}
     every = {what: run_json(command) for what, command in asked.items()}
-    return [of_one(tap, every, switched.get(tap, ())) if tap else {} for tap in taps]
+    return [of_one(tap, every, switched.get(tap, ()), queueing.get(tap, ())) if tap else {} for tap in taps]
 
 
-def of_one(tap, every, plugged):
+def of_one(tap, every, plugged, queueing):
     """And of the link that a macvtap is on."""
     said = {what: [one for one in told if tap in (one.get("ifname"), one.get("dev"))] for what, told in every.items()}
-    if not plugged:  # libvirt leaves these their qdisc mq, of whose classes iproute2 6.1 knows nothing
+    if queueing or not plugged:  # libvirt leaves these their qdisc mq, of whose classes iproute2 6.1 knows nothing
         said["class"] = {line.split()[2]: dict(OF_A_CLASS.findall(line)) for line in by_tc("class", tap)}
     said["filter"] = [line for line in by_tc("filter", tap) if LEFT_OUT not in line]
     said["switch"] = plugged
+    said["shaped"] = [{"type": row.get("type"), "other_config": row["other_config"]} for row in queueing]
     said["parent"] = [one for one in every["link"] for link in said["link"] if one["ifname"] == link.get("link")]
     said["addresses"] = [one["addr_info"] for one in said["addresses"]]
     if not said["parent"]:  # a macvtap has none

@@ -100,7 +100,9 @@ def queue_deletions(marks: Iterable[str]) -> Iterator[Operation]:
 
 
 def _queues(rows: Sequence[NicRow]) -> Iterator[Operation]:
-    """The port sends by its queue 0 whatever no flow leads to another: all there is."""
+    """The port sends by its queue 0 whatever no flow leads to another: all there is. Of all together the switch heeds
+    max-rate; the rest says so to who looks, as libvirt has it.
+    """
     for number, row in enumerate(rows):
         queue = plug_of(row).queue
         if queue is None:
@@ -109,15 +111,10 @@ def _queues(rows: Sequence[NicRow]) -> Iterator[Operation]:
         rates = [("min-rate", str(queue.min_rate)), ("max-rate", str(queue.max_rate))]
         if queue.burst:
             rates.append(("burst", str(queue.burst)))
-        qos = {
-            "type": "linux-htb",
-            "other_config": to_map([("max-rate", str(queue.max_rate))]),
-            "queues": ["map", [[0, ["named-uuid", f"k{number}"]]]],
-            "external_ids": ids,
-        }
-        made = {"other_config": to_map(rates), "external_ids": ids}
+        both = {"other_config": to_map(rates), "external_ids": ids}
+        qos = {**both, "type": "linux-htb", "queues": ["map", [[0, ["named-uuid", f"k{number}"]]]]}
         yield {"op": "insert", "table": "QoS", "uuid-name": f"q{number}", "row": qos}
-        yield {"op": "insert", "table": "Queue", "uuid-name": f"k{number}", "row": made}
+        yield {"op": "insert", "table": "Queue", "uuid-name": f"k{number}", "row": both}
 
 
 def _port(number: int, row: NicRow) -> Row:

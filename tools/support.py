@@ -43,12 +43,16 @@ OTHERWISE: Final = {
     "leads what is marked 1 to a class that is not there, and so to the one that all goes to. Where only what a TAP's "
     "guest sends, or a macvtap's gets, is limited, or an average is 0, the root is noqueue, and not 256 qdiscs or "
     "fq_codel. SFQ's quantum is the MTU that is asked for; libvirt's is that of before. managed='no' is an error; "
-    "libvirt shapes that TAP",
+    "libvirt shapes that TAP. On Open vSwitch it is told to the switch, as by libvirt "
+    "([more](slow.md#their-bandwidth)), and more than 4294967 kB/s is an error; the switch up to 3.1 makes another "
+    "number of it",
     "bandwidth/inbound": "a floor is for every protocol, and out of the network's average ([more](order.md#a-floor)); "
     "libvirt's is for IPv4, and where there is a peak out of that. A burst of more than 274 s is an error; in libvirt "
-    "it becomes another. A kernel without SFQ leaves the NIC a plain FIFO; in libvirt it does not start",
+    "it becomes another. A kernel without SFQ leaves the NIC a plain FIFO; in libvirt it does not start. On Open "
+    "vSwitch the average is the most where no peak is given; with libvirt the TAP's nominal speed is",
     "bandwidth/outbound": "an average of 0 is an error; libvirt makes a policer of it that drops nothing. A burst "
-    "of more than 274 s is an error; in libvirt it becomes another",
+    "of more than 274 s is an error; in libvirt it becomes another. On Open vSwitch one that is not given is a "
+    "second's, as elsewhere; with libvirt it is the switch's own, 8000 kbit",
     "link": "no argument tells QEMU: a warning has the QMP command that does, and `Nic.update()` returns it",
     "mtu": "set before the port joins, so that the bridge's does not follow it; libvirt sets it after. Of "
     "type vhostuser libvirt up to 12.8 reads it, and then does not start the domain. With passt whoever starts that "

@@ -16,7 +16,9 @@ POLICY = "[[rule]]\nusers = [0]\nbridges = ['ovs0']\nvlans = [7]\nvirtualports =
 HOLDER = """
 import sys, time, vhostnet
 net = vhostnet.connect(sys.argv[1])
-nic = net.open_nic(vhostnet.InterfaceSpec(bridge="ovs0", vhost="off", virtualport=vhostnet.VirtualPort()))
+limit = vhostnet.Bandwidth(vhostnet.Rate(7))
+port = vhostnet.VirtualPort()
+nic = net.open_nic(vhostnet.InterfaceSpec(bridge="ovs0", vhost="off", virtualport=port, bandwidth=limit))
 print("ready", flush=True)
 time.sleep(100)
 """
@@ -53,6 +55,7 @@ def test_a_port_of_a_client_that_was_killed(switch, no_leaks):
         command = [sys.executable, "-c", HOLDER, broker.path]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
             assert process.stdout.readline() == "ready\n"
-            assert len(switch.ports("ovs0")) == 2
+            assert (len(switch.ports("ovs0")), len(switch.queueing())) == (2, 2)
             process.kill()
         until(lambda: switch.ports("ovs0") == [nic.ifname], 30)
+        assert switch.queueing() == []

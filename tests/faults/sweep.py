@@ -84,7 +84,7 @@ def snapshot() -> dict[str, Any]:
         "links": socket.if_nameindex(),
         "bridges": {name: (link.mtu, link.ports) for name, link in bridges.items()},
         "threads": len(os.listdir("/proc/self/task")),
-        "switch": _switch[0].ports(SWITCHED) if _switch else [],
+        "switch": [_switch[0].ports(SWITCHED), _switch[0].queueing()] if _switch else [],
         "nodes": _nodes(),
         "floors": _guaranteed(),
     }
@@ -490,9 +490,12 @@ def _shape(bridge: str) -> None:
 
 
 def _plugged(engine: str) -> list[Nic]:
-    """Two ports of Open vSwitch, and one of a Linux bridge."""
+    """Two ports of Open vSwitch, one of them with a queue, and one of a Linux bridge."""
     port = vhostnet.VirtualPort
-    specs = [InterfaceSpec(bridge=SWITCHED, ifname=f"flt-p{n}", vhost="off", virtualport=port()) for n in range(2)]
+    specs = [
+        InterfaceSpec(bridge=SWITCHED, ifname=f"flt-p{n}", vhost="off", virtualport=port(), bandwidth=limit)
+        for n, limit in enumerate((LIMIT, None))
+    ]
     return vhostnet.open_nics([*specs, *nics(1)], engine=engine)
 
 

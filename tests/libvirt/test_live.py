@@ -86,8 +86,8 @@ FILLED = {
 LEFT_DOWN = {"UP", "LOWER_UP", "NO-CARRIER", "M-DOWN", "qdisc", "operstate", "promiscuity"}
 # By which libvirt finds a port's queues again, on the port, too; ours have the mark.
 ITS_FINDING = {"vm-id"}
-# Where no peak is said libvirt says none, and a guest gets as much as its TAP's nominal speed is; where no burst is said
-# the switch's is 8000 kbit, and ours a second's.
+# Where there is no peak libvirt writes none, and a guest gets as much as its TAP's nominal speed is; where there is no
+# burst it is the switch's own, 8000 kbit, and ours a second's.
 UNSAID = {"max-rate", "rate", "ceil", "burst", "cburst", "ingress_policing_burst"}
 # libvirt follows QEMU, whose NIC wants every frame until a guest's driver says what it wants.
 LETS_IN_ALL = {"ALLMULTI", "allmulti", "PROMISC", "promiscuity"}

@@ -506,6 +506,25 @@ def test_its_bandwidth_changes_where_it_is(engine, switch):
         assert (len(queue_of(switch)), link("nic0")["qdisc"]) == (2, "htb")
 
 
+def test_what_others_have_limited_is_theirs(engine, switch):
+    """Of a NIC without a bandwidth: as OpenStack does."""
+    plain = wish(mac="52:54:00:00:00:01")
+    with vhostnet.open_nic(plain, engine=engine) as nic:
+        switch.vsctl("set", "Interface", "nic0", "ingress_policing_burst=7")
+        theirs = ("--id=@q", "create", "QoS", "type=linux-htb", "other_config:max-rate=8000000")
+        switch.vsctl("set", "Port", "nic0", "qos=@q", "--", *theirs)
+        before = classes("nic0"), switch.queueing()
+        nic.update(replace(plain, vlan=Vlan((5,))))
+        assert (classes("nic0"), switch.queueing()) == before
+        assert switch.row("Interface", "nic0")["ingress_policing_burst"] == 7
+        nic.update(replace(plain, bandwidth=Bandwidth(Rate(7))))
+        assert switch.row("Interface", "nic0")["ingress_policing_burst"] == 0
+        nic.update(plain)
+        assert (classes("nic0"), switch.row("Port", "nic0")["qos"]) == ({}, [])
+    assert len(switch.queueing()) == 1
+    switch.vsctl("--all", "destroy", "QoS")
+
+
 def test_it_lasts_whatever_the_switch_is_told(engine, switch):
     with vhostnet.open_nic(limited(1000), engine=engine):
         before = classes("nic0")

@@ -313,7 +313,8 @@ def test_the_bandwidth_of_a_port_changes_with_it():
     ):
         (row,) = plan([was], ["b"], ALL).nics
         held = held_row("b", 3, Fds((7,), ()), "mark", slow=row.slow)
-        assert ops(plan_update(held, was, to)) == found
+        changed = plan_update(held, was, to)
+        assert (ops(changed), changed.nics[0].slow.plug.was_limited) == (found, was is not plain)
 
 
 def test_the_root_that_a_switch_puts_there_is_no_dear_one():

@@ -162,7 +162,8 @@ class Plug(NamedTuple):
 
     ``ids`` are external_ids of the interface, beside the NIC's mark; ``tag``, ``trunks`` and ``vlan_mode`` are the
     port's columns, and "" and None are none. Of its bandwidth ``queue`` is what the guest gets, and ``police_rate``
-    (kbit of 1000 a second) and ``police_burst`` (kbit of 1024) what it sends; None and 0 have no limit.
+    (kbit of 1000 a second) and ``police_burst`` (kbit of 1024) what it sends; None and 0 have no limit, and leave it
+    those that others have told the switch of, unless it ``was_limited``.
     """
 
     bridge: str
@@ -173,6 +174,12 @@ class Plug(NamedTuple):
     queue: Queue | None = None
     police_rate: int = 0
     police_burst: int = 0
+    was_limited: bool = False
+
+    @property
+    def limited(self) -> bool:
+        """In one direction at least."""
+        return self.queue is not None or self.police_rate > 0
 
 
 class Address(NamedTuple):

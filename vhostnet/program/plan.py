@@ -321,6 +321,8 @@ def _plan_in_place(held: NicRow, was: InterfaceSpec, spec: InterfaceSpec) -> Pro
     slow = slow_of(spec, held.ifname) if spec.virtualport else held.slow
     row = held._replace(adopted=False, shaping=after, slow=slow)
     acts: tuple[Act, ...] = _REPLUG if slow.plug != held.slow.plug else ()
+    if slow.plug and held.slow.plug and held.slow.plug.limited:
+        row = row._replace(slow=slow._replace(plug=slow.plug._replace(was_limited=True)))
     if spec.virtualport and held.rooted and not row.rooted:
         acts += _QDISC  # the switch has taken its root away, and the kernel has put its own there
     if before != after:

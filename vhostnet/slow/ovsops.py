@@ -45,13 +45,14 @@ CONFIGURED: Final[Operation] = {
 def insertions(rows: Sequence[NicRow]) -> Iterator[Operation]:
     """An interface and a port a row, then each bridge gets its ports, and the ports the queues that they lead to."""
     for number, row in enumerate(rows):
-        interface = {"name": row.ifname, **_interface(row)}
+        interface = {"name": row.ifname, **_ids(row), **_policing(row)}
         port = {
             "name": row.ifname,
             "interfaces": ["named-uuid", f"i{number}"],
             "external_ids": to_map([(MARK, row.alias)]),
             "other_config": to_map([("transient", "true")]),
-            **_port(number, row),
+            **_vlans(row),
+            **_qos(number, row),
         }
         yield {"op": "insert", "table": "Interface", "uuid-name": f"i{number}", "row": interface}
         yield {"op": "insert", "table": "Port", "uuid-name": f"p{number}", "row": port}
@@ -67,13 +68,17 @@ def insertions(rows: Sequence[NicRow]) -> Iterator[Operation]:
 
 
 def updates(rows: Sequence[NicRow]) -> Iterator[Operation]:
-    """A port and its interface a row, by their name; the mark is the port's. Then come the queues in place of others:
-    the switch looks at what they say, and changes nothing where that is the same.
+    """A port and its interface a row, by their name; the mark is the port's. Then come its queues in place of others:
+    the switch looks at what they say, and changes nothing where that is the same. A bandwidth that somebody else has
+    told the switch of a NIC without stays.
     """
     for number, row in enumerate(rows):
         where = [["name", "==", row.ifname], _is_marked(row.alias)]
-        yield {"op": "update", "table": "Port", "where": where, "row": _port(number, row)}
-        yield {"op": "update", "table": "Interface", "where": where, "row": _interface(row)}
+        ours = plug_of(row).limited or plug_of(row).was_limited
+        port = {**_vlans(row), **(_qos(number, row) if ours else {})}
+        interface = {**_ids(row), **(_policing(row) if ours else {})}
+        yield {"op": "update", "table": "Port", "where": where, "row": port}
+        yield {"op": "update", "table": "Interface", "where": where, "row": interface}
     yield from queue_deletions([row.alias for row in rows])
     yield from _queues(rows)
 
@@ -117,23 +122,26 @@ def _queues(rows: Sequence[NicRow]) -> Iterator[Operation]:
         yield {"op": "insert", "table": "Queue", "uuid-name": f"k{number}", "row": both}
 
 
-def _port(number: int, row: NicRow) -> Row:
+def _vlans(row: NicRow) -> Row:
     plug = plug_of(row)
     return {
         "tag": NONE if plug.tag is None else plug.tag,
         "trunks": ["set", list(plug.trunks)],
         "vlan_mode": plug.vlan_mode or NONE,
-        "qos": ["named-uuid", f"q{number}"] if plug.queue else NONE,
     }
 
 
-def _interface(row: NicRow) -> Row:
+def _qos(number: int, row: NicRow) -> Row:
+    return {"qos": ["named-uuid", f"q{number}"] if plug_of(row).queue else NONE}
+
+
+def _ids(row: NicRow) -> Row:
+    return {"external_ids": to_map((*plug_of(row).ids, (MARK, row.alias)))}
+
+
+def _policing(row: NicRow) -> Row:
     plug = plug_of(row)
-    return {
-        "external_ids": to_map((*plug.ids, (MARK, row.alias))),
-        "ingress_policing_rate": plug.police_rate,
-        "ingress_policing_burst": plug.police_burst,
-    }
+    return {"ingress_policing_rate": plug.police_rate, "ingress_policing_burst": plug.police_burst}
 
 
 def plug_of(row: NicRow) -> Plug:

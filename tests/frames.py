@@ -9,6 +9,7 @@ import vhostnet
 
 MARK = b"\x88\xb5vhostnet"  # an EtherType for experiments, so that nobody else's frames are counted
 BROADCAST = "ff:ff:ff:ff:ff:ff"
+PATIENCE = 20  # seconds for a frame that is wanted
 
 
 def frame(to, sender, tag=None):
@@ -24,7 +25,7 @@ def said(nic, to, tag=None):
 def heard(nic, wanted=0):
     """The frames that have come to the guest, strangers' aside: as many as are wanted, or those of a moment."""
     found = []
-    while select.select([nic.tap_fds[0]], [], [], 2 if len(found) < wanted else 0.05)[0]:
+    while select.select([nic.tap_fds[0]], [], [], PATIENCE if len(found) < wanted else 0.05)[0]:
         got = os.read(nic.tap_fds[0], 2048)
         if MARK in got:
             found.append(got)

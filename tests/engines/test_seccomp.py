@@ -98,7 +98,7 @@ def request(name):
 
 def living(calls, engine, vhost):
     """The command that lives the whole life of NICs with nothing but these *calls*."""
-    program = [sys.executable, "-W", "error", "-c", FILTERED, " ".join(map(rule, sorted(calls)))]
+    program = [sys.executable, "-B", "-W", "error", "-c", FILTERED, " ".join(map(rule, sorted(calls)))]
     return [*program, engine, vhost, *STEPS]
 
 

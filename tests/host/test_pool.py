@@ -17,6 +17,7 @@ from test_closing import finish
 
 import vhostnet
 from vhostnet import InterfaceSpec, NicPool, PoolClosed, SpecError
+from vhostnet.host.opening import make_nics
 from vhostnet.others import bridge as bridges
 
 pytestmark = [pytest.mark.tap, pytest.mark.usefixtures("net")]
@@ -368,6 +369,23 @@ def test_what_was_taken_outlives_it(engine, bridge):
         nic = pool.take()
     assert link(nic.ifname)["up"]
     nic.close()
+
+
+def test_what_is_made_while_it_closes_is_counted_and_goes(engine, bridge, monkeypatch):
+    before, made, pools = state(), threading.Event(), []
+
+    def make(*arguments):
+        nics = make_nics(*arguments)
+        made.set()
+        until(lambda: pools and pools[0]._closed)
+        return nics
+
+    monkeypatch.setattr("vhostnet.host.pool.make_nics", make)
+    pools.append(NicPool(wish(), size=2, engine=engine))
+    assert made.wait(10)
+    pools[0].close()
+    assert pools[0].stats[:2] == (0, 2)
+    assert state() == before
 
 
 def test_dropped_open_it_closes_and_warns(engine, bridge):

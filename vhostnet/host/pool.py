@@ -310,10 +310,10 @@ class NicPool:
             made = call_inside(self._away(), make_nics, self._engine, specs, how)
             with self._lock:
                 self._error = None
+                self._made += len(made)
                 if not self._closed:
                     now = time.monotonic()
                     self._parked.extend(self._park(nic, now) for nic in made)
-                    self._made += len(made)
                     return True
             close_nics(made)
             return False

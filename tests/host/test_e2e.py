@@ -42,7 +42,7 @@ def booting(directory, suite, arch="amd64", console="ttyS0"):
     """The arguments that boot a kernel and an initramfs that pings."""
     subprocess.run([GUEST / "initramfs", suite, directory / "initramfs", arch], check=True)
     fetched = subprocess.run([GUEST / "fetch", suite, arch], check=True, capture_output=True, text=True)
-    append = f"console={console} quiet panic=-1 {SHORTER} vhostnet.ip=10.9.0.2/24 vhostnet.ping=10.9.0.1"
+    append = f"console={console} quiet oops=panic panic=-1 {SHORTER} vhostnet.ip=10.9.0.2/24 vhostnet.ping=10.9.0.1"
     return ["-kernel", fetched.stdout.strip(), "-initrd", str(directory / "initramfs"), "-append", append]
 
 

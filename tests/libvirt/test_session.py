@@ -44,6 +44,7 @@ def home(monkeypatch):
         (path / name / "libvirt").mkdir(parents=True)
         monkeypatch.setenv(f"XDG_{variable}", str(path / name))
     monkeypatch.setenv("HOME", str(path))
+    monkeypatch.setenv("LIBVIRT_AUTOSTART", "0")  # or virsh starts one that stays, with the helper of before
     (path / "judged.xml").write_text(DOMAIN)
     subprocess.run(["chown", "-R", str(NOBODY), path], check=True)
     path.chmod(0o755)

@@ -37,15 +37,6 @@ def migrate():
     return names["migrate"]
 
 
-def wait_for(what, vm):
-    """Not of a guest whose kernel has died: it reboots then, and so its QEMU ends."""
-    until = time.monotonic() + LONG
-    while not what():
-        assert vm.machine.process.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
 class Pings:
     """Numbered ones: when each was sent, and every answer. No more than a guest that is emulated twice can take."""
 
@@ -67,7 +58,7 @@ class Pings:
         self._over.set()
         self._threads[0].join()
         if not failed:
-            wait_for(lambda: max(self.sent) in self.answers, self._vm)
+            self._vm.wait_for(lambda: max(self.sent) in self.answers)
         self._deaf.set()
         self._threads[1].join()
         self._socket.close()
@@ -95,12 +86,12 @@ class Pings:
     def more(self, count):
         """So many more are sent."""
         last = max(self.sent) + count
-        wait_for(lambda: last in self.sent, self._vm)
+        self._vm.wait_for(lambda: last in self.sent)
 
     def one_more(self):
         """One that is sent from now on is answered."""
         since = time.monotonic()
-        wait_for(lambda: any(self.sent[number] >= since for number in self.answers[-1:]), self._vm)
+        self._vm.wait_for(lambda: any(self.sent[number] >= since for number in self.answers[-1:]))
 
 
 class Port:
@@ -200,6 +191,14 @@ class Guest:
         how = {"fds": nic.fds, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return self.stack.enter_context(running(*self.words, *argv, *more, **how))
 
+    def wait_for(self, what):
+        """Not of a guest whose kernel has died: it reboots then, and so its QEMU ends."""
+        until = time.monotonic() + LONG
+        while not what():
+            assert self.machine.process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
     def crashed(self, error):
         """Its kernel, which is emulated twice over, and not what is tried of it."""
         self.ends(self.machine)
@@ -276,7 +275,7 @@ def there_and_back(vm, migrate):
             old, new = vm.goes(migrate, lambda *_: pings.more(10))
             old.port.passed()
             pings.one_more()
-            wait_for(lambda port=new.port: announced(port.passed()), vm)
+            vm.wait_for(lambda port=new.port: announced(port.passed()))
             assert place_of(SPEC.mac) == {new.ifname}
             assert (link(old.ifname)["up"], link(new.ifname)["up"]) == (False, True)
             assert old.port.passed() == []

@@ -55,21 +55,17 @@ DOWNSCRIPT while it is there as it was, then UNADDRESS (of a link that stays), t
 and UNFLOOR. Each is tried, whatever becomes of the others.
 """
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
+from typing import Final, Literal
 
 from vhostnet.errors import SpecError
+from vhostnet.program.batch import check_lasting, check_macs, check_plain, check_unique
 from vhostnet.program.parts import NOTHING_SLOW, PORT, UNSHAPED, Act, Fds, Floor, Link, NicRow, Op, Persist, Slow
 from vhostnet.program.program import Program
 from vhostnet.program.rows import Features, floor_of, port_of, port_row, row_of, shaping_of, slow_of, vhost_policy
 from vhostnet.spec.interface import InterfaceSpec, VhostPolicy
 
-if TYPE_CHECKING:
-    from vhostnet.spec.sources import DirectSource  # a source is for few
-
-_T = TypeVar("_T")
 Qdisc = Literal["noqueue", "default"]
 QDISCS: Final = ("noqueue", "default")
 
@@ -96,22 +92,22 @@ def plan(
     and for slow acts that cannot be done ahead, or would be left for nobody to do.
     """
     if len(specs) > 1:
-        _check_unique("ifname", names)
-        _check_macs(specs)
+        check_unique("ifname", names)
+        check_macs(specs)
     rows, policies = [], []
     for spec, name, mark in zip(specs, names, marks or [""] * len(names), strict=True):
         rows.append(row_of(spec, name, mark, features))
         policies.append(vhost_policy(spec, vhost))
     if park:  # its port is whoever takes it to set
         for spec in specs:
-            _check_plain(spec)
+            check_plain(spec)
         rows = [row._replace(port=PORT, frames=0, shaping=UNSHAPED) for row in rows]
     adopted = tuple([number for number, row in enumerate(rows) if row.adopted])
     macvtaps = tuple([number for number, row in enumerate(rows) if row.macvtap])
     rooted = tuple([number for number, row in enumerate(rows) if row.rooted])
     acts = _acts(tuple(policies), adopted, macvtaps, rooted, _settings(rows), qdisc, selftest, up and not park)
     if persist:
-        _check_lasting(specs)
+        check_lasting(specs)
         rows, acts = _lasting(rows, acts, persist)
     return Program(tuple(rows), acts, keep)
 
@@ -207,7 +203,7 @@ def plan_take(parked: NicRow, spec: InterfaceSpec, mark: str, *, wish: str = "",
     nobody has the fds yet, so one that fails is thrown away before anybody could use it. Where its port has settings
     they come between the two.
     """
-    _check_plain(spec)
+    check_plain(spec)
     row = port_row(parked, spec, mark)._replace(wish=wish, up=True)
     acts: tuple[Act, ...] = _LINK if not wish else _RENAME if rename else _ALTNAME
     if _has_settings(row):
@@ -392,61 +388,3 @@ def resolve(program: Program, bridges: Mapping[str, Link]) -> Program:
             nic = nic._replace(master=bridge.ifindex if nic.bridge else 0, mtu=nic.mtu or bridge.mtu)
         rows.append(nic)
     return Program(tuple(rows), program.acts, program.keep)
-
-
-_NOT_READY: Final = "is nothing that a pool can have ready"
-
-
-def _check_plain(spec: InterfaceSpec) -> None:
-    """A NIC that is made ahead has no slow acts: they are about whom it is for, and take longer than to make one."""
-    for name in ("virtualport", "script", "downscript", "tap_ips", "tap_routes"):
-        value = getattr(spec, name)
-        if value:
-            raise SpecError(_NOT_READY, attribute=name, value=value, expected="open_nics() for such")
-    if floor := floor_of(spec):
-        raise SpecError(_NOT_READY, attribute="floor", value=floor.rate // 1000, expected="open_nics() for such")
-
-
-def _check_lasting(specs: Sequence[InterfaceSpec]) -> None:
-    for spec in specs:
-        if spec.downscript:
-            raise SpecError(
-                "would be left for nobody to run, when the NIC outlives its maker",
-                attribute="downscript",
-                value=spec.downscript,
-                expected="none, and to run it after delete_nics()",
-            )
-
-        if floor := floor_of(spec):
-            raise SpecError(
-                "would be left for nobody to take away, when the NIC outlives its maker",
-                attribute="floor",
-                value=floor.rate // 1000,
-                expected="none",
-            )
-
-
-def _check_unique(what: str, values: Sequence[str]) -> None:
-    twice = _first_twice(values)
-    if twice is not None:
-        raise SpecError("is asked for twice in one batch", attribute=what, value=twice)
-
-
-def _check_macs(specs: Sequence[InterfaceSpec]) -> None:
-    """A bridge forwards by MAC, so one MAC is one port of it. Clones of a VM on a bridge each are no harm.
-
-    So does a link that macvtaps are on.
-    """
-    bridges = [(spec.bridge, spec.mac) for spec in specs if spec.bridge]
-    parents = [(cast("DirectSource", spec.source).dev, spec.mac) for spec in specs if spec.type == "direct"]
-    for what, places in (("bridge", bridges), ("link", parents)):
-        twice = _first_twice(places)
-        if twice is not None:
-            place, mac = twice
-            raise SpecError(f"is asked for twice on {what} {place!r} in one batch", attribute="mac", value=mac)
-
-
-def _first_twice(values: Sequence[_T]) -> _T | None:
-    if len(set(values)) == len(values):
-        return None
-    return next(value for value, times in Counter(values).items() if times > 1)

@@ -38,9 +38,10 @@ test: setup kernels  ## every test: on this kernel, and those of vhost-net in a 
 test-here: setup kernels  ## the tests that need no guest of their own
 	tests/here $(STREAMS)
 
+MARKS ?=
 .PHONY: guests
-guests: setup kernels  ## the tests of the kernel and of vhost-net, in guests on Debian's kernels
-	tests/guest/all $(SUITES)
+guests: setup kernels  ## the tests of the kernel and of vhost-net, in guests on Debian's kernels; those with MARKS alone
+	tests/guest/all $(if $(MARKS),-m '$(MARKS)') $(SUITES)
 
 .PHONY: distros
 distros:  ## make demo and the tests that need no guest, in fresh roots of Debian 12, 13 and testing
@@ -48,7 +49,7 @@ distros:  ## make demo and the tests that need no guest, in fresh roots of Debia
 
 FOLDERS ?=
 .PHONY: test-arm64 test-s390x
-test-arm64: setup dist/SHA256SUMS  ## the tests that need no QEMU on an emulated arm64, in Debian 13, with the wheel of make wheels; FOLDERS of tests/: minutes
+test-arm64: setup dist/SHA256SUMS  ## the tests that need no QEMU on an emulated arm64, in Debian 13, with the wheel of make wheels; FOLDERS or files of tests/: minutes
 	tests/arch/all trixie arm64 $(FOLDERS)
 
 test-s390x: setup dist/SHA256SUMS  ## the same on an s390x, big-endian, in Debian 12

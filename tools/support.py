@@ -12,8 +12,8 @@ from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vhostnet.spec import elements, network, tapless
 from vhostnet.spec.interface import TAP_TYPES, TAPLESS_TYPES
+from vhostnet.text import elements, networks, tapless
 
 PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "libvirt.md"
 
@@ -154,13 +154,13 @@ GIVES: Final = {
 
 def network_table() -> str:
     lines = ["| element | read | what a NIC has of it |", "|---|---|---|"]
-    for path, known in network.READ.items():
+    for path, known in networks.READ.items():
         read = ", ".join(sorted(name for name, reader in known.items() if reader))
         if path in GIVES:
             lines.append(f"| `{path}` | {read or '(its text)'} | {GIVES[path]} |")
     for path, read in (("vlan", "trunk, tag"), ("virtualport", "type, parameters"), ("portgroup", "name, default")):
         lines.append(f"| `{path}` | {read} | {GIVES[path]} |")
-    others = ", ".join(f"`{path}`" for path in network.MAKERS)
+    others = ", ".join(f"`{path}`" for path in networks.MAKERS)
     nothing = "nothing: they are the business of whoever makes the bridge; a NIC's floor is out of its bandwidth"
     lines.append(f"| {others} | | {nothing} |")
     return "\n".join(lines)

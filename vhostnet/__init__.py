@@ -48,7 +48,6 @@ from vhostnet.program.parts import Act, Fds, NicRow, Op
 from vhostnet.program.program import Program
 from vhostnet.qemu.argv import assign_aliases, assign_machine, caveats, fitted, qemu_argv, qemu_properties
 from vhostnet.spec.interface import InterfaceSpec
-from vhostnet.spec.parse import parse_any, parse_domain, parse_interface
 from vhostnet.spec.parts import (
     Bandwidth,
     CcwAddress,
@@ -64,6 +63,7 @@ from vhostnet.spec.parts import (
     Vlan,
     ZpciAddress,
 )
+from vhostnet.text.parse import parse_any, parse_domain, parse_interface
 from vhostnet.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -75,8 +75,9 @@ if TYPE_CHECKING:
     from vhostnet.host.pool import NicPool, PoolStats
     from vhostnet.host.survey import FoundNic, list_nics
     from vhostnet.qemu.vdpa import open_vdpa
-    from vhostnet.spec.network import Network, PortGroup, parse_network
+    from vhostnet.spec.network import Network, PortGroup
     from vhostnet.spec.sources import DirectSource, PasstSource, SocketSource, UserSource, VdpaSource, VhostUserSource
+    from vhostnet.text.networks import parse_network
 
 __all__ = [
     "Act",
@@ -187,11 +188,12 @@ _LATER = {
     **dict.fromkeys(("Broker", "connect"), "vhostnet.broker.client"),
     **dict.fromkeys(("recv_nics", "send_nics"), "vhostnet.handover.passing"),
     **dict.fromkeys(("inherit_nics", "restore_nics", "store_nics", "unstore_nics"), "vhostnet.handover.restart"),
-    **dict.fromkeys(("Network", "PortGroup", "parse_network"), "vhostnet.spec.network"),
+    **dict.fromkeys(("Network", "PortGroup"), "vhostnet.spec.network"),
     **dict.fromkeys(
         ("DirectSource", "PasstSource", "SocketSource", "UserSource", "VdpaSource", "VhostUserSource"),
         "vhostnet.spec.sources",
     ),
+    "parse_network": "vhostnet.text.networks",
 }
 
 

@@ -12,9 +12,8 @@ from test_cli import PLAIN
 
 NEVER = {"asyncio", "cffi", "json", "logging", "pathlib", "pyroute2", "shutil", "subprocess", "tempfile", "uuid"}
 LATER = "commands.demo commands.doctor host.effects host.helped host.pool host.survey qemu.vdpa others.bridge "
-LATER += (
-    "commands.helper others.bridge_acl others.bridge_helper others.surroundings spec.network spec.sources spec.tapless"
-)
+LATER += "commands.helper others.bridge_acl others.bridge_helper others.surroundings spec.network spec.sources "
+LATER += "text.networks text.plug text.tapless"
 OURS = {f"vhostnet.{name}" for name in LATER.split()}
 HELPER = {"vhostnet.commands.helper", "vhostnet.others.bridge_acl"}
 HERE = f"import sys; sys.path[:0] = {[str(ROOT), *sys.path]!r}; "

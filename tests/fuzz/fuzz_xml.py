@@ -19,7 +19,9 @@ with atheris.instrument_imports(include=["vhostnet"]):
     import vhostnet.qemu.argv
     import vhostnet.spec.interface
     import vhostnet.spec.network
-    import vhostnet.spec.parse
+    import vhostnet.text.networks
+    import vhostnet.text.parse
+    import vhostnet.text.plug
 
 import expected
 from qemuopts import parse_argv

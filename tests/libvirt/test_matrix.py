@@ -8,7 +8,8 @@ import pytest
 from conftest import ROOT
 from matrix import NETWORKS, NICS, PAIRS, REFUSED, REFUSED_NETWORKS, SETTINGS, made, together
 
-from vhostnet.spec import elements, interface
+from vhostnet.spec import interface
+from vhostnet.text import elements
 
 sys.path.append(str(ROOT / "tools"))
 import support

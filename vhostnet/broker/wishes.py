@@ -15,7 +15,7 @@ from vhostnet.host.names import is_template
 from vhostnet.host.opening import How
 from vhostnet.program.plan import QDISCS
 from vhostnet.spec.interface import VHOST_POLICIES, InterfaceSpec
-from vhostnet.spec.parse import parse_any
+from vhostnet.text.parse import parse_any
 
 MOST: Final = 512  # NICs of several clients that one Program makes
 

@@ -25,7 +25,7 @@ from vhostnet.program.parts import Op, held_row
 from vhostnet.program.plan import plan_delete
 from vhostnet.program.program import Program
 from vhostnet.spec.interface import InterfaceSpec
-from vhostnet.spec.parse import parse_interface
+from vhostnet.text.parse import parse_interface
 
 SEED = """\
 <interface type="bridge">

@@ -1,1 +1,1 @@
-"""What is asked for: XML in, an InterfaceSpec out."""
+"""What is asked for, as frozen values that know their limits."""

@@ -6,20 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from vhostnet.errors import SpecError
-from vhostnet.spec.elements import (
-    ELSEWHERE,
-    PORT_FORWARD,
-    REFUSED,
-    Known,
-    device_path,
-    plain,
-    whole,
-    word,
-    yesno,
-)
 from vhostnet.spec.interface import TAP_TYPES
 from vhostnet.spec.parts import Source, packed
-from vhostnet.spec.reading import Elsewhere, Place, Reading, at, missing_source, read, read_parts
 from vhostnet.spec.sources import (
     LENGTHS,
     MODES,
@@ -31,9 +19,21 @@ from vhostnet.spec.sources import (
     VhostUserSource,
     canonical,
 )
+from vhostnet.text.elements import (
+    ELSEWHERE,
+    PORT_FORWARD,
+    REFUSED,
+    Known,
+    device_path,
+    plain,
+    whole,
+    word,
+    yesno,
+)
+from vhostnet.text.reading import Elsewhere, Place, Reading, at, missing_source, read, read_parts
 
 if TYPE_CHECKING:
-    from vhostnet.spec.document import Element
+    from vhostnet.text.document import Element
 
 # As elements.KNOWN, by type; every name begins with "_", since none is a field: finish() uses them.
 _SOCKET: Final[Known] = {"source": {"address": ("_address", plain), "port": ("_port", whole)}}

@@ -5,7 +5,7 @@ import sys
 
 from conftest import ROOT
 
-from vhostnet.spec import elements
+from vhostnet.text import elements
 
 PAGE = (ROOT / "docs" / "libvirt.md").read_text()
 

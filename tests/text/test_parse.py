@@ -24,8 +24,8 @@ from vhostnet import (
     ZpciAddress,
 )
 from vhostnet.commands.demo import SEED as DEMO_SEED
-from vhostnet.spec import elements
-from vhostnet.spec.elements import UNSUPPORTED_TYPES
+from vhostnet.text import elements
+from vhostnet.text.elements import UNSUPPORTED_TYPES
 
 BARE = InterfaceSpec(bridge="br0", mac="52:54:00:00:00:01")
 

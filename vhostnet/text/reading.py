@@ -5,22 +5,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vhostnet.errors import SpecError, VhostnetWarning
-from vhostnet.spec.elements import (
-    ADDRESSES,
-    BANDWIDTH,
-    HOST_IPS,
-    NEUTRAL,
-    OTHER_PARAMETERS,
-    UNSUPPORTED_ADDRESSES,
-    UNSUPPORTED_PORTS,
-    VIRTUALPORT,
-    VLAN,
-    ZPCI,
-    Ignored,
-    Known,
-    Reader,
-    plain,
-)
 from vhostnet.spec.parts import (
     MAX_VLAN,
     PORT_TYPES,
@@ -39,9 +23,25 @@ from vhostnet.spec.parts import (
     ZpciAddress,
     packed,
 )
+from vhostnet.text.elements import (
+    ADDRESSES,
+    BANDWIDTH,
+    HOST_IPS,
+    NEUTRAL,
+    OTHER_PARAMETERS,
+    UNSUPPORTED_ADDRESSES,
+    UNSUPPORTED_PORTS,
+    VIRTUALPORT,
+    VLAN,
+    ZPCI,
+    Ignored,
+    Known,
+    Reader,
+    plain,
+)
 
 if TYPE_CHECKING:
-    from vhostnet.spec.document import Element
+    from vhostnet.text.document import Element
 else:
     Element = Any
 

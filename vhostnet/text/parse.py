@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vhostnet.checks import is_generated
 from vhostnet.errors import SpecError
-from vhostnet.spec.elements import (
+from vhostnet.spec.interface import SOURCE_TYPES, VIRTIO_MODELS, VIRTIO_ONLY, InterfaceSpec, is_model
+from vhostnet.spec.mac import normalize
+from vhostnet.spec.parts import CcwAddress, MmioAddress, PciAddress
+from vhostnet.text.domain import Domain, attribute, read_domain
+from vhostnet.text.elements import (
     ELSEWHERE,
     IGNORED_ATTRIBUTES,
     IGNORED_ELEMENTS,
@@ -30,11 +34,7 @@ from vhostnet.spec.elements import (
     read_sndbuf,
     yesno,
 )
-from vhostnet.spec.interface import SOURCE_TYPES, VIRTIO_MODELS, VIRTIO_ONLY, InterfaceSpec, is_model
-from vhostnet.spec.mac import normalize
-from vhostnet.spec.machines import Domain, attribute, read_domain
-from vhostnet.spec.parts import CcwAddress, MmioAddress, PciAddress
-from vhostnet.spec.reading import (
+from vhostnet.text.reading import (
     Place,
     Reading,
     asks_for_nothing,
@@ -53,8 +53,8 @@ from vhostnet.spec.reading import (
 from vhostnet.values import replace
 
 if TYPE_CHECKING:
-    from vhostnet.spec.document import Element as _Element
     from vhostnet.spec.network import Network
+    from vhostnet.text.document import Element as _Element
 else:
     _Element = Any
 
@@ -191,7 +191,7 @@ def _finish(element: _Element, reading: Reading, networks: Networks | None, doma
             raise reading.places["_rom_enabled"].error("leaves no ROM that bar= or file= could mean")
         values["rom_file"] = ""
     if values["type"] in SOURCE_TYPES and "source" not in values:
-        from vhostnet.spec.tapless import finish  # NICs on a bridge need none of it
+        from vhostnet.text.tapless import finish  # NICs on a bridge need none of it
 
         if values["type"] == "vhostuser" and domain.shared is False:
             raise Place("interface", "type", at(element).line, "vhostuser").error(*_UNSHARED)
@@ -254,7 +254,7 @@ def _resolve(element: _Element, reading: Reading, networks: Networks | None, dom
         expected = f"one of those given (networks=, --network NAME=BRIDGE or FILE): {known}"
         raise reading.places["network"].error("stands for no bridge that is known", expected)
     if found is not None and not isinstance(found, str):
-        from vhostnet.spec.network import plug  # who has bridges' names needs none of it
+        from vhostnet.text.plug import plug  # who has bridges' names needs none of it
 
         plug(element, reading, found, group, Counter() if domain.devices is None else domain.devices)
     elif group is not None and not running:  # or what the group says stands in the XML
@@ -294,7 +294,7 @@ def _interface(element: _Element, networks: Networks | None, strict: bool, domai
         place = Place("interface", "type", at(element).line, kind)
         raise place.error(f"is not supported: {UNSUPPORTED_TYPES[kind]}", SUPPORTED)
     if kind in SOURCE_TYPES:
-        from vhostnet.spec.tapless import begin
+        from vhostnet.text.tapless import begin
 
         reading = begin(element, kind, strict)
     else:
@@ -319,7 +319,7 @@ def _type(element: _Element) -> str:
 
 
 def _root(text: str | bytes, limit: int) -> _Element:
-    from vhostnet.spec.document import read_document  # a parser takes its time, and who has specs needs none
+    from vhostnet.text.document import read_document  # a parser takes its time, and who has specs needs none
 
     return read_document(text, limit)
 

@@ -1,0 +1,1 @@
+"""libvirt's XML in, an InterfaceSpec or a Network out."""

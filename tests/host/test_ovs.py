@@ -115,6 +115,18 @@ def link_alias(name):
     return ip(f"link show dev {name}").split("alias ")[1].strip()
 
 
+def test_a_process_that_ends_with_one_open_leaves_no_port(engine, switch):
+    code = (
+        "import sys, vhostnet\n"
+        "spec = vhostnet.InterfaceSpec(bridge='ovs0', vhost='off', virtualport=vhostnet.VirtualPort(sys.argv[2]))\n"
+        "nic = vhostnet.open_nic(spec, engine=sys.argv[1])\n"
+    )
+    command = [sys.executable, "-W", "always", "-c", code, engine, UUID]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (switch.ports("ovs0"), done.stderr.count("ResourceWarning: unclosed <Nic")) == ([], 1)
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("queues", [1, 8])
 def test_the_link_is_as_any_but_for_its_bridge(engine, switch, queues):
     """noqueue stands, though the switch takes away what it finds; UP is last."""

@@ -70,6 +70,21 @@ def test_in_the_background(engine, script, said):
     assert said() == ["down nic0"]
 
 
+def test_at_the_end_of_a_process_that_left_it_open(engine, script, said):
+    """Each of them, though warnings are errors."""
+    code = (
+        "import sys, vhostnet\n"
+        "for name, down in (('nic0', sys.argv[2]), ('nic1', None), ('nic2', sys.argv[2])):\n"
+        "    spec = vhostnet.InterfaceSpec(type='ethernet', vhost='off', ifname=name, downscript=down)\n"
+        "    globals()[name] = vhostnet.open_nic(spec, engine=sys.argv[1])\n"
+    )
+    command = [sys.executable, "-W", "error::ResourceWarning", "-c", code, engine, script("down")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert said() == ["down nic0", "down nic2"]
+    assert [done.stderr.count(f"unclosed <Nic nic{n}") for n in range(3)] == [1, 1, 1]
+    assert link_names() == ["lo"]
+
+
 def test_the_program_says_so(engine, script):
     program = vhostnet.plan_nics([wish(ifname="nic0", script="/usr/bin/true", downscript="x")], engine=engine)
     assert str(program).splitlines()[-1].split() == ["4", "SCRIPT", "nic0", "/usr/bin/true"]

@@ -69,8 +69,9 @@ class Nic:
     does (``delete_nics()``).
 
     Use it as a context manager, or call ``close()``. One that is dropped open is closed with a
-    ResourceWarning. A child made by ``os.fork()`` does not own it: there it is closed, so only this process
-    decides how long the NIC lives; subprocess children get what ``pass_fds=nic.fds`` gives them.
+    ResourceWarning, and so is one that is open at the process's end, if anything of it would stay. A child made by
+    ``os.fork()`` does not own it: there it is closed, so only this process decides how long the NIC lives; subprocess
+    children get what ``pass_fds=nic.fds`` gives them.
     """
 
     def __init__(self, spec: InterfaceSpec, engine: Engine, *runs: Run, home: Home | None = None) -> None:
@@ -411,6 +412,11 @@ class Nic:
             self._home = None
         disown(self)
 
+    def leave_nothing(self) -> None:
+        """At the process's end: what would outlive the fds ends; they go with the process. Idempotent."""
+        if not self.closed and self.needs_closing:
+            self._drop()
+
     def _fds(self) -> Fds:
         try:
             return self._owned[0]
@@ -427,10 +433,13 @@ class Nic:
 
     def __del__(self) -> None:
         if getattr(self, "_owned", None):
-            try:
-                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
-            finally:  # warnings may be errors here
-                self.close()
+            self._drop()
+
+    def _drop(self) -> None:
+        try:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=3, source=self)
+        finally:  # warnings may be errors here
+            self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.spec.queues} queues, vhost {'on' if self.vhost else 'off'}"

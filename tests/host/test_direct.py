@@ -217,7 +217,10 @@ def test_frames_go_both_ways(engine, mode, queues):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("trusted", [False, True])
 def test_a_guest_that_is_trusted_hears_all_multicast(engine, no_leaks, mode, trusted):
-    """Its host's stack asks for what is for all nodes, and not for who looks for the guest (RFC 4861)."""
+    """Its host's stack asks for what is for all nodes, and not for who looks for the guest (RFC 4861).
+
+    Of several of the latter, because macvlan's filter is a hash of 256 values, in which one may look asked for.
+    """
     spec = wish(mac=MAC, source=DirectSource(PARENT, mode, trust_guest_rx_filters=trusted))
     with (
         vhostnet.open_nic(spec, engine=engine) as nic,
@@ -225,29 +228,32 @@ def test_a_guest_that_is_trusted_hears_all_multicast(engine, no_leaks, mode, tru
     ):
         assert ("ALLMULTI" in facts(nic.ifname)["flags"]) == trusted
         peer.bind((PEER, 0))
-        its_own, everybodys = (frame(to, address(PEER)) for to in ("33:33:ff:00:00:01", "33:33:00:00:00:01"))
-        peer.send(its_own)
-        peer.send(everybodys)
+        its_own = [frame(f"33:33:ff:{number:02x}:00:01", address(PEER)) for number in range(4)]
+        everybodys = frame("33:33:00:00:00:01", address(PEER))
+        for one in (*its_own, everybodys):
+            peer.send(one)
         heard, read = [], reader(nic)
         assert wait_for(lambda: heard.append(read()) or heard[-1], everybodys)
-        assert (its_own in heard) == trusted
+        assert (set(its_own) <= set(heard)) == trusted
     assert "ALLMULTI" not in facts(PARENT)["flags"]
 
 
 @pytest.mark.parametrize(("mode", "heard"), [("bridge", True), ("private", False), ("vepa", False)])
 def test_how_two_on_one_link_hear_each_other(engine, mode, heard):
+    """The link's own stack may speak meanwhile (RFC 4861): whose frame it was tells, and not that one came."""
     with (
         vhostnet.open_nic(wish(mode, mac=MAC), engine=engine) as one,
         vhostnet.open_nic(wish(mode, mac="52:54:00:00:00:02"), engine=engine) as other,
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as peer,
     ):
-        sent = frame("52:54:00:00:00:02", MAC)
+        peer.bind((PEER, 0))
+        sent, later = (frame(other.mac, of) for of in (MAC, address(PEER)))
         os.write(one.tap_fds[0], HEADER + sent)
-        if heard:
-            assert wait_for(reader(other), sent)
-        else:
-            time.sleep(0.05)
-            with pytest.raises(BlockingIOError):
-                reader(other)()
+        time.sleep(0.05)
+        peer.send(later)
+        read, came = reader(other), []
+        assert wait_for(lambda: came.append(read()) or came[-1], sent if heard else later)
+        assert (sent in came) == heard
 
 
 def test_it_is_down_until_it_is_brought_up(engine):

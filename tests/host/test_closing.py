@@ -245,10 +245,10 @@ def test_those_of_another_namespace_leave_ours_alone(engine, bridge, namespaces)
 
 NO_WAY_IN = """
 import os, sys, vhostnet
-from vhostnet.host.closing import _delete
 from vhostnet.program.parts import Fds, held_row
+from vhostnet.removal import Surrendered, delete_all
 fd = int(sys.argv[2])
-_delete([(vhostnet.select_engine(sys.argv[1]), held_row("there", 2, Fds((fd,), ())), None)])
+delete_all([Surrendered(vhostnet.select_engine(sys.argv[1]), held_row("there", 2, Fds((fd,), ())), None)])
 print(os.path.exists(f"/proc/self/fd/{fd}"))
 """
 

@@ -24,8 +24,8 @@ from hypothesis.stateful import (
 
 import vhostnet
 from vhostnet import InterfaceSpec
-from vhostnet.host.nic import close_here
 from vhostnet.process import netns
+from vhostnet.removal import close_here
 
 pytestmark = [pytest.mark.tap, pytest.mark.slow, pytest.mark.usefixtures("net")]
 

@@ -21,7 +21,7 @@ FLOORS = (
     {"engines"},
     {"events"},
     {"slow"},
-    {"others"},
+    {"others", "removal"},
     {"host"},
     {"handover"},
     {"broker"},

@@ -1,28 +1,14 @@
-"""Taking many NICs away in one round, now or in the background.
-
-The kernel waits for grace periods when a link goes, 20 ms for each that is closed by itself. Links of one group are
-unregistered together, so those that are to go are put into a group of their own, and the group is deleted.
-"""
+"""Taking many NICs away in one round, now or in the background."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from vhostnet import slow
-from vhostnet.engines import Engine, _uapi
-from vhostnet.errors import HostError
-from vhostnet.events import close, told
-from vhostnet.host.nic import Nic, Surrendered, close_here, delete_macvtaps, queues_of
-from vhostnet.process.files import close_fd
+from vhostnet.host.nic import Nic
 from vhostnet.process.forks import under_way
-from vhostnet.process.netns import Home, NetNs, call_inside
-from vhostnet.program.parts import NicRow
-from vhostnet.program.plan import plan_delete
+from vhostnet.removal import Surrendered, delete_all, leave_all
 
 Doomed = list[Surrendered]
 
@@ -42,7 +28,7 @@ def close_nics(nics: Iterable[Nic], *, wait: bool = True) -> None:
         nics = list(nics)
         doomed = [given for nic in nics if (given := nic.surrender())]
         if wait:
-            _delete(doomed)
+            delete_all(doomed)
         else:
             _background.add(doomed, _names_of(nics))
 
@@ -61,66 +47,6 @@ def _names_of(nics: Iterable[Nic]) -> set[str]:
 def await_names(names: Iterable[str]) -> None:
     """Return when none of these is the name of a NIC that close_nics() is deleting in the background."""
     _background.await_names(names)
-
-
-def _delete(doomed: Doomed) -> None:
-    by_engine: defaultdict[tuple[Engine, Home | None], list[NicRow]] = defaultdict(list)
-    for engine, row, home in doomed:
-        by_engine[engine, home].append(row)
-    for (engine, home), rows in by_engine.items():
-        if home is None:
-            _delete_by(engine, rows)
-        else:
-            delete_macvtaps(engine, rows, home)
-    _release_homes(doomed)
-
-
-def _delete_by(engine: Engine, rows: Sequence[NicRow]) -> None:
-    """In this thread's network namespace what is here, then in that of the first of the others, and so on."""
-    slow.end(engine, rows)
-    staying = [row for row in rows if row.adopted]
-    close(engine, staying, [queues_of(row) for row in staying])
-    elsewhere = _delete_in(None, engine, [row for row in rows if not row.adopted])
-    while elsewhere:
-        first, *others = elsewhere
-        try:
-            netns = fcntl.ioctl(first.fds.tap[0], _uapi.TUNGETDEVNETNS)
-        except OSError:
-            close(engine, [first], [first.fds])
-            elsewhere = others
-            continue
-        try:
-            left = _delete_in(netns, engine, elsewhere)
-        finally:
-            close_fd(netns)
-        if first in left:  # it was moved on meanwhile
-            close(engine, [first], [first.fds])
-        elsewhere = [row for row in left if row is not first]
-
-
-def _delete_in(netns: NetNs | None, engine: Engine, rows: Sequence[NicRow]) -> list[NicRow]:
-    """Those that are in another namespace; everything else is gone."""
-    if not rows:
-        return []
-    program = plan_delete(rows)
-    try:
-        result = call_inside(netns, told, engine, program, engine.run)
-    except HostError:  # no way into that namespace
-        close(engine, rows, [row.fds for row in rows])
-        return []
-    refused = [(rows[program.acts[failure.act].nic], failure.result.errno) for failure in result.failures]
-    if len(refused) < sum(nic is None for nic in result.nics):  # the run did not get as far as its acts
-        refused = [(row, errno.EIO) for row in rows]
-    there = [row for row, code in refused if code != errno.EXDEV]
-    close(engine, there, [row.fds for row in there])
-    return [row for row, code in refused if code == errno.EXDEV]
-
-
-def _release_homes(doomed: Doomed) -> None:
-    """Each has held where it was made."""
-    for _, _, home in doomed:
-        if home:
-            home.release()
 
 
 class _Background:
@@ -170,7 +96,7 @@ class _Background:
                 then, self._then = self._then, []
                 self._working = bool(doomed or then)
             try:
-                _delete(doomed)
+                delete_all(doomed)
             finally:
                 with self._deleted:
                     self._leaving = set()
@@ -183,9 +109,7 @@ class _Background:
         """In a forked child, which has neither the thread nor the NICs: its copies of the fds go."""
         doomed = self._gathered
         self.__init__()  # type: ignore[misc]
-        for _, row, _ in doomed:
-            close_here(row.fds)
-        _release_homes(doomed)
+        leave_all(doomed)
 
 
 _background = _Background()

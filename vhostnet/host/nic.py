@@ -16,19 +16,20 @@ from typing import Any, Final, NamedTuple, cast
 from vhostnet import slow
 from vhostnet.engines import ActResult, Engine, NicResult, Result, Run, get_mac
 from vhostnet.errors import NicClosed, vhost_problem
-from vhostnet.events import close, told
+from vhostnet.events import told
 from vhostnet.host.reasons import refusal
 from vhostnet.others.holders import TUN
 from vhostnet.others.settling import Settling, watch
-from vhostnet.process.files import close_fds, copy_fds
+from vhostnet.process.files import copy_fds
 from vhostnet.process.forks import under_way
 from vhostnet.process.netns import Home
 from vhostnet.process.owners import disown, own
 from vhostnet.program.parts import NOTHING_SLOW, Fds, Macvtap, NicRow, Op, Slow, held_row
-from vhostnet.program.plan import check_update, plan_delete, plan_down, plan_reset, plan_up, plan_update
+from vhostnet.program.plan import check_update, plan_down, plan_reset, plan_up, plan_update
 from vhostnet.program.program import Program
 from vhostnet.program.rows import slow_of
 from vhostnet.qemu.argv import Dialect, fitted, qemu_argv, set_link
+from vhostnet.removal import Surrendered, close_here, close_one
 from vhostnet.spec.interface import InterfaceSpec
 from vhostnet.spec.mac import octets, tap_mac
 from vhostnet.values import replace
@@ -49,14 +50,6 @@ class Timing(NamedTuple):
 
     act: str
     ns: int
-
-
-class Surrendered(NamedTuple):
-    """A NIC that is to go, with the engine to do it; and where it is, of a macvtap, to be released."""
-
-    engine: Engine
-    row: NicRow
-    home: Home | None
 
 
 class Nic:
@@ -334,13 +327,7 @@ class Nic:
         deleted, where it was made.
         """
         with contextlib.suppress(NicClosed), under_way:
-            engine, row, home = self._surrender()
-            if home is None:
-                slow.end(engine, [row])
-                close(engine, [row], [queues_of(row)])
-            else:
-                delete_macvtaps(engine, [row], home)
-                home.release()
+            close_one(self._surrender())
 
     def become(self, spec: InterfaceSpec, run: Run) -> "Nic":
         """The same NIC after *run* made it *spec*'s; it owns the fds now, and this one is closed."""
@@ -460,39 +447,9 @@ def settle_later(nics: Sequence[Nic], born: float) -> None:
     watch(settling)
 
 
-def delete_macvtaps(engine: Engine, rows: Sequence[NicRow], home: Home) -> None:
-    """Take them away where they were made, in one round, and close their fds; those that are to stay stay."""
-    refused = _delete_at(engine, [row for row in rows if not row.adopted], home)
-    left = [row for row in rows if row.adopted or row in refused]
-    close(engine, left, [queues_of(row) for row in left])
-    _delete_at(engine, [row._replace(held=Fds((), ())) for row in refused], home)  # now that fds are to be had
-
-
-def _delete_at(engine: Engine, rows: Sequence[NicRow], home: Home) -> list[NicRow]:
-    """Those that could not be deleted."""
-    if not rows:
-        return []
-    program = plan_delete(rows)
-    try:
-        result = home.call(told, engine, program, engine.run)
-    except OSError:  # no way to there
-        return list(rows)
-    return [row for row, nic in zip(rows, result.nics or [None] * len(rows), strict=True) if nic is None]
-
-
-def queues_of(row: NicRow) -> Fds:
-    """Its fds as they are to be closed: each of a macvtap's waits for a grace period of its own, as vhost-net's do."""
-    return Fds((), row.fds.tap + row.fds.vhost) if row.macvtap else row.fds
-
-
 def _is_macvtap(tap: int) -> bool:
     """One of our queues is a macvtap's: those of a TAP are of another device."""
     try:
         return os.fstat(tap).st_rdev != TUN
     except OSError:  # it is open, and nothing else can be wrong with it
         return False
-
-
-def close_here(fds: Fds) -> None:
-    """Close the fds one after the other: in a forked child, where no close() is the last one."""
-    close_fds((*fds.vhost, *fds.tap))

@@ -5,6 +5,8 @@ CORE := $(wildcard src/*.[ch])
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# Tests start Python some thousand times: whatever the caller says, it keeps what it has compiled.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Each of these Debians is tested, its kernel in a guest and all the rest in a root of its own; a skip of what this machine
 # should be able to do is a failure.

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from brokers import POLICY, serving, until
@@ -481,6 +481,47 @@ def test_where_nobody_serves(tmp_path):
 def test_where_somebody_serves_already(broker):
     code, _, said = command("serve", "--socket", broker.path, "--policy", broker.policy)
     assert (code, "somebody serves at" in said) == (1, True)
+
+
+def test_where_somebody_serves_who_has_no_time(tmp_path):
+    policy, path = tmp_path / "policy.toml", str(tmp_path / "busy")
+    policy.write_text(POLICY)
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as waiting:
+        listener.bind(path)
+        listener.listen(0)  # one may wait
+        waiting.connect(path)
+        code, _, said = command("serve", "--socket", path, "--policy", policy)
+    assert (code, "somebody serves at" in said) == (1, True)
+
+
+def test_told_to_go_before_it_has_begun_it_begins_and_goes(bridge, tmp_path):
+    """Nothing is broken off in its midst, wherever that is."""
+    policy = tmp_path / "policy.toml"
+    os.mkfifo(policy)  # which is read twice: before signals are heard, and when the server is made
+    serve = [sys.executable, "-m", "vhostnet", "serve", "--socket", tmp_path / "broker", "--policy", policy]
+    with subprocess.Popen(serve, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        policy.write_text(POLICY)
+        until(lambda: hears(process.pid, signal.SIGTERM))
+        process.send_signal(signal.SIGTERM)
+        again = []
+
+        def read_again():
+            with suppress(OSError):  # nobody reads
+                again.append(os.open(policy, os.O_WRONLY | os.O_NONBLOCK))
+            return again
+
+        until(read_again)
+        os.write(again[0], POLICY.encode())
+        os.close(again[0])
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, "")
+
+
+def hears(pid, number):
+    """It has a handler for that signal (SigCgt, proc_pid_status(5))."""
+    with open(f"/proc/{pid}/status") as file:
+        mask = next(int(line.split()[1], 16) for line in file if line.startswith("SigCgt"))
+    return bool(mask >> (number - 1) & 1)
 
 
 def test_its_socket_is_made_anew(bridge, tmp_path):

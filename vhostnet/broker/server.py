@@ -235,13 +235,8 @@ def listening(path: str, mode: int = 0o666) -> socket.socket:
     """A socket at *path*, made anew where nobody listens. Raises OSError; HandoverError where somebody does."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            try:
-                probe.connect(path)
-            except (FileNotFoundError, ConnectionRefusedError):
-                pass
-            else:
-                raise HandoverError(f"somebody serves at {path} already")
+        if _served(path):
+            raise HandoverError(f"somebody serves at {path} already")
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         with suppress(FileNotFoundError):
             os.unlink(path)
@@ -252,6 +247,19 @@ def listening(path: str, mode: int = 0o666) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _served(path: str) -> bool:
+    """Somebody listens there, at once or when those who wait have had their turn."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            return True
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        return True
 
 
 def passed_listeners() -> list[socket.socket]:

@@ -29,12 +29,12 @@ def serve(options: argparse.Namespace) -> int:
         print(to_json([_shown(rule) for rule in policy.rules]) if options.json else _summary(policy))
         return 0
     servers: list[Server] = []
-    early: list[int] = []  # signals that came before there was one to stop
+    stopped: list[int] = []  # by these signals, which may come before there is one to stop
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        stopped.append(number)
         for server in servers:
             server.stop()
-        early.append(number)
 
     def reload(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         for server in servers:
@@ -43,7 +43,7 @@ def serve(options: argparse.Namespace) -> int:
     for number, what in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, reload)):
         signal.signal(number, what)
     servers.append(_server(options))
-    if early:
+    if stopped:
         servers[0].stop()
     if is_service():
         notify(f"READY=1\nSTATUS={_summary(policy)}")

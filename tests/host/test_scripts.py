@@ -4,7 +4,9 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 from conftest import link_names, need
@@ -127,19 +129,24 @@ vhostnet.open_nic(spec, engine=sys.argv[1]).close()
 """
 
 
-def test_who_has_one_capability_gives_that(engine, tmp_path):
+@pytest.fixture
+def everybodys():
+    """A directory that all users may write to: what pytest has, another that begins makes root's again."""
+    with tempfile.TemporaryDirectory() as path:
+        os.chmod(path, 0o777)
+        yield Path(path)
+
+
+def test_who_has_one_capability_gives_that(engine, everybodys):
     need("setpriv")
-    tmp_path.chmod(0o777)
-    path = tmp_path / "up"
+    path = everybodys / "up"
     path.write_text(
-        f"#!/bin/sh\ngrep CapEff /proc/self/status >{tmp_path}/said\nip link set dev $1 alias by-the-script\n"
+        f"#!/bin/sh\ngrep CapEff /proc/self/status >{everybodys}/said\nip link set dev $1 alias by-the-script\n"
     )
     path.chmod(0o755)
-    for above in list(tmp_path.parents)[:-2]:
-        above.chmod(above.stat().st_mode | 0o055)
     done = run(*dropped("net_admin"), sys.executable, "-c", UNPRIVILEGED, engine, str(path))
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "said").read_text() == f"CapEff:\t{ONLY_NET_ADMIN}\n"
+    assert (everybodys / "said").read_text() == f"CapEff:\t{ONLY_NET_ADMIN}\n"
 
 
 def test_in_its_network_namespace(engine, script, said):

@@ -167,6 +167,10 @@ wheels-bare: dist/SHA256SUMS  ## what pip makes of them in roots of Debian 12, 1
 		tar c -C dist . | tools/inside $$suite --once "$$(cat tests/dist/packages)" -- tests/dist/try || exit; \
 	done
 
+.PHONY: wheels-musl
+wheels-musl: dist/SHA256SUMS  ## the wheel for musl, and the tests on it, by a CPython that is made for musl: 5 minutes
+	@tar c -C dist . | tools/inside bookworm --once "$$(cat tests/dist/musl)" -- tests/dist/try-musl
+
 $(WHEELS)/made: $(VENV)/made
 	$(PYTHON) -m venv $(WHEELS)
 	$(WHEELS)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip

@@ -1,5 +1,6 @@
 """A broker that runs, and clients that may make no NIC themselves: what they get, and what they do not."""
 
+import errno
 import json
 import os
 import signal
@@ -353,7 +354,7 @@ for fd in map(int, sys.argv[2:]):
         assert done.stdout.splitlines() == [
             "POLICY NotPermitted",
             "POLICY NotPermitted",
-            "is no queue of a TAP: Inappropriate ioctl for device",
+            f"is no queue of a TAP: {os.strerror(errno.ENOTTY)}",
         ]
         assert len(there()) == 2
 

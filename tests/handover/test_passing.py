@@ -141,6 +141,11 @@ def test_one_of_256_queues(bridge, no_leaks):
     got.close()
 
 
+def test_a_message_of_fds_is_one_that_musl_sends():
+    """Its sendmsg() has room for 1024 bytes of control messages, and ENOMEM for more."""
+    assert socket.CMSG_SPACE(4 * wire.MAX_FDS) == 1024
+
+
 def test_why_there_is_no_vhost_goes_along(bridge, no_leaks):
     if not lacks("vhost"):
         pytest.skip("it has vhost-net")

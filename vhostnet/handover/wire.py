@@ -18,14 +18,15 @@ from typing import Any, Final, NamedTuple
 from vhostnet.errors import HandoverError
 from vhostnet.process.files import close_fd
 
-MAX_FDS: Final = 253  # the kernel's SCM_MAX_FD: of one sendmsg()
+SCM_MAX_FD: Final = 253  # of one sendmsg(), for the kernel
+MAX_FDS: Final = 252  # for musl as well: its sendmsg() takes 1024 bytes of control messages
 MAX_MESSAGE: Final = 4 * 2**20  # bytes
 MAX_MESSAGE_FDS: Final = 1024  # of one message: a NIC of 256 queues with vhost-net has 512
 CHUNK: Final = 2**16
 _FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _decode: Final = json.JSONDecoder().decode
-_SPACE: Final = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
+_SPACE: Final = socket.CMSG_SPACE(SCM_MAX_FD * array.array("i").itemsize)
 
 
 class Message(NamedTuple):
@@ -124,7 +125,7 @@ def send_some(sock: socket.socket, data: memoryview | bytes, fds: Sequence[int],
 
 
 def pieces(data: bytes, fds: Sequence[int]) -> Iterable[tuple[memoryview, Sequence[int]]]:
-    """A message in parts, none with more fds than the kernel takes at a time: a byte goes with each but the last."""
+    """A message in parts, none with more than MAX_FDS fds: a byte goes with each but the last."""
     view, start = memoryview(data), 0
     while len(fds) > MAX_FDS:
         yield view[start : start + 1], fds[:MAX_FDS]

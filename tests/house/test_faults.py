@@ -22,6 +22,7 @@ def sweep(*arguments):
 
 @pytest.mark.tap
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_whatever_is_refused_nothing_is_left_and_the_error_says_what_it_was():
     assert NONE_WRONG in sweep("opening", "--errnos", "EIO")
 
@@ -29,6 +30,7 @@ def test_whatever_is_refused_nothing_is_left_and_the_error_says_what_it_was():
 @pytest.mark.tap
 @pytest.mark.ovs
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_nor_of_scripts_addresses_and_ports_of_open_vswitch():
     assert NONE_WRONG in sweep("slow", "--errnos", "EIO")
 

@@ -5,6 +5,8 @@ pip install 'vhostnet[qmp]' brings qemu.qmp, QEMU's own library for its monitor.
 
 import asyncio
 import contextlib
+import os
+import signal
 import socket
 import sys
 
@@ -49,8 +51,10 @@ class VM:
     async def end(self):
         if self.process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
+        if self.process.returncode is None:
+            # Older Pythons' process.kill() may take a dead one's exit code away from asyncio, which then says so.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGKILL)
         await self.process.wait()
         with contextlib.suppress(QMPError, EOFError, OSError):
             await self.client.disconnect()

@@ -232,21 +232,19 @@ def test_who_is_late_is_dropped(broker, net_):
         assert connection.PATIENCE - 1 < time.monotonic() - start < connection.PATIENCE + 5
 
 
-def test_all_halves_together(bridge, monkeypatch):
+def test_all_halves_together(bridge, monkeypatch, tmp_path):
     """Where they are too much, whoever says the longest goes."""
     monkeypatch.setattr(server, "MAX_HALF", 100_000)
-    listener = server.listening(f"/tmp/vhostnet-{os.getpid()}")
-    policy = f"/tmp/vhostnet-{os.getpid()}.toml"
-    with open(policy, "w") as file:
-        file.write(POLICY)
-    serving_ = server.Server([listener], policy)
+    path, policy = str(tmp_path / "broker"), tmp_path / "policy.toml"
+    policy.write_text(POLICY)
+    serving_ = server.Server([server.listening(path)], str(policy))
     thread = threading.Thread(target=serving_.run)
     thread.start()
     try:
         with contextlib.ExitStack() as stack:
             socks = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(3)]
             for number, sock in enumerate(socks, 1):
-                sock.connect(f"/tmp/vhostnet-{os.getpid()}")
+                sock.connect(path)
                 sock.sendall(b"x" * (number * 30_000))
             socks[2].settimeout(20)
             with contextlib.suppress(ConnectionResetError):
@@ -256,8 +254,6 @@ def test_all_halves_together(bridge, monkeypatch):
     finally:
         serving_.stop()
         thread.join()
-        os.unlink(policy)
-        os.unlink(f"/tmp/vhostnet-{os.getpid()}")
 
 
 # --- many ------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -194,7 +195,7 @@ def heard(machine, word):
 @pytest.mark.slow  # for the guests, which are emulated
 def test_a_guest_reaches_the_host_from_a_switch_of_its_own(net, guest):
     """QEMU runs here, its NIC is in another network namespace, and the host's end of a veth pair answers."""
-    env = {**os.environ, "NETNS": f"vhostnet-{os.getpid()}", "ADDRESS": "10.9.0.1/24"}
+    env = {**os.environ, "NETNS": f"vhostnet-{secrets.token_hex(4)}", "ADDRESS": "10.9.0.1/24"}
     subprocess.run([SWITCH, "up"], env=env, check=True)
     try:
         spec = replace(vhostnet.parse_interface(SEED), bridge="br0")
